@@ -105,6 +105,11 @@ enum Command {
 /// The environment variable that replaces `--data`.
 const DATA_VARIABLE: &str = "LIFEBOAT_DATA";
 
+/// Returns the value of an environment variable. An empty one counts as unset.
+fn variable(name: &str) -> Option<std::ffi::OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
 impl Cli {
     /// Reads the command line. An empty [`DATA_VARIABLE`] counts as unset.
     ///

@@ -294,7 +294,7 @@ const COMMANDS: &[(&str, Codes)] = &[
         &[
             (OK, "the service is removed"),
             DENIED,
-            (USAGE, "--yes is missing, the command line is wrong, or there is no such service"),
+            (USAGE, "--yes is missing, LIFEBOAT_DATA is set, the command line is wrong, or there is no such service"),
             SERVER_FAILED,
             NOT_REACHED,
         ],

@@ -6,17 +6,17 @@
 //! completed step and overwrites no existing file.
 
 use super::data::{self, DATA_BYTES_MIN};
+use super::remote::Passwords;
 use super::{UsageError, UsageErrors, exit, random_salt, with_need};
 use anyhow::Context;
 use clap::Args;
-use lifeboat_api::access::PASSWORD_BYTES_MAX;
 use lifeboat_api::clock::{Clock, SystemClock};
 use lifeboat_api::name::Name;
 use lifeboat_host::auth::{AccountError, Accounts, check_password};
 use lifeboat_host::catalog::{CATALOG_FILE, CatalogError};
 use lifeboat_server::config::{CONFIG_FILE, Config, ConfigErrors, DATA, Overrides, TEMPLATE};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -107,7 +107,11 @@ impl Init {
 
     /// Reads the admin's password and checks that it is allowed.
     fn password(&self) -> anyhow::Result<String> {
-        let password = if self.admin_password_stdin { read_password()? } else { self.ask_password()? };
+        let password = if self.admin_password_stdin {
+            Passwords { from_stdin: true }.ask("Password of the admin")?
+        } else {
+            self.ask_password()?
+        };
         check_password(&password).map_err(|error| UsageError(error.to_string()))?;
         Ok(password)
     }
@@ -157,18 +161,6 @@ fn has_users(data: &Path) -> bool {
     }
     let users = data::open(data, false).and_then(|locked| Ok(locked.catalog().users()?.len()));
     !users.is_ok_and(|users| users == 0)
-}
-
-/// Reads the first line of standard input.
-fn read_password() -> anyhow::Result<String> {
-    let mut bytes = Vec::new();
-    // One character too many and the end of the line suffice to refuse a long password.
-    let limit = PASSWORD_BYTES_MAX as u64 + 4 + 2;
-    io::stdin().lock().take(limit).read_to_end(&mut bytes).context("cannot read the password from standard input")?;
-    let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
-    String::from_utf8(line.to_vec())
-        .map_err(|_| UsageError("the password on standard input is not UTF-8 text; choose another one".into()).into())
 }
 
 /// The most permissive mode of a new configuration.

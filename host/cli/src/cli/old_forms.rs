@@ -1,5 +1,5 @@
 //! The forms that commands had before `lifeboat data`. They still work: each is rewritten to the new form before the
-//! command line is parsed. No other module knows the old forms, so help and messages name only the new ones.
+//! command line is parsed, so help and messages name only the new ones.
 
 use std::ffi::OsString;
 
@@ -30,10 +30,23 @@ pub(crate) fn renewed(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsSt
     let directory_only = DIRECTORY_ONLY.iter().find(|(old, _)| arguments[at] == *old).map(|(_, new)| *new);
     let either = || EITHER.into_iter().find(|name| arguments[at] == *name && names_directory());
     if let Some(new) = directory_only.or_else(either) {
+        if new == "accept-divergence" {
+            arguments[at + 1..].iter_mut().for_each(rename_sequence);
+        }
         arguments[at] = new.into();
         arguments.insert(at, "data".into());
     }
     arguments
+}
+
+/// Renames the option of `resume` that has the sequence of the divergence.
+fn rename_sequence(argument: &mut OsString) {
+    const OLD: &str = "--accept-divergence-at";
+    match argument.to_str().and_then(|text| text.strip_prefix(OLD)) {
+        Some("") => *argument = "--at".into(),
+        Some(value) if value.starts_with('=') => *argument = format!("--at{value}").into(),
+        _ => {}
+    }
 }
 
 #[cfg(test)]
@@ -54,10 +67,8 @@ mod tests {
             ("lifeboat journal --help", "lifeboat data journal --help"),
             ("lifeboat help snapshot", "lifeboat help data snapshot"),
             ("lifeboat restore f --name x", "lifeboat data restore f --name x"),
-            (
-                "lifeboat resume s --accept-divergence-at 2",
-                "lifeboat data accept-divergence s --accept-divergence-at 2",
-            ),
+            ("lifeboat resume s --accept-divergence-at 2", "lifeboat data accept-divergence s --at 2"),
+            ("lifeboat resume --accept-divergence-at=2 s", "lifeboat data accept-divergence --at=2 s"),
         ] {
             assert_eq!(renewed_line(old), new);
         }

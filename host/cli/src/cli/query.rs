@@ -9,26 +9,40 @@ use std::process::ExitCode;
 const AFTER_HELP: &str = "\
 The server is asked, as who is logged in. `lifeboat data query` asks a data directory, also as it was.";
 
+/// What a query asks, of a server or of a data directory.
+#[derive(Debug, Args)]
+pub(crate) struct Question {
+    /// Print the reply as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The service
+    #[arg(value_name = "SERVICE")]
+    pub(crate) service: Name,
+    /// The query, @FILE, or - for standard input
+    #[arg(value_name = "BODY", allow_hyphen_values = true)]
+    body: String,
+}
+
+impl Question {
+    /// Returns the bytes of the body.
+    pub(crate) fn body(&self) -> anyhow::Result<Vec<u8>> {
+        tx::read_body(&self.body)
+    }
+}
+
 /// Arguments of `query`.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Query {
     #[command(flatten)]
     waiting: Waiting,
-    /// Print the reply as JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    question: Question,
     /// Options of `lifeboat data query`, which a body that may begin with a hyphen would swallow
     #[arg(long, hide = true, allow_hyphen_values = true)]
     at: Option<String>,
     #[arg(long, hide = true, allow_hyphen_values = true)]
     user: Option<String>,
-    /// The service
-    #[arg(value_name = "SERVICE")]
-    service: Name,
-    /// The body of the query, as the workload takes it
-    #[arg(value_name = "BODY", allow_hyphen_values = true)]
-    body: String,
 }
 
 impl Query {
@@ -38,12 +52,12 @@ impl Query {
                         as it is, by who is logged in";
             return Err(UsageError(text.into()).into());
         }
-        let body = tx::read_body(&self.body)?;
+        let body = self.question.body()?;
         let code = with_server_or_data("query", async |client| {
             let backoff = self.waiting.backoff(false);
             let client = client.with_patience(backoff);
-            let ask = async || client.query(&self.service, body.clone().into()).await;
-            print_answer(&client.ask_until_answered(ask, &backoff).await?, self.json)
+            let ask = async || client.query(&self.question.service, body.clone().into()).await;
+            print_answer(&client.ask_until_answered(ask, &backoff).await?, self.question.json)
         })?;
         Ok(ExitCode::from(code))
     }

@@ -1,7 +1,7 @@
 //! `lifeboat remove`: removes a service of the server and its history for good.
 
 use super::remote::with_server_or_data;
-use super::{DATA_VARIABLE, UsageError, exit, output};
+use super::{DATA_VARIABLE, UsageError, exit, output, variable};
 use clap::Args;
 use lifeboat_api::name::Name;
 use lifeboat_api::size::grouped;
@@ -12,26 +12,49 @@ const AFTER_HELP: &str = "\
 Without --yes nothing is changed: standard error says what would be lost, and the exit code is 2. `lifeboat data remove`
 removes a service of a data directory.";
 
-/// Arguments of `remove`.
+/// The service to remove, of a server or of a data directory.
 #[derive(Debug, Args)]
-#[command(after_help = AFTER_HELP)]
-pub(crate) struct Remove {
+pub(crate) struct Removal {
     /// Really remove it
     #[arg(long)]
-    yes: bool,
+    pub(crate) yes: bool,
     /// Print what was removed as JSON
     #[arg(long)]
     json: bool,
     /// The service
     #[arg(value_name = "SERVICE")]
-    service: Name,
+    pub(crate) service: Name,
+}
+
+impl Removal {
+    /// Returns the error of a removal without `--yes`, which says `what` would be lost, and `whence`.
+    pub(crate) fn unconfirmed(&self, whence: &str, what: &str) -> anyhow::Error {
+        UsageError(format!("'{}' would be removed{whence} for good: {what}; add --yes to do it", self.service)).into()
+    }
+
+    /// Reports that the service was removed, with `more` for people.
+    pub(crate) fn report(&self, more: &str) -> anyhow::Result<()> {
+        if self.json {
+            return output::print(true, &json!({ "removed": self.service }), String::new);
+        }
+        output::note(&format!("{}: removed{more}", self.service));
+        Ok(())
+    }
+}
+
+/// Arguments of `remove`.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Remove {
+    #[command(flatten)]
+    removal: Removal,
 }
 
 impl Remove {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
-        let service = &self.service;
+        let service = &self.removal.service;
         // Earlier releases removed it from that directory.
-        if std::env::var_os(DATA_VARIABLE).is_some_and(|directory| !directory.is_empty()) {
+        if variable(DATA_VARIABLE).is_some() {
             return Err(UsageError(format!(
                 "{DATA_VARIABLE} names a data directory, and lifeboat remove removes '{service}' from the server; run \
                  lifeboat data remove {service} for the directory, or unset {DATA_VARIABLE}"
@@ -39,21 +62,14 @@ impl Remove {
             .into());
         }
         with_server_or_data("remove", async |client| {
-            if !self.yes {
+            if !self.removal.yes {
                 let found = client.service(service).await?;
                 let last = found.vm.map_or("all".into(), |vm| grouped(vm.sequence));
-                let text = format!(
-                    "'{service}' would be removed from the server for good: its state, the history of {last} transactions; \
-                     add --yes to do it"
-                );
-                return Err(UsageError(text).into());
+                let what = format!("its state, the history of {last} transactions");
+                return Err(self.removal.unconfirmed(" from the server", &what));
             }
             client.remove(service).await?;
-            if self.json {
-                return output::print(true, &json!({ "removed": service }), String::new);
-            }
-            output::note(&format!("{service}: removed"));
-            Ok(())
+            self.removal.report("")
         })?;
         Ok(ExitCode::from(exit::OK))
     }

@@ -100,11 +100,13 @@ impl Serve {
         let tls = config.server.tls.as_ref().map(|files| tls::load(&files.certificate, &files.key, clock.now()));
         let tls = tls.transpose();
         let tls = tls.map_err(|errors| UsageErrors(errors.iter().map(ToString::to_string).collect()))?;
-        if let Some(files) = &config.server.tls
-            && let Some(warning) = certificate_warning(&files.certificate, clock.now())
+        let validity = tls.as_ref().and_then(|loaded| loaded.validity);
+        if let Some((files, validity)) = config.server.tls.as_ref().zip(validity)
+            && let Some(warning) = certificate_warning(&files.certificate, validity, clock.now())
         {
             log.note(&warning);
         }
+        let tls = tls.map(|loaded| loaded.config);
         let listener = Listener::bind(config.server.listen, tls, self.insecure).await;
         let listener = listener.map_err(|error| UsageError(error.to_string()))?;
         let address = listener.address()?;
@@ -226,8 +228,8 @@ impl Serve {
 }
 
 /// Returns a warning if the certificate expires soon.
-fn certificate_warning(file: &Path, now: Timestamp) -> Option<String> {
-    let warning = Validity::of_file(file)?.warning(now)?;
+fn certificate_warning(file: &Path, validity: Validity, now: Timestamp) -> Option<String> {
+    let warning = validity.warning(now)?;
     Some(format!("warning: the certificate '{}' {warning}", file.display().to_string().escape_debug()))
 }
 
@@ -390,13 +392,14 @@ mod tests {
     #[test]
     fn a_certificate_is_warned_of_before_it_expires_and_refused_after() {
         let file = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/tls/server.pem"));
-        let end = Validity::of_file(file).expect("a certificate").not_after;
+        let validity = Validity::of_file(file).expect("a certificate");
+        let end = validity.not_after;
         let before = |days: u64| Timestamp(end.0 - days * 24 * 60 * 60 * 1_000_000_000);
-        assert_eq!(certificate_warning(file, before(31)), None);
-        let warning = certificate_warning(file, before(10)).expect("not for long");
+        assert_eq!(certificate_warning(file, validity, before(31)), None);
+        let warning = certificate_warning(file, validity, before(10)).expect("not for long");
         assert!(warning.starts_with("warning: the certificate '"), "{warning}");
         let told = "server.pem' expires in 10 days, at 2126-10-29T19:25:26Z; renew it and restart the server";
         assert!(warning.ends_with(told), "{warning}");
-        assert_eq!(certificate_warning(file, Timestamp(end.0 + 1)), None, "it is refused then");
+        assert_eq!(certificate_warning(file, validity, Timestamp(end.0 + 1)), None, "it is refused then");
     }
 }

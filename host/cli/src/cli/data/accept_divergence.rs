@@ -25,7 +25,6 @@ pub(crate) struct AcceptDivergence {
     /// The transaction whose replay may end otherwise
     #[arg(
         long,
-        alias = "accept-divergence-at",
         value_name = "SEQ",
         value_parser = arguments::whole,
         allow_negative_numbers = true

@@ -1,5 +1,6 @@
 //! `lifeboat data query`: sends a query to a service of a data directory, in its current or an earlier state.
 
+use super::super::query::Question;
 use super::super::{UsageError, arguments, exit, is_pipe_open};
 use super::directory::{Directory, runtime, scratch, tell_if_cut_off};
 use anyhow::Context;
@@ -28,22 +29,16 @@ pub(crate) struct Query {
     /// Who asks [default: operator]
     #[arg(long, value_name = "NAME")]
     user: Option<Name>,
-    /// Print the reply as JSON
-    #[arg(long)]
-    json: bool,
-    /// The service
-    #[arg(value_name = "SERVICE")]
-    service: Name,
-    /// The body of the query, as the workload takes it
-    #[arg(value_name = "BODY", allow_hyphen_values = true)]
-    body: String,
+    #[command(flatten)]
+    question: Question,
 }
 
 impl Query {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
         let user = self.user.map_or_else(|| Name::new("operator"), Ok).map_err(UsageError)?;
+        let body = self.question.body()?;
         let locked = self.directory.open_read_only()?;
-        let found = self.directory.find(&locked, &self.service)?;
+        let found = self.directory.find(&locked, &self.question.service)?;
         let storage = &**locked.storage();
         let runtime = runtime()?;
         let (scratch, program) = scratch(&runtime, storage, &found)?;
@@ -53,7 +48,7 @@ impl Query {
             .map_err(|error| self.directory.no_state(&found.name, error))?;
         let (sequence, timestamp) = (state.sequence, state.timestamp);
         let vm = VmId { service: found.name.clone(), number: state.resume_point.vm_number };
-        let attempt = runtime.block_on(scratch.query(state, &user, self.body.as_bytes()));
+        let attempt = runtime.block_on(scratch.query(state, &user, &body));
         for line in &attempt.log {
             let _ = writeln!(io::stderr(), "{}: {}", found.name, Printable(line));
         }
@@ -68,7 +63,7 @@ impl Query {
             vm,
             failover: None,
         };
-        let printed = lines::print(&mut io::stdout().lock(), None, &Ok(reply), self.json);
+        let printed = lines::print(&mut io::stdout().lock(), None, &Ok(reply), self.question.json);
         is_pipe_open(printed).context("cannot write the reply")?;
         // A user who named the transaction knows which state answers.
         let is_cut_off = at.is_none() && tell_if_cut_off(&found, sequence);

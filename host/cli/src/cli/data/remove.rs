@@ -1,18 +1,17 @@
 //! `lifeboat data remove`: removes a service and its history for good.
 
-use super::super::{UsageError, exit, output};
+use super::super::exit;
+use super::super::remove::Removal;
 use super::directory::Directory;
 use anyhow::Context;
 use clap::Args;
-use lifeboat_api::name::Name;
 use lifeboat_api::size::{Bytes, grouped};
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 const AFTER_HELP: &str = "\
 Without --yes nothing is changed: standard error says what would be lost, and the exit code is 2. A quarantined service
-is removed as well; then it no longer holds back space in the journal, which is given back from the next start on. To
-keep a copy, run `lifeboat data snapshot` first.";
+is removed as well; then its part of the journal is reclaimed from the next start on. To keep a
+copy, run `lifeboat data snapshot` first.";
 
 /// Arguments of `data remove`.
 #[derive(Debug, Args)]
@@ -20,20 +19,13 @@ keep a copy, run `lifeboat data snapshot` first.";
 pub(crate) struct Remove {
     #[command(flatten)]
     directory: Directory,
-    /// Really remove it
-    #[arg(long)]
-    yes: bool,
-    /// Print what was removed as JSON
-    #[arg(long)]
-    json: bool,
-    /// The service
-    #[arg(value_name = "SERVICE")]
-    service: Name,
+    #[command(flatten)]
+    removal: Removal,
 }
 
 impl Remove {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
-        let name = &self.service;
+        let name = &self.removal.service;
         let locked = self.directory.open()?;
         let cannot_read = "cannot read the data directory";
         let is_known = locked.catalog().service(name).context(cannot_read)?.is_some();
@@ -41,7 +33,7 @@ impl Remove {
         if !is_known && orphan.is_none() && !locked.has_any_of(name).context(cannot_read)? {
             return Err(self.directory.no_service(name, &[]));
         }
-        if !self.yes {
+        if !self.removal.yes {
             let what = if is_known {
                 let found = self.directory.find(&locked, name)?;
                 let (last, bytes) = (found.last_transaction(), Bytes(found.journal_bytes));
@@ -51,15 +43,10 @@ impl Remove {
             } else {
                 "what an earlier removal has left of it".into()
             };
-            let text = format!("'{name}' would be removed for good: {what}; add --yes to do it");
-            return Err(UsageError(text).into());
+            return Err(self.removal.unconfirmed("", &what));
         }
         locked.remove_service(name).with_context(|| format!("cannot remove service '{name}'"))?;
-        if self.json {
-            output::print(true, &serde_json::json!({ "removed": name }), String::new)?;
-            return Ok(ExitCode::from(exit::OK));
-        }
-        let _ = writeln!(io::stderr(), "{name}: removed; its part of the journal is given back from the next start on");
+        self.removal.report("; its part of the journal is reclaimed from the next start on")?;
         Ok(ExitCode::from(exit::OK))
     }
 }

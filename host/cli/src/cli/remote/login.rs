@@ -29,7 +29,7 @@ pub(crate) fn profile() -> anyhow::Result<(PathBuf, Option<Profile>)> {
 
 /// Reads an environment variable. An empty one counts as unset.
 pub(crate) fn variable(name: &str) -> anyhow::Result<Option<String>> {
-    let Some(value) = std::env::var_os(name).filter(|value| !value.is_empty()) else { return Ok(None) };
+    let Some(value) = super::super::variable(name) else { return Ok(None) };
     let value = value.into_string();
     value.map(Some).map_err(|_| UsageError(format!("the variable {name} is not UTF-8 text")).into())
 }
@@ -39,7 +39,7 @@ pub(crate) const CA_VARIABLE: &str = "LIFEBOAT_CA";
 
 /// Returns the file of certificates that the environment names.
 pub(crate) fn ca_variable() -> Option<PathBuf> {
-    std::env::var_os(CA_VARIABLE).filter(|file| !file.is_empty()).map(PathBuf::from)
+    super::super::variable(CA_VARIABLE).map(PathBuf::from)
 }
 
 /// The server of a command, and its token, if there is one.
