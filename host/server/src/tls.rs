@@ -67,18 +67,34 @@ impl fmt::Display for TlsFile {
     }
 }
 
+/// A certificate with its key, for a server.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What the server needs of it.
+    pub config: Arc<ServerConfig>,
+    /// When the whole chain is valid, if its certificates say so.
+    pub validity: Option<Validity>,
+}
+
 /// Reads a certificate chain and its key, both in PEM. The certificate must be valid at `now`.
 ///
 /// # Errors
 /// An error for each of the two files that cannot be used.
-pub fn load(certificate: &Path, key: &Path, now: Timestamp) -> Result<Arc<ServerConfig>, Vec<TlsError>> {
-    let validity = Validity::of_file(certificate).map_or(Ok(()), |validity| validity.check(now));
-    let held = validity.map_err(|reason| TlsError::new(TlsFile::Certificate, certificate, reason));
-    match (server_config(certificate, key), held) {
-        (Ok(config), Ok(())) => Ok(config),
-        (Ok(_), Err(expired)) => Err(vec![expired]),
-        (Err(errors), held) => {
-            let expired = held.err().filter(|_| errors.iter().all(|error| error.what != TlsFile::Certificate));
+pub fn load(certificate: &Path, key: &Path, now: Timestamp) -> Result<Loaded, Vec<TlsError>> {
+    let (chain, private) = (read_chain(certificate), read_key(key));
+    let validity = chain.as_ref().ok().and_then(|chain| Validity::of_chain(chain));
+    let expired = validity.and_then(|validity| validity.check(now).err());
+    let expired = expired.map(|reason| TlsError::new(TlsFile::Certificate, certificate, reason));
+    let config = match (chain, private) {
+        (Ok(chain), Ok(private)) => config_of(chain, private, certificate, key).map_err(|error| vec![error]),
+        (chain, private) => Err(chain.err().into_iter().chain(private.err()).collect()),
+    };
+    match (config, expired) {
+        (Ok(config), None) => Ok(Loaded { config, validity }),
+        (Ok(_), Some(expired)) => Err(vec![expired]),
+        (Err(errors), expired) => {
+            // Of each file one error.
+            let expired = expired.filter(|_| errors.iter().all(|error| error.what != TlsFile::Certificate));
             Err(expired.into_iter().chain(errors).collect())
         }
     }
@@ -89,21 +105,35 @@ pub fn load(certificate: &Path, key: &Path, now: Timestamp) -> Result<Arc<Server
 /// # Errors
 /// An error for each of the two files that cannot be used.
 pub fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, Vec<TlsError>> {
-    let of_chain = |reason: String| TlsError::new(TlsFile::Certificate, certificate, reason);
-    let of_key = |reason: String| TlsError::new(TlsFile::Key, key, reason);
-    let chain = read(certificate).and_then(|text| {
-        match CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>()? {
+    match (read_chain(certificate), read_key(key)) {
+        (Ok(chain), Ok(private)) => config_of(chain, private, certificate, key).map_err(|error| vec![error]),
+        (chain, private) => Err(chain.err().into_iter().chain(private.err()).collect()),
+    }
+}
+
+fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let chain =
+        read(file).and_then(|text| match CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>()? {
             chain if chain.is_empty() => Err(pem::Error::NoItemsFound),
             chain => Ok(chain),
-        }
-    });
-    let chain = chain.map_err(|error| of_chain(pem_reason(&error, "certificate")));
-    let private = read(key).and_then(|text| PrivateKeyDer::from_pem_slice(&text));
-    let private = private.map_err(|error| of_key(pem_reason(&error, "private key")));
-    let (chain, private) = match (chain, private) {
-        (Ok(chain), Ok(private)) => (chain, private),
-        (chain, private) => return Err(chain.err().into_iter().chain(private.err()).collect()),
-    };
+        });
+    chain.map_err(|error| TlsError::new(TlsFile::Certificate, file, pem_reason(&error, "certificate")))
+}
+
+fn read_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let private = read(file).and_then(|text| PrivateKeyDer::from_pem_slice(&text));
+    private.map_err(|error| TlsError::new(TlsFile::Key, file, pem_reason(&error, "private key")))
+}
+
+/// Returns the configuration of a server with a certificate and the key that belongs to it.
+fn config_of(
+    chain: Vec<CertificateDer<'static>>,
+    private: PrivateKeyDer<'static>,
+    certificate: &Path,
+    key: &Path,
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let of_chain = |reason: String| TlsError::new(TlsFile::Certificate, certificate, reason);
+    let of_key = |reason: String| TlsError::new(TlsFile::Key, key, reason);
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -118,7 +148,7 @@ pub fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>
             }
             error => of_key(format!("{error}; name a file with one private key as PEM")),
         });
-    config.map(Arc::new).map_err(|error| vec![error])
+    config.map(Arc::new)
 }
 
 /// Reads a PEM file of at most [`PEM_BYTES_MAX`].

@@ -6,7 +6,6 @@ use lifeboat_api::clock::{Timestamp, Utc};
 use std::path::Path;
 use std::time::Duration;
 use tokio_rustls::rustls::pki_types::CertificateDer;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
 
 /// The time before its expiry from which a server warns of a certificate.
 pub const CERTIFICATE_WARNING: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -40,16 +39,20 @@ impl Validity {
         Some(Self { not_before: time(validity.next()?)?, not_after: time(validity.next()?)? })
     }
 
-    /// Returns the period in which all certificates of a PEM file are valid, or `None` if the file cannot be read.
+    /// Returns the period in which all certificates of a chain are valid. None if no certificate of it tells.
     #[must_use]
-    pub fn of_file(file: &Path) -> Option<Self> {
-        let chain: Vec<CertificateDer<'_>> =
-            CertificateDer::pem_slice_iter(&super::read(file).ok()?).collect::<Result<_, _>>().ok()?;
+    pub fn of_chain(chain: &[CertificateDer<'_>]) -> Option<Self> {
         let validities: Vec<Self> = chain.iter().filter_map(|certificate| Self::of(certificate)).collect();
         Some(Self {
             not_before: validities.iter().map(|validity| validity.not_before).max()?,
             not_after: validities.iter().map(|validity| validity.not_after).min()?,
         })
+    }
+
+    /// Returns the period in which all certificates of a PEM file are valid. None if the file cannot be read.
+    #[must_use]
+    pub fn of_file(file: &Path) -> Option<Self> {
+        Self::of_chain(&super::read_chain(file).ok()?)
     }
 
     /// Checks that a client would accept the certificate at `now`.
@@ -163,6 +166,7 @@ fn time((tag, text): (u8, &[u8])) -> Option<Timestamp> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use tokio_rustls::rustls::pki_types::pem::PemObject;
 
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
