@@ -1,4 +1,4 @@
-//! Each decoder with its corpus, and with a few thousand mutants of it that are the same in every run.
+//! Each decoder with its corpus, and with 3,000 to 50,000 mutants of it that are the same in every run.
 //!
 //! `LIFEBOAT_FUZZ_ROUNDS` sets how many of each, `LIFEBOAT_FUZZ_SEED` what they are drawn from.
 

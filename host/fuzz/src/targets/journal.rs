@@ -179,14 +179,19 @@ fn of_services<'a>(header: &'a FrameHeader, runs: &[Vec<FrameRecord<'a>>]) -> BT
     services
 }
 
-pub(super) fn segment_headers() -> Vec<Vec<u8>> {
-    let header = SegmentHeader {
+/// Returns the header of the first segment of a journal.
+fn first_header() -> SegmentHeader {
+    SegmentHeader {
         directory: DIRECTORY,
         number: 1,
         first: Position(0),
         previous: FrameHash::default(),
         is_zeroed: true,
-    };
+    }
+}
+
+pub(super) fn segment_headers() -> Vec<Vec<u8>> {
+    let header = first_header();
     let later = SegmentHeader {
         number: 300,
         first: Position(1 << 33),
@@ -220,13 +225,7 @@ pub(super) fn segment_header(bytes: &[u8]) -> Outcome {
 }
 
 pub(super) fn segments() -> Vec<Vec<u8>> {
-    let header = SegmentHeader {
-        directory: DIRECTORY,
-        number: 1,
-        first: Position(0),
-        previous: FrameHash::default(),
-        is_zeroed: true,
-    };
+    let header = first_header();
     let of_first_use = chain(header.first, header.previous).concat();
     let first = [header.encode(), of_first_use.clone(), vec![0; BLOCK_BYTES]].concat();
     let header = SegmentHeader { first: Position(1 << 33), previous: FrameHash([9; 32]), is_zeroed: false, ..header };
