@@ -1,6 +1,6 @@
 //! `lifeboat data`: the commands that work on a data directory while no host has it open.
 
-use crate::util::{Lifeboat, Output, guest, lifeboat, prebuilt, shell, transactions};
+use crate::util::{Lifeboat, Output, Unprivileged, guest, lifeboat, prebuilt, shell, transactions};
 use bytes::Bytes;
 use lifeboat_api::id::Sequence;
 use lifeboat_api::name::Name;
@@ -128,6 +128,7 @@ fn who_may_only_read_can_look_at_everything_and_changes_nothing() {
     let out = tempfile::tempdir().expect("a folder for everybody");
     std::fs::set_permissions(out.path(), std::fs::Permissions::from_mode(0o777)).expect("ours");
     let exported = out.path().join("counter.snapshot");
+    let nobody = Unprivileged::new();
     for (command, arguments) in [
         ("services", vec![]),
         ("verify", vec![]),
@@ -135,7 +136,7 @@ fn who_may_only_read_can_look_at_everything_and_changes_nothing() {
         ("query", vec!["counter", TOTAL]),
         ("snapshot", vec!["counter", "--out", exported.to_str().expect("plain")]),
     ] {
-        let looked = folder.command(command, &arguments).by_nobody(out.path()).output();
+        let looked = nobody.of(folder.command(command, &arguments)).output();
         looked.exits(0);
         assert!(looked.stderr.contains("cannot be written to: it is only read"), "{command}: {}", looked.stderr);
         assert_eq!(looked.stderr.matches("only read").count(), 1);
@@ -144,7 +145,7 @@ fn who_may_only_read_can_look_at_everything_and_changes_nothing() {
     let mode = std::fs::metadata(&exported).expect("written").permissions().mode();
     assert_eq!(mode & 0o777, 0o600, "a state is nobody else's");
     // A command that changes something reports that it has no permission.
-    let refused = folder.command("remove", &["counter", "--yes"]).by_nobody(out.path()).output();
+    let refused = nobody.of(folder.command("remove", &["counter", "--yes"])).output();
     assert!(!refused.stderr.is_empty() && refused.code != 0, "{}", refused.stderr);
     assert!(folder.files() == before);
     set_writable(&folder, true);
@@ -723,8 +724,6 @@ fn a_service_whose_workload_is_damaged_or_missing_waits_until_it_is_given_again(
     }
 }
 
-// Directories that cannot be used.
-
 // How the commands are named.
 
 #[test]
@@ -775,6 +774,8 @@ fn the_variable_turns_no_command_of_a_server_into_one_on_a_directory() {
     remove.exits_with_one_line(2, &["LIFEBOAT_DATA names a data directory", "lifeboat data remove counter"]);
     assert_eq!(folder.files(), before);
 }
+
+// Directories that cannot be used.
 
 /// Every command, with arguments that would be valid.
 const COMMANDS: [&[&str]; 6] = [

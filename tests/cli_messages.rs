@@ -181,7 +181,6 @@ fn every_wrong_argument_and_file_is_explained_on_one_line() {
         ("data remove --data data counter", 2, "'counter' would be removed for good: "),
         ("data snapshot --data data --out empty counter", 2, "'empty' exists already"),
         ("data snapshot --data data --out no/such counter", 2, "name a file in a directory that may be written"),
-        ("data restore --data data --name counter nosuch", 2, "cannot open 'nosuch'"),
         ("user passwd --data data ada", 2, "there is no user 'ada'; "),
         ("init --admin a/b", 2, "--admin: 'a/b' is not a name"),
         (

@@ -295,13 +295,23 @@ fn every_command_is_in_the_list_of_commands() {
     let output = lifeboat(["--help"]).output();
     let (_, help) = output.exits(0).split_once("\nUsage: ").expect("a list of commands");
     let (help, _) = help.split_once("\nOptions:\n").expect("its end");
-    let names = help.lines().filter_map(|line| line.strip_prefix("  ")).filter(|line| !line.starts_with(' '));
-    let names: Vec<_> =
-        names.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help").collect();
+    let mut names = commands_of(help);
     assert!(names.len() > 20, "{names:?}");
+    let of_data = lifeboat(["data", "--help"]).output();
+    let (_, of_data) = of_data.exits(0).split_once("\nCommands:\n").expect("a list of commands");
+    let of_data = commands_of(of_data.split("\n\n").next().expect("its end"));
+    assert!(of_data.len() == 9, "eight and help: {of_data:?}");
+    names.extend(of_data.iter().filter(|name| *name != "help").map(|name| format!("data {name}")));
     let list = text("docs/commands.md");
-    let missing: Vec<_> = names.into_iter().filter(|name| !list.contains(&format!("`{name}"))).collect();
+    let is_listed = |name: &String| list.contains(&format!("`{name}`")) || list.contains(&format!("`{name} "));
+    let missing: Vec<_> = names.into_iter().filter(|name| !is_listed(name)).collect();
     assert!(missing.is_empty(), "docs/commands.md does not list {missing:?}");
+}
+
+/// Returns the commands of a list in a help text.
+fn commands_of(help: &str) -> Vec<String> {
+    let lines = help.lines().filter_map(|line| line.strip_prefix("  ")).filter(|line| !line.starts_with(' '));
+    lines.filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
 }
 
 #[test]

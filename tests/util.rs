@@ -105,26 +105,6 @@ impl Lifeboat {
         self
     }
 
-    /// Runs as a user who owns no files, if the tests run as root. Root has all permissions. Everyone must be able to
-    /// enter `folder`, which gets a copy of the binary: the folder of the build may be closed to others.
-    pub(crate) fn by_nobody(mut self, folder: &Path) -> Self {
-        const NOBODY: u32 = 65_534;
-        let is_root = std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
-        if is_root {
-            let binary = folder.join("lifeboat");
-            if !binary.exists() {
-                // Another process makes the copy: a fork of this process would hold the copy open for writing, and the
-                // copy could not be run.
-                let copied = Command::new("cp").arg(self.command.get_program()).arg(&binary).status();
-                assert!(copied.expect("there is a cp").success(), "the binary is copied");
-            }
-            let mut command = Command::new(binary);
-            command.args(self.command.get_args()).uid(NOBODY).gid(NOBODY);
-            self.command = command;
-        }
-        self
-    }
-
     /// Sets the standard input for [`output`](Self::output).
     pub(crate) fn input(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.input = bytes.into();
@@ -194,7 +174,10 @@ impl Unprivileged {
         }
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).expect("it is ours");
         let binary = folder.path().join("lifeboat");
-        std::fs::copy(env!("CARGO_BIN_EXE_lifeboat"), &binary).expect("the binary can be copied");
+        // Another process makes the copy: a fork of this process would hold the copy open for writing, and the copy could
+        // not be run.
+        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_lifeboat")).arg(&binary).status();
+        assert!(copied.expect("there is a cp").success(), "the binary is copied");
         Self { binary: Some((folder, binary)) }
     }
 
