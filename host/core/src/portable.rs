@@ -51,7 +51,7 @@ pub struct Portable {
     pub workload_hash: WorkloadHash,
     /// The bytes that the workload was loaded from.
     pub workload: bytes::Bytes,
-    /// The service's sizes, thresholds and deduplication window.
+    /// The service's sizes, thresholds, deduplication window and failover mode.
     pub settings: ServiceSettings,
 }
 
@@ -152,7 +152,8 @@ impl Portable {
     /// that name.
     ///
     /// # Errors
-    /// [`PortableError`]. There is no such file then, or only the one that was there before.
+    /// [`PortableError`]. There is no such file then, or only the one that was there before, or the whole file, whose name may
+    /// not survive a crash.
     pub fn write(&self, path: &Path) -> Result<(), PortableError> {
         let file = path.display().to_string().escape_debug().to_string();
         let failed = |action| {
@@ -313,7 +314,7 @@ fn settings_from_bytes(file: &str, bytes: &[u8]) -> Result<ServiceSettings, Port
     Ok(settings)
 }
 
-/// Checks what a command line or a scenario would have refused, but decoding has not.
+/// Checks what a host could not run, and decoding has not refused. Names of sizes that earlier releases took stay valid.
 fn check_settings(settings: &ServiceSettings) -> Result<(), String> {
     let ServiceSettings { size, sizes, .. } = settings;
     if !sizes.iter().any(|candidate| candidate.name == *size) {

@@ -336,7 +336,9 @@ pub fn file_name(service: &Name, record: RecordNumber) -> String {
 /// Writes a snapshot. When this returns, the file survives a crash. Before that, there is no file of this name.
 ///
 /// # Errors
-/// [`SnapshotFileError`]. The next attempt overwrites a file that is left under the temporary name.
+/// [`SnapshotFileError`]. The next attempt overwrites a file that is left under the temporary name. If the sync of the
+/// directory or the check of the place failed, the whole file may be there: another attempt gets
+/// [`SnapshotFileError::Exists`].
 pub fn write<'a>(
     storage: &dyn Storage,
     name: &str,

@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn a_board_that_nobody_looks_at_does_not_grow_with_every_relocation() {
+    fn a_feed_that_nobody_looks_at_does_not_grow_with_every_relocation() {
         let location_feed = LocationFeed::default();
         let moved = |first: u64, count: u64, segment: u64| Moved {
             service: Name::new("ant").expect("a name"),

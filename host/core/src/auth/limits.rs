@@ -25,7 +25,8 @@ pub const ATTEMPTS_PER_USER_AND_ADDRESS: Attempts = Attempts { burst: 5, refill:
 /// address to log in.
 pub const ATTEMPTS_PER_ADDRESS: Attempts = Attempts { burst: 100, refill: Duration::from_secs(1) };
 
-/// The limit for one user from all addresses from which they have not logged in. Successful attempts do not count.
+/// The limit for one user from all addresses that have failed lately and from which they have not logged in. Successful
+/// attempts do not count.
 pub const ATTEMPTS_PER_USER: Attempts = Attempts { burst: 50, refill: Duration::from_secs(5) };
 
 /// The limit for one user from all addresses without a failure in [`FAILURE_REMEMBERED`]. An attacker with many
@@ -60,7 +61,7 @@ pub struct LogInLimits {
     buckets: Recent<Key, Bucket>,
     /// The addresses from which users have logged in.
     known: Recent<(Name, IpAddr), ()>,
-    /// The time of the last attempt from each address that has not succeeded so far.
+    /// The time of the last attempt from each address with a failure that is remembered.
     failed: Recent<IpAddr, Timestamp>,
 }
 
@@ -112,7 +113,8 @@ impl LogInLimits {
         }
     }
 
-    /// Counts an attempt to log in as `user` from `address`. Until it succeeds it counts as a failure of the address.
+    /// Counts an attempt to log in as `user` from `address`. Until it succeeds it counts as a
+    /// failure of the address; a success does not erase earlier failures.
     ///
     /// # Errors
     /// How long to wait, if the attempt may not be made now. Nothing is counted then: a refused call costs nothing.

@@ -112,7 +112,7 @@ pub struct History {
     pub last: RecordNumber,
     /// The epoch of the last record.
     pub epoch: Epoch,
-    /// The entries that a replay repeats since the oldest snapshot that may be needed, in order.
+    /// The entries that a replay repeats since the snapshot from which the service continues, in order.
     pub tail: Vec<(RecordNumber, TailEntry)>,
     /// The transactions whose ids the clients gave, by record.
     pub answered: Vec<FoundAnswer>,

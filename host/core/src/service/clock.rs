@@ -52,7 +52,8 @@ impl ServiceClock {
         self.wall.max(self.last.plus(GUEST_TIME_STEP))
     }
 
-    /// Returns the time when the host's clock reads `wall`. It is never before that of the last transaction.
+    /// Returns the time when the host's clock reads `wall`. It is never before that of the last
+    /// transaction or query.
     pub(super) fn at(&self, wall: Timestamp) -> Timestamp {
         wall.max(self.last)
     }
@@ -100,7 +101,7 @@ impl Service {
         self.clock.moment(self.context.clock.monotonic())
     }
 
-    /// Returns the current time, or that of the last transaction if that is later.
+    /// Returns the current time, or that of the last transaction or query if that is later.
     pub(super) fn service_time(&self) -> Timestamp {
         self.clock.at(self.context.clock.now())
     }

@@ -36,7 +36,7 @@ struct State {
 
 /// The reason why a request was not queued.
 pub(super) enum Refused {
-    /// The user has as many requests in the queue as it may have.
+    /// The user has as many requests in the queue as they may have, or as many bytes.
     Full,
     /// The task has ended.
     Over,

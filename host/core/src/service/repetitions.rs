@@ -18,7 +18,7 @@ impl Service {
     ) -> Option<Result<Reply, Denial>> {
         let (key, id) = key.zip(request.id.as_ref())?;
         let Some(number) = self.answers.find(key) else {
-            return self.never_executed(caller, id).map(Err);
+            return self.may_not_execute(caller, id).map(Err);
         };
         let record = match self.journal.answered(number).await {
             Ok(Some(record)) => record,
@@ -36,7 +36,7 @@ impl Service {
     }
 
     /// Denies an id without a retained answer if nothing may be executed under it: it is invalid, or too old to decide.
-    fn never_executed(&mut self, caller: &Caller, id: &str) -> Option<Denial> {
+    fn may_not_execute(&mut self, caller: &Caller, id: &str) -> Option<Denial> {
         check_id(id).err().or_else(|| self.too_old(caller, id))
     }
 
@@ -79,7 +79,7 @@ impl Service {
         match record {
             Err(error) => drop(found.send(Err(self.degraded_denial(error.to_string()).into()))),
             Ok(None) => {
-                drop(found.send(self.never_executed(caller, &id).map_or(Ok(None), |denial| Err(denial.into()))))
+                drop(found.send(self.may_not_execute(caller, &id).map_or(Ok(None), |denial| Err(denial.into()))))
             }
             Ok(Some(record)) => {
                 let answered = self.repeated(&record);

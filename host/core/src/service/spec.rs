@@ -140,7 +140,7 @@ pub struct JournalStatus {
 /// The counts of a service since its start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Counts {
-    /// Snapshots that were restored into the serving store.
+    /// Snapshots that a restore has proven.
     pub snapshots: u64,
     /// Rollbacks of the service to its last kept transaction.
     pub rollbacks: u64,

@@ -72,7 +72,7 @@ impl DiskStorage {
     /// Opens the directory at `path`.
     ///
     /// # Errors
-    /// There is none.
+    /// Nothing is there, it is not a directory, or it cannot be opened.
     pub fn open(path: &Path) -> io::Result<Self> {
         if !fs::metadata(path)?.is_dir() {
             return Err(io::ErrorKind::NotADirectory.into());
@@ -86,7 +86,7 @@ impl DiskStorage {
     /// far as possible.
     ///
     /// # Errors
-    /// There is none.
+    /// As [`DiskStorage::open`].
     pub fn open_to_look(path: &Path) -> io::Result<Self> {
         Ok(Self { is_looked_at: true, ..Self::open(path)? })
     }

@@ -347,7 +347,7 @@ impl Batch {
     fn ask(&self, by: &Identity, asked: &Asked) -> Answering {
         let request = Request { id: asked.id.clone(), body: asked.body.clone(), kind: asked.kind };
         match InFlight::begin(&self.shared, by, &self.account, &self.service, request, asked.received.clone()) {
-            Ok(counted) => Answering::Pending(counted),
+            Ok(in_flight) => Answering::Pending(in_flight),
             Err(denial) => Answering::Known(Err(NotDone::Denied(denial))),
         }
     }
@@ -363,7 +363,7 @@ async fn room(account: &Arc<Account>, waits_for: Option<(usize, bool)>) {
 /// Returns the first line once it is answered, or `None` if there is no line. Dropping the future loses nothing.
 async fn first_done(under_way: &mut VecDeque<UnderWay>) -> Option<Done> {
     let result = match &mut under_way.front_mut()?.answer {
-        Answering::Pending(counted) => Some(counted.await.map_err(NotDone::from)),
+        Answering::Pending(in_flight) => Some(in_flight.await.map_err(NotDone::from)),
         Answering::Known(_) => None,
     };
     let UnderWay { asked, answer } = under_way.pop_front()?;

@@ -1,4 +1,4 @@
-//! Path parameters. They are described and checked here for all routes.
+//! Path parameters. They are described here for all routes, and checked, except ids, which the services check.
 
 use super::problem::Problem;
 use lifeboat_api::access::Grant;
@@ -16,7 +16,7 @@ pub(super) fn described(name: &str) -> (&'static str, Value) {
     }
 }
 
-/// Checks a path parameter against its schema.
+/// Checks a path parameter other than an id against its schema.
 ///
 /// # Errors
 /// 400, with a description of a valid value.

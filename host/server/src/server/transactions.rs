@@ -77,8 +77,8 @@ async fn perform(
     let (has_id, request) = (id.is_some(), Request { id, body, kind });
     let waits_until = Instant::now() + ROOM_WAIT_MAX;
     loop {
-        let counted = InFlight::begin(shared, identity, account, service, request.clone(), received.clone())?;
-        match counted.await {
+        let in_flight = InFlight::begin(shared, identity, account, service, request.clone(), received.clone())?;
+        match in_flight.await {
             // The request was not executed. It is repeated once there is room for its largest answer.
             Err(RequestError::Denied(denial @ Denial::NoMemory { .. })) => {
                 account.unblock();
