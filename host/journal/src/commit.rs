@@ -1019,7 +1019,7 @@ mod tests {
     }
 
     #[test]
-    fn many_services_share_frames_and_each_ticket_tells_where_its_record_is() {
+    fn tickets_locate_the_records_of_services_that_share_frames() {
         let storage = SimulatedStorage::new(1);
         let (writer, committer) = start(open(&storage), QUEUE_BYTES_MAX).expect("starts");
         std::thread::scope(|scope| {
@@ -1090,7 +1090,7 @@ mod tests {
     }
 
     #[test]
-    fn without_descriptors_or_room_nothing_new_is_taken_and_all_goes_on_when_they_come_back() {
+    fn a_journal_without_descriptors_or_room_stalls_until_they_come_back() {
         let kinds = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded, io::ErrorKind::Interrupted];
         for kind in kinds.into_iter().chain([io::ErrorKind::Other]) {
             let storage = SimulatedStorage::new(1);
@@ -1129,7 +1129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stalled_journal_goes_on_although_nobody_hands_anything_in() {
+    fn a_stalled_journal_resumes_without_a_new_record() {
         let storage = SimulatedStorage::new(1);
         let (_writer, committer) = start(open(&storage), QUEUE_BYTES_MAX).expect("starts");
         committer.submit(entry("ant", 1), None).expect("open").wait().expect("committed");
@@ -1174,7 +1174,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_what_is_held_is_told_and_it_is_committed_once_there_is_room() {
+    fn a_waiter_for_a_held_record_learns_of_the_stall_before_the_commit() {
         let storage = SimulatedStorage::new(1);
         let (writer, committer) = start(open(&storage), QUEUE_BYTES_MAX).expect("starts");
         committer.submit(entry("ant", 1), None).expect("open").wait().expect("committed");
@@ -1202,7 +1202,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_reclaim_gives_up_ends_a_stall() {
+    fn the_room_that_a_reclaim_releases_ends_a_stall() {
         for is_ended in [false, true] {
             let storage = SimulatedStorage::new(1);
             let (writer, committer) = start(open(&storage), QUEUE_BYTES_MAX).expect("starts");
@@ -1313,7 +1313,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_wait_for_room_is_told_what_is_missing() {
+    fn a_caller_that_does_not_wait_for_room_learns_what_is_missing() {
         let storage = SimulatedStorage::new(1);
         let (writer, committer) = start(open(&storage), QUEUE_BYTES_MAX).expect("starts");
         storage.break_down(Operation::Create, io::ErrorKind::StorageFull);
@@ -1327,7 +1327,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_lost_the_directory_acknowledges_nothing_more() {
+    fn a_journal_that_lost_its_directory_acknowledges_nothing_more() {
         let storage = SimulatedStorage::new(1);
         let (writer, committer) = start(open(&storage), QUEUE_BYTES_MAX).expect("starts");
         committer.submit(entry("ant", 1), None).expect("open").wait().expect("committed");
@@ -1387,7 +1387,7 @@ mod tests {
     }
 
     #[test]
-    fn room_is_given_back_when_records_are_safe() {
+    fn room_is_released_once_records_are_safe() {
         let storage = SimulatedStorage::new(1);
         let (writer, committer) = start(open(&storage), 4 * (RECORD_BYTES + 100)).expect("starts");
         for number in 1..100 {
@@ -1440,7 +1440,7 @@ mod tests {
     }
 
     #[test]
-    fn what_services_hand_in_is_committed_between_the_frames_of_a_relocation() {
+    fn records_are_committed_between_the_frames_of_a_relocation() {
         let storage = SimulatedStorage::new(1);
         let (writer, committer, needed) = long_journal(&storage);
         let location_feed = Arc::new(LocationFeed::default());
@@ -1474,7 +1474,7 @@ mod tests {
     }
 
     #[test]
-    fn a_relocation_that_a_stop_or_its_asker_cuts_off_loses_nothing() {
+    fn a_relocation_that_a_stop_or_its_caller_ends_loses_nothing() {
         for is_dropped in [false, true] {
             let storage = SimulatedStorage::new(2);
             let (writer, committer, needed) = long_journal(&storage);

@@ -623,7 +623,7 @@ mod tests {
     }
 
     #[test]
-    fn every_flipped_bit_is_found_and_a_good_header_still_names_the_services() {
+    fn every_flipped_bit_is_found_in_its_part_of_the_frame() {
         let (header, frame) = sample();
         for bit in 0..frame.len() * 8 {
             let mut flipped = frame.clone();
@@ -654,11 +654,15 @@ mod tests {
     }
 
     #[test]
-    fn another_directory_does_not_recognise_it_and_a_newer_version_is_named() {
+    fn a_frame_of_another_directory_is_not_recognised() {
         let (_, frame) = sample();
         let other = FrameKey::new(DirectoryId([8; 16]));
         assert_eq!(decode_header(&other, &frame), Err(HeaderError::Damaged));
-        let mut newer = frame;
+    }
+
+    #[test]
+    fn a_frame_of_a_newer_version_is_refused_with_its_version() {
+        let (_, mut newer) = sample();
         newer[8] = 9;
         let header_bytes = u32::from_le_bytes([newer[12], newer[13], newer[14], newer[15]]) as usize;
         let hash = key().hash(&newer[..header_bytes - HASH_BYTES]);
@@ -667,7 +671,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_frame_takes_no_more_and_is_not_longer_than_its_bound() {
+    fn a_full_frame_has_exactly_the_length_of_its_bound() {
         let mut builder = FrameBuilder::new(3 * BLOCK_BYTES);
         let record = vec![1; 500];
         let mut count = 0;
@@ -681,13 +685,17 @@ mod tests {
         let longest = vec![1; builder.record_bytes_max()];
         let longest_name = name(&"n".repeat(NAME_BYTES_MAX));
         assert!(builder.push(RunKind::Begin, &longest_name, RecordNumber(1), &longest).is_ok());
+    }
 
+    #[test]
+    fn a_frame_with_the_most_runs_has_the_longest_header() {
         let mut builder = FrameBuilder::new(FRAME_BYTES_MAX);
         let full = (0..).find(|index| {
             let service = name(&format!("{index:064}"));
             builder.push_empty(RunKind::Continue, &service, RecordNumber(1)).is_err()
         });
         assert_eq!(full, Some(RUNS_PER_FRAME_MAX));
+        let mut frame = Vec::new();
         let header = builder.finish(&key(), Position(0), FrameHash::default(), &mut frame);
         assert_eq!(header.header_bytes, HEADER_BYTES_MAX);
         assert_eq!(decode_header(&key(), &frame), Ok(header));
@@ -709,7 +717,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn random_bytes_are_never_a_frame_and_never_a_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn random_bytes_are_never_a_frame(mut bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             prop_assert!(decode_header(&key(), &bytes).is_err());
             let magic = bytes.len().min(MAGIC.len());
             bytes[..magic].copy_from_slice(&MAGIC[..magic]);

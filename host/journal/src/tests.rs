@@ -385,7 +385,7 @@ proptest! {
     #![proptest_config(Config { max_shrink_iters: 3000, ..Config::default() })]
 
     #[test]
-    fn whatever_happens_what_was_acknowledged_is_kept_and_nobody_is_distrusted(
+    fn no_schedule_loses_an_acknowledged_record_or_suspects_an_intact_service(
         seed in any::<u64>(),
         actions in prop::collection::vec(action(), 1..120),
     ) {
@@ -485,7 +485,7 @@ fn is_honest(service: usize, recovery: &Recovery, found: &Histories, histories: 
 }
 
 #[test]
-fn every_byte_of_a_sealed_journal_is_watched_and_a_bad_body_hurts_only_the_services_in_it() {
+fn a_damaged_byte_of_a_sealed_journal_affects_only_the_services_of_its_frame() {
     let Sample { storage, histories, seal, frames } = sample(true);
     let (clean, found) = look(&storage, seal.as_ref());
     assert_eq!((clean.damages.len(), &found), (0, &histories));
@@ -576,7 +576,7 @@ fn in_a_journal_that_was_not_sealed_only_the_last_frame_can_be_torn() {
 }
 
 #[test]
-fn a_torn_tail_is_told_once_and_cannot_come_back() -> Result<(), LogError> {
+fn a_torn_tail_is_reported_by_one_start_alone() -> Result<(), LogError> {
     let mut torn = 0;
     for seed in 0..60 {
         let storage = SimulatedStorage::new(seed);
@@ -600,7 +600,7 @@ fn a_torn_tail_is_told_once_and_cannot_come_back() -> Result<(), LogError> {
 }
 
 #[test]
-fn after_a_bad_header_a_service_is_suspect_until_its_records_go_on_without_a_gap() -> Result<(), LogError> {
+fn after_a_damaged_header_a_service_is_suspect_until_its_records_continue() -> Result<(), LogError> {
     let (storage, mut log, mut histories) = created(1, options(60));
     append(&mut log, &mut histories, &[0, 1, 2])?;
     let lost = append(&mut log, &mut histories, &[0])?[0];
@@ -645,8 +645,18 @@ fn after_a_bad_header_a_service_is_suspect_until_its_records_go_on_without_a_gap
     Ok(())
 }
 
-#[test]
-fn missing_and_foreign_segments_and_a_journal_that_ends_before_its_seal_are_damage() -> Result<(), LogError> {
+/// A sealed journal of more than four segments.
+struct Sealed {
+    storage: SimulatedStorage,
+    /// A copy of the directory from before the last records.
+    before: SimulatedStorage,
+    histories: Histories,
+    seal: Seal,
+    /// The names of the segments, in their order.
+    names: Vec<String>,
+}
+
+fn sealed() -> Result<Sealed, LogError> {
     let (storage, mut log, mut histories) = created(1, options(4));
     for _ in 0..10 {
         append(&mut log, &mut histories, &[0, 1])?;
@@ -656,35 +666,45 @@ fn missing_and_foreign_segments_and_a_journal_that_ends_before_its_seal_are_dama
         append(&mut log, &mut histories, &[1])?;
     }
     let seal = log.seal()?;
-    let names = {
-        let mut names = storage.list().expect("lists");
-        names.sort();
-        names
-    };
+    let mut names = storage.list().expect("lists");
+    names.sort();
     assert!(names.len() > 4);
+    Ok(Sealed { storage, before, histories, seal, names })
+}
 
-    let hole = storage.copy();
-    hole.remove(&names[1]).expect("removes");
-    let (recovery, found) = look(&hole, Some(&seal));
+#[test]
+fn a_missing_segment_is_damage() -> Result<(), LogError> {
+    let Sealed { storage, histories, seal, names, .. } = sealed()?;
+    storage.remove(&names[1]).expect("removes");
+    let (recovery, found) = look(&storage, Some(&seal));
     assert_eq!(recovery.damages.iter().map(|damage| &damage.kind).collect::<Vec<_>>(), [&DamageKind::Missing]);
     assert!(matches!(recovery.services[&name(0)].standing, Integrity::Quarantined { .. }));
     assert!(is_beginning(found.get(&name(0)), &histories[&name(0)]));
+    Ok(())
+}
 
-    let short = storage.copy();
-    short.remove(names.last().expect("a segment")).expect("removes");
-    let (recovery, _) = look(&short, Some(&seal));
+#[test]
+fn a_journal_that_ends_before_its_seal_is_damaged() -> Result<(), LogError> {
+    let Sealed { storage, seal, names, .. } = sealed()?;
+    storage.remove(names.last().expect("a segment")).expect("removes");
+    let (recovery, _) = look(&storage, Some(&seal));
     assert!(recovery.concerns_unlisted() && recovery.torn.is_none(), "{recovery:?}");
     assert!(recovery.services.values().all(|kept| kept.standing != Integrity::Intact));
     // The journal continues after the seal, and the loss is still known.
-    let (mut log, _, _) = open(&short, options(4), Origin::Existing(Some(seal))).expect("opens");
+    let (mut log, _, _) = open(&storage, options(4), Origin::Existing(Some(seal))).expect("opens");
     log.stage(RunKind::Begin, &name(5), RecordNumber(1), b"new")?;
     log.commit()?;
     drop(log);
-    let (recovery, found) = look(&short, None);
+    let (recovery, found) = look(&storage, None);
     assert!(recovery.concerns_unlisted() && found.contains_key(&name(5)));
     assert!(recovery.services[&name(0)].standing != Integrity::Intact);
+    Ok(())
+}
 
-    // An older copy of the directory continued by itself: its segments do not fit in between.
+/// An older copy of the directory continued by itself: its segments do not fit in between.
+#[test]
+fn a_foreign_segment_is_damage() -> Result<(), LogError> {
+    let Sealed { storage, before, histories, seal, names } = sealed()?;
     let mut log = open(&before, options(4), Origin::Existing(None)).expect("opens").0;
     let mut other = histories.clone();
     for history in other.values_mut() {
@@ -697,9 +717,8 @@ fn missing_and_foreign_segments_and_a_journal_that_ends_before_its_seal_are_dama
     let file = before.open(&names[4]).expect("opens");
     let mut bytes = vec![0; usize::try_from(file.bytes().expect("long")).expect("short")];
     file.read_exact_at(0, &mut bytes).expect("reads");
-    let mixed = storage.copy();
-    mixed.open(&names[4]).and_then(|file| file.write_all_at(0, &bytes)).expect("writes");
-    let (recovery, found) = look(&mixed, Some(&seal));
+    storage.open(&names[4]).and_then(|file| file.write_all_at(0, &bytes)).expect("writes");
+    let (recovery, found) = look(&storage, Some(&seal));
     assert!(recovery.damages.iter().any(|damage| damage.kind == DamageKind::Foreign), "{recovery:?}");
     for (name, history) in &found {
         assert!(is_beginning(Some(history), &histories[name]), "{name}");
@@ -708,7 +727,7 @@ fn missing_and_foreign_segments_and_a_journal_that_ends_before_its_seal_are_dama
 }
 
 #[test]
-fn a_seal_that_was_left_behind_is_noticed_and_nothing_after_it_is_lost() -> Result<(), LogError> {
+fn an_outdated_seal_hides_no_later_record() -> Result<(), LogError> {
     for segment_blocks in [4, 60] {
         let (storage, mut log, mut histories) = created(1, options(segment_blocks));
         append(&mut log, &mut histories, &[0, 1])?;
@@ -775,7 +794,7 @@ fn run_until_failure(storage: &SimulatedStorage) -> (Histories, usize, Result<()
 
 /// Fails each operation of each kind once, and checks that acknowledged records are found after a crash.
 #[test]
-fn what_ends_the_journal_is_a_frame_that_may_be_there_and_what_was_acknowledged_is_kept() {
+fn a_failing_operation_loses_no_acknowledged_record() {
     let kinds = [
         Operation::Write,
         Operation::SyncData,
@@ -820,7 +839,7 @@ fn what_ends_the_journal_is_a_frame_that_may_be_there_and_what_was_acknowledged_
 }
 
 #[test]
-fn a_full_disk_leaves_what_is_staged_and_goes_on_when_there_is_room() -> Result<(), LogError> {
+fn staged_records_are_committed_once_a_full_disk_has_room() -> Result<(), LogError> {
     let storage = SimulatedStorage::new(3);
     let space_bytes = 3 * SEGMENT_BYTES_MIN + 100;
     storage.limit_space(space_bytes);
@@ -867,7 +886,7 @@ fn a_journal_that_is_short_of_room_takes_the_longest_frame() -> Result<(), LogEr
 }
 
 #[test]
-fn a_segment_that_cannot_be_given_up_stays_until_the_next_time() -> Result<(), LogError> {
+fn a_segment_that_cannot_be_released_stays_until_the_next_time() -> Result<(), LogError> {
     for (spares_max, operation) in [(3, Operation::Rename), (0, Operation::Remove)] {
         let (storage, mut log, mut histories) = created(4, Options { spares_max, ..options(8) });
         while log.segment_count() < 3 {
@@ -889,7 +908,7 @@ fn a_segment_that_cannot_be_given_up_stays_until_the_next_time() -> Result<(), L
 }
 
 #[test]
-fn a_segment_that_was_given_up_although_that_was_reported_to_have_failed_is_given_up() -> Result<(), LogError> {
+fn a_segment_whose_release_was_reported_to_have_failed_may_be_released() -> Result<(), LogError> {
     for spares_max in [3, 0] {
         let (storage, mut log, mut histories) = created(4, Options { spares_max, ..options(8) });
         while log.segment_count() < 3 {
@@ -938,7 +957,7 @@ fn a_segment_whose_file_was_made_ahead_is_begun_without_a_descriptor_or_room() -
 }
 
 #[test]
-fn a_journal_stays_small_and_an_idle_service_does_not_pin_it() -> Result<(), LogError> {
+fn an_idle_service_does_not_pin_a_busy_journal() -> Result<(), LogError> {
     let (storage, mut log, mut histories) = created(3, options(20));
     let idle = append(&mut log, &mut histories, &[1, 2])?;
     let reader = log.reader();
@@ -997,7 +1016,7 @@ fn wrong_directories_are_refused_with_one_clear_sentence() -> Result<(), LogErro
 }
 
 #[test]
-fn records_out_of_order_are_refused_and_nothing_is_changed() -> Result<(), LogError> {
+fn records_out_of_order_are_refused_without_a_change() -> Result<(), LogError> {
     let storage = SimulatedStorage::new(1);
     let (mut log, _, _) = open(&storage, options(4), Origin::Create).expect("opens");
     let ant = name(0);
@@ -1008,11 +1027,20 @@ fn records_out_of_order_are_refused_and_nothing_is_changed() -> Result<(), LogEr
         assert!(matches!(refused, Err(LogError::OutOfOrder { next: RecordNumber(6), .. })), "{refused:?}");
     }
     log.stage(RunKind::Continue, &ant, RecordNumber(6), b"")?;
+    assert!(log.commit()?.is_some() && log.commit()?.is_none());
+    Ok(())
+}
+
+#[test]
+fn a_record_over_the_limit_is_refused_without_a_change() -> Result<(), LogError> {
+    let storage = SimulatedStorage::new(1);
+    let (mut log, _, _) = open(&storage, options(4), Origin::Create).expect("opens");
+    let ant = name(0);
+    log.stage(RunKind::Begin, &ant, RecordNumber(5), b"")?;
     let too_long = vec![0; log.record_bytes_max() + 1];
-    assert!(matches!(
-        log.stage(RunKind::Continue, &ant, RecordNumber(7), &too_long),
-        Err(LogError::RecordTooLong { .. })
-    ));
+    let refused = log.stage(RunKind::Continue, &ant, RecordNumber(6), &too_long);
+    assert!(matches!(refused, Err(LogError::RecordTooLong { .. })), "{refused:?}");
+    log.stage(RunKind::Continue, &ant, RecordNumber(6), b"")?;
     assert!(log.commit()?.is_some() && log.commit()?.is_none());
     Ok(())
 }

@@ -197,7 +197,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     #[test]
-    fn all_who_wait_are_told_once_and_those_who_ask_later_at_once() {
+    fn every_callback_runs_once_when_its_ticket_is_complete() {
         let (completion, ticket) = ticket();
         let told = Arc::new(AtomicUsize::new(0));
         let count = |committed: &Committed, told: &AtomicUsize| {
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_is_held_keeps_waiting_who_waits_for_its_end_and_no_other() {
+    fn a_held_record_notifies_all_but_those_that_wait_for_its_commit() {
         let (completion, ticket) = ticket();
         let told: Arc<Mutex<Vec<(u8, bool)>>> = Arc::default();
         let note = |who: u8| {
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_while_others_are_told_is_told_after_them() {
+    fn a_callback_that_is_added_during_others_runs_after_them() {
         let (completion, ticket) = ticket();
         let order: Arc<Mutex<Vec<u32>>> = Arc::default();
         let tell = |number: u32| {

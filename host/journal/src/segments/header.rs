@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn one_damaged_copy_is_noticed_and_survived() {
+    fn a_segment_header_survives_damage_to_one_copy() {
         let bytes = sample().encode();
         assert_eq!(SegmentHeader::decode(&bytes), Ok((sample(), true)));
         for index in 0..bytes.len() {

@@ -526,7 +526,7 @@ mod tests {
     }
 
     #[test]
-    fn a_removed_lock_file_lets_nobody_in_and_comes_back() -> io::Result<()> {
+    fn a_removed_lock_file_still_excludes_others() -> io::Result<()> {
         let directory = tempfile::tempdir()?;
         let (first, second) = (DiskStorage::open(directory.path())?, DiskStorage::open(directory.path())?);
         let guard = first.lock()?;
@@ -589,7 +589,7 @@ mod tests {
     }
 
     #[test]
-    fn another_file_of_the_same_name_is_told_from_the_one_that_was_opened() -> io::Result<()> {
+    fn another_file_of_the_same_name_is_distinguished_from_the_opened_one() -> io::Result<()> {
         let directory = tempfile::tempdir()?;
         let storage = DiskStorage::open(directory.path())?;
         let identity = {
@@ -614,7 +614,7 @@ mod tests {
     }
 
     #[test]
-    fn who_loses_the_directory_or_its_lock_learns_of_it() -> io::Result<()> {
+    fn a_loss_of_the_directory_or_its_lock_is_noticed() -> io::Result<()> {
         let directory = tempfile::tempdir()?;
         let path = directory.path().join("data");
         let storage = DiskStorage::create(&path)?;
@@ -637,33 +637,59 @@ mod tests {
         storage.lock().map(drop)
     }
 
+    fn mode(path: &Path) -> io::Result<u32> {
+        fs::metadata(path).map(|metadata| metadata.permissions().mode() & 0o7777)
+    }
+
+    fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))
+    }
+
     #[test]
-    fn a_directory_that_others_may_write_to_is_refused_and_files_are_tightened() -> io::Result<()> {
+    fn new_files_are_their_owners_alone() -> io::Result<()> {
         let directory = tempfile::tempdir()?;
         let storage = DiskStorage::open(directory.path())?;
-        let mode = |path: &Path| fs::metadata(path).map(|metadata| metadata.permissions().mode() & 0o7777);
-        let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode));
         storage.create("a")?;
         let (a, out) = (directory.path().join("a"), directory.path().join("out"));
         create_file(&out)?;
         assert_eq!((mode(&a)?, mode(&out)?), (0o600, 0o600));
-        set(&a, 0o664)?;
-        for others in [0o770, 0o702] {
-            set(directory.path(), others)?;
-            let refused = storage.lock().expect_err("others may write");
-            assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
-            assert!(refused.to_string().contains("chmod go-w"), "{refused}");
-            assert_eq!(mode(&a)?, 0o664, "nothing was changed");
-        }
-        set(directory.path(), 0o750)?;
         let _guard = storage.lock()?;
-        assert_eq!(mode(&a)?, 0o640);
         assert_eq!(mode(&directory.path().join(LOCK_FILE))?, 0o600);
         Ok(())
     }
 
     #[test]
-    fn what_is_written_and_synced_in_one_is_there() -> io::Result<()> {
+    fn a_directory_that_others_may_write_to_is_refused_without_a_change() -> io::Result<()> {
+        let directory = tempfile::tempdir()?;
+        let storage = DiskStorage::open(directory.path())?;
+        storage.create("a")?;
+        let a = directory.path().join("a");
+        set_mode(&a, 0o664)?;
+        for others in [0o770, 0o702] {
+            set_mode(directory.path(), others)?;
+            let refused = storage.lock().expect_err("others may write");
+            assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+            assert!(refused.to_string().contains("chmod go-w"), "{refused}");
+            assert_eq!(mode(&a)?, 0o664, "nothing was changed");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_lock_takes_the_right_to_write_files_from_others() -> io::Result<()> {
+        let directory = tempfile::tempdir()?;
+        let storage = DiskStorage::open(directory.path())?;
+        storage.create("a")?;
+        let a = directory.path().join("a");
+        set_mode(&a, 0o664)?;
+        set_mode(directory.path(), 0o750)?;
+        let _guard = storage.lock()?;
+        assert_eq!(mode(&a)?, 0o640);
+        Ok(())
+    }
+
+    #[test]
+    fn a_synced_write_is_read_back() -> io::Result<()> {
         let directory = tempfile::tempdir()?;
         let storage = DiskStorage::create(directory.path())?;
         storage.create("a")?.preallocate(16)?;
@@ -674,12 +700,19 @@ mod tests {
             storage.open("a")?.read_exact_at(7, &mut read)?;
             assert_eq!((&read, file.bytes()?), (b"sevenx", 16));
         }
+        Ok(())
+    }
+
+    #[test]
+    fn opening_a_file_for_synced_writes_creates_none() -> io::Result<()> {
+        let directory = tempfile::tempdir()?;
+        let storage = DiskStorage::create(directory.path())?;
         assert_eq!(storage.open_synced("b").map(drop).map_err(|error| error.kind()), Err(io::ErrorKind::NotFound));
         Ok(())
     }
 
     #[test]
-    fn a_file_is_cut_off_and_grows_with_zeros() -> io::Result<()> {
+    fn a_cut_file_grows_again_with_zeros() -> io::Result<()> {
         let directory = tempfile::tempdir()?;
         let file = DiskStorage::create(directory.path())?.create("a")?;
         file.write_all_at(0, b"seven")?;
@@ -721,7 +754,7 @@ mod tests {
     }
 
     #[test]
-    fn files_keep_what_is_written_and_names_stay_in_the_directory() -> io::Result<()> {
+    fn a_renamed_file_has_what_was_written_to_it() -> io::Result<()> {
         let directory = tempfile::tempdir()?;
         let storage = DiskStorage::create(directory.path())?;
         let file = storage.create("a")?;
@@ -736,12 +769,35 @@ mod tests {
         let mut read = [0; 6];
         file.read_exact_at(6, &mut read)?;
         assert_eq!(&read, b"\0seven");
+        Ok(())
+    }
+
+    #[test]
+    fn a_removed_file_is_not_listed() -> io::Result<()> {
+        let directory = tempfile::tempdir()?;
+        let storage = DiskStorage::create(directory.path())?;
+        storage.create("b")?;
+        storage.remove("b")?;
+        assert!(storage.list()?.is_empty());
+        Ok(())
+    }
+
+    #[test]
+    fn no_file_is_created_outside_of_the_directory() -> io::Result<()> {
+        let directory = tempfile::tempdir()?;
+        let storage = DiskStorage::create(directory.path())?;
         for name in ["../a", "", "..", "a/b"] {
             assert_eq!(storage.create(name).map(drop).map_err(|error| error.kind()), Err(io::ErrorKind::InvalidInput));
         }
+        Ok(())
+    }
+
+    #[test]
+    fn no_file_is_created_in_the_place_of_another() -> io::Result<()> {
+        let directory = tempfile::tempdir()?;
+        let storage = DiskStorage::create(directory.path())?;
+        storage.create("b")?;
         assert_eq!(storage.create("b").map(drop).map_err(|error| error.kind()), Err(io::ErrorKind::AlreadyExists));
-        storage.remove("b")?;
-        assert!(storage.list()?.is_empty());
         Ok(())
     }
 }

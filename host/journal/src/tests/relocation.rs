@@ -76,7 +76,7 @@ fn check(what: &str, recovery: &Recovery, found: &Histories, histories: &mut His
 }
 
 #[test]
-fn a_resting_service_does_not_pin_the_journal_however_much_it_keeps() -> Result<(), LogError> {
+fn a_resting_service_does_not_pin_the_journal_however_much_it_retains() -> Result<(), LogError> {
     let storage = SimulatedStorage::new(3);
     let (mut log, _, _) = open(&storage, options(20), Origin::Create).expect("opens");
     let mut histories = Histories::new();
@@ -145,7 +145,7 @@ fn continue_relocation(log: &mut Log, histories: &mut Histories) -> Ended {
 }
 
 #[test]
-fn a_relocation_that_the_power_cuts_off_anywhere_loses_and_doubles_nothing() -> Result<(), LogError> {
+fn a_power_cut_anywhere_in_a_relocation_preserves_every_record_once() -> Result<(), LogError> {
     let (mut cuts, mut is_over) = (0, false);
     while !is_over {
         cuts += 1;
@@ -200,8 +200,7 @@ fn hold(seed: u64, kind: RunKind, number: RecordNumber) -> Result<Resting, LogEr
 }
 
 #[test]
-fn a_relocation_while_records_are_held_loses_and_doubles_nothing_wherever_the_power_cuts_it_off() -> Result<(), LogError>
-{
+fn a_power_cut_in_a_relocation_of_held_records_preserves_every_record_once() -> Result<(), LogError> {
     let (mut cuts, mut is_over) = (0, false);
     while !is_over {
         cuts += 1;
@@ -237,7 +236,7 @@ fn a_relocation_while_records_are_held_loses_and_doubles_nothing_wherever_the_po
 }
 
 #[test]
-fn who_begins_anew_in_a_frame_that_is_held_keeps_what_there_is_until_that_is_written() -> Result<(), LogError> {
+fn a_service_that_begins_anew_has_its_old_records_until_the_held_frame_is_written() -> Result<(), LogError> {
     let Resting { storage, mut log, mut histories } = hold(1, RunKind::Begin, RecordNumber(50))?;
     let mut reclaim = log.begin_reclaim(needed(&histories));
     while matches!(log.step_while_held(&mut reclaim)?, Step::Going(_)) {}
@@ -253,7 +252,7 @@ fn who_begins_anew_in_a_frame_that_is_held_keeps_what_there_is_until_that_is_wri
 }
 
 #[test]
-fn a_storage_that_fails_in_mid_relocation_ends_the_journal_and_loses_nothing() -> Result<(), LogError> {
+fn a_storage_failure_in_mid_relocation_loses_no_record() -> Result<(), LogError> {
     for kind in [Operation::Write, Operation::SyncData, Operation::SyncDirectory, Operation::Rename, Operation::Open] {
         let mut failures = 0;
         for nth in 1.. {
@@ -470,7 +469,7 @@ fn copies(moved: &[Moved]) -> Vec<(String, u32)> {
 }
 
 #[test]
-fn damage_of_a_frame_with_copies_is_found_and_hurts_only_their_service() -> Result<(), LogError> {
+fn damage_of_a_frame_with_copies_affects_only_their_service() -> Result<(), LogError> {
     let Resting { storage, mut log, histories } = Resting::new(4)?;
     let (_, moved) = reclaim(&mut log, &needed(&histories))?;
     let seal = log.seal()?;
@@ -527,7 +526,7 @@ fn copies_heal_what_is_damaged_only_once_all_of_them_are_there() -> Result<(), L
 }
 
 #[test]
-fn a_service_whose_records_cannot_be_read_pins_and_is_told_and_nothing_of_it_goes() -> Result<(), LogError> {
+fn a_service_whose_records_cannot_be_read_pins_its_segments() -> Result<(), LogError> {
     let Resting { storage, mut log, mut histories } = Resting::new(6)?;
     storage.flip("0000000001.segment", original_of_4(), 1);
     for _ in 0..3 {
@@ -545,7 +544,7 @@ fn a_service_whose_records_cannot_be_read_pins_and_is_told_and_nothing_of_it_goe
 }
 
 #[test]
-fn a_service_of_which_no_copy_was_written_yet_is_let_go_when_it_needs_nothing_any_more() -> Result<(), LogError> {
+fn a_service_without_copies_leaves_a_relocation_once_it_needs_no_records() -> Result<(), LogError> {
     let Resting { storage, mut log, mut histories } = Resting::new(8)?;
     storage.flip("0000000001.segment", original_of_4(), 1);
     let (reclaimed, moved) = reclaim(&mut log, &needed(&histories))?;
