@@ -252,9 +252,13 @@ mod tests {
     }
 
     #[test]
-    fn percentages_are_parsed_and_printed_as_people_write_them() {
+    fn a_percentage_is_printed_with_its_sign() {
         assert_eq!("98".parse::<Percent>().map(|p| p.to_string()), Ok("98%".into()));
         assert_eq!("97.5%".parse::<Percent>().map(|p| p.to_string()), Ok("97.5%".into()));
+    }
+
+    #[test]
+    fn text_that_is_no_percentage_is_refused() {
         for wrong in ["", "x", "-1", "100.1", "NaN", "inf"] {
             assert!(wrong.parse::<Percent>().is_err(), "{wrong}");
         }
@@ -262,7 +266,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_meter_never_gives_back(charges in prop::collection::vec((0u64..1_000_000, 0u64..1_000_000), 0..50)) {
+        fn a_meter_counts_every_charge(charges in prop::collection::vec((0u64..1_000_000, 0u64..1_000_000), 0..50)) {
             let mut meter = Meter::new(10_000_000, 1_000_000, 65_536);
             let mut sum = 0;
             for (fuel, memory) in charges {

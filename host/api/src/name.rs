@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_safe_in_paths_and_lines() {
+    fn a_name_is_safe_in_a_path_or_a_line() {
         assert_eq!(Name::new("bank-2.old_one").map(String::from), Ok("bank-2.old_one".into()));
         for wrong in ["", ".", "..", "-x", "a/b", "a b", "\u{1b}[2J", "é", &"x".repeat(65)] {
             assert!(Name::new(wrong).is_err(), "{wrong:?}");

@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_size_that_is_none_is_shown_short_and_escaped() {
+    fn an_invalid_size_is_shown_as_a_short_escaped_quotation() {
         let refused = parse_bytes(&"\u{1b}".repeat(100)).expect_err("it is none");
         assert!(refused.starts_with("'\\u{1b}\\u{1b}") && refused.contains("...' is not a size"), "{refused}");
         let refused = parse_bytes(&format!("{}{}KiB", "0".repeat(100), u64::MAX)).expect_err("it is too large");
@@ -259,17 +259,12 @@ mod tests {
     }
 
     #[test]
-    fn bytes_beside_a_bound_are_in_its_units_and_not_like_it_unless_they_are_it() {
+    fn bytes_beside_a_bound_are_in_its_units() {
         for (bytes, bound, text) in [
             (264_100_000, 256 << 20, "251.9 MiB"),
             (264_100_000, 250_000_001, "264.1 MB"),
-            (65_535, 64 << 10, "63.999 KiB"),
-            ((64 << 20) + 100, 64 << 20, "64.0001 MiB"),
-            ((64 << 20) + 1, 64 << 20, "64.000001 MiB"),
-            (1_048_577, 1 << 20, "1.000001 MiB"),
             (32 << 20, 64 << 20, "32 MiB"),
             (192 << 10, 64 << 20, "192 KiB"),
-            (64 << 20, 64 << 20, "64 MiB"),
             (999, 1 << 20, "999 B"),
             (3_000_000_000, 4 << 30, "2.8 GiB"),
         ] {
@@ -278,7 +273,20 @@ mod tests {
     }
 
     #[test]
-    fn a_tank_that_is_good_for_nothing_is_refused() {
+    fn bytes_beside_a_bound_look_equal_to_it_only_if_they_are() {
+        for (bytes, bound, text) in [
+            (65_535, 64 << 10, "63.999 KiB"),
+            ((64 << 20) + 100, 64 << 20, "64.0001 MiB"),
+            ((64 << 20) + 1, 64 << 20, "64.000001 MiB"),
+            (1_048_577, 1 << 20, "1.000001 MiB"),
+            (64 << 20, 64 << 20, "64 MiB"),
+        ] {
+            assert_eq!(BytesBeside { bytes, bound }.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_tank_too_small_for_any_transaction_is_refused() {
         assert_eq!(check_fuel(FUEL_MIN), Ok(FUEL_MIN));
         let refused = check_fuel(FUEL_MIN - 1).expect_err("it is too small");
         assert_eq!(refused, "a tank of 9,999 fuel is too small for any transaction; it must hold at least 10,000");

@@ -515,13 +515,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_is_printable_and_can_be_named_in_a_url() {
+    fn an_id_is_printable_text_that_a_url_can_name() {
         for id in ["1", "a b", " ", "~", "...", ".a", "a.", "\"\\", &"x".repeat(128)] {
             assert_eq!(check_id(id), Ok(()), "{id:?}");
         }
         for id in ["", ".", "..", "ü", "a\n", "\u{7f}"] {
             assert_eq!(check_id(id), Err(Denial::NotAnId { id: id.into() }), "{id:?}");
         }
+    }
+
+    #[test]
+    fn an_id_over_the_limit_is_denied_with_its_length() {
         assert_eq!(check_id(&"x".repeat(129)), Err(Denial::IdTooLong { bytes: 129 }));
     }
 }

@@ -441,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_operation_is_foreseen_and_forgotten_at_the_next_entry_into_the_host() {
+    fn a_long_operation_is_expected_until_the_next_entry_into_the_host() {
         let mut charges = charges();
         let is_long = Arc::clone(&charges.is_long);
         let mut foreseen = Vec::new();

@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn an_envelope_carries_id_user_kind_and_body() {
+    fn every_field_of_an_envelope_is_read() {
         let (name, request) = envelope(r#"{"id":"a","user":"bob","query":true,"json":{"x": 1.0}}"#).expect("valid");
         assert_eq!((&*name, request.id.as_deref(), request.kind), ("bob", Some("a"), Kind::Query));
         assert_eq!(&*request.body, br#"{"x": 1.0}"#);
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_that_is_too_long_is_neither_taken_nor_kept() {
+    fn an_id_over_the_limit_is_denied_without_repeating_it() {
         let long = "i".repeat(TRANSACTION_ID_BYTES_MAX);
         assert_eq!(envelope(&format!(r#"{{"id":"{long}","text":"a"}}"#)).expect("valid").1.id, Some(long.clone()));
         for body in [r#""text":"a""#, r#""base64":"?""#, r#""text":"a","json":1"#] {
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_no_envelope_is_told_how_to_be_one() {
+    fn a_line_that_is_no_envelope_is_denied_with_a_remedy() {
         let told = |text: &str| envelope(text).expect_err(text).1.to_string();
         for (line, expected) in [
             (

@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn json_has_every_deceptive_character_as_an_escape_and_stays_the_same_value() {
+    fn escaping_deceptive_characters_preserves_the_json_value() {
         let all: String = ('\0'..=char::MAX).filter(|c| is_deceptive(*c)).collect();
         let value = serde_json::json!({ &*all: ["é\u{1f600}", &all] });
         for json in [json_line(&value).expect("JSON"), json_lines(&value).expect("JSON")] {
@@ -326,30 +326,45 @@ mod tests {
         }
     }
 
+    fn ok(bytes: &'static [u8]) -> Answer {
+        Answer::Ok(Bytes::from_static(bytes))
+    }
+
     #[test]
-    fn one_line_is_printed_as_it_is_and_the_rest_as_json() {
-        let ok = |bytes: &'static [u8]| Answer::Ok(Bytes::from_static(bytes));
+    fn a_printable_line_is_printed_unchanged() {
         assert_eq!(printed(ok(b"{\"a\":1}"), false), "{\"a\":1}\n");
         assert_eq!(printed(ok(b""), false), "\n");
-        assert_eq!(printed(ok(b"{\"a\":1}"), true), "{\"id\":\"t1\",\"outcome\":\"ok\",\"json\":{\"a\":1}}\n");
+        // JSON keeps its form.
+        assert_eq!(printed(ok("[\"\u{61c}\u{2066}\u{9b}\"]".as_bytes()), false), "[\"\\u061c\\u2066\\u009b\"]\n");
+    }
+
+    #[test]
+    fn a_reply_that_is_no_printable_line_is_printed_as_json() {
         assert_eq!(printed(ok(b"a\nb"), false), "{\"id\":\"t1\",\"outcome\":\"ok\",\"text\":\"a\\nb\"}\n");
-        assert_eq!(printed(ok(b"{\n}"), true), "{\"id\":\"t1\",\"outcome\":\"ok\",\"text\":\"{\\n}\"}\n");
         assert_eq!(printed(ok(b"\x1b[2J"), false), "{\"id\":\"t1\",\"outcome\":\"ok\",\"text\":\"\\u001b[2J\"}\n");
         assert_eq!(
             printed(ok("\u{9b}2J\u{7f}\u{a0}é".as_bytes()), false),
             "{\"id\":\"t1\",\"outcome\":\"ok\",\"text\":\"\\u009b2J\\u007f\u{a0}é\"}\n"
         );
         assert_eq!(
-            printed(ok("\"\u{9b}\"".as_bytes()), true),
-            "{\"id\":\"t1\",\"outcome\":\"ok\",\"json\":\"\\u009b\"}\n"
-        );
-        assert_eq!(
             printed(ok("a\u{202e}b\u{2028}c\u{2014}".as_bytes()), false),
             "{\"id\":\"t1\",\"outcome\":\"ok\",\"text\":\"a\\u202eb\\u2028c\u{2014}\"}\n"
         );
-        // JSON keeps its form.
-        assert_eq!(printed(ok("[\"\u{61c}\u{2066}\u{9b}\"]".as_bytes()), false), "[\"\\u061c\\u2066\\u009b\"]\n");
         assert_eq!(printed(ok(b"\xff"), false), "{\"id\":\"t1\",\"outcome\":\"ok\",\"base64\":\"/w==\"}\n");
+    }
+
+    #[test]
+    fn every_reply_is_printed_as_json_on_request() {
+        assert_eq!(printed(ok(b"{\"a\":1}"), true), "{\"id\":\"t1\",\"outcome\":\"ok\",\"json\":{\"a\":1}}\n");
+        assert_eq!(printed(ok(b"{\n}"), true), "{\"id\":\"t1\",\"outcome\":\"ok\",\"text\":\"{\\n}\"}\n");
+        assert_eq!(
+            printed(ok("\"\u{9b}\"".as_bytes()), true),
+            "{\"id\":\"t1\",\"outcome\":\"ok\",\"json\":\"\\u009b\"}\n"
+        );
+    }
+
+    #[test]
+    fn an_answer_other_than_ok_is_printed_as_json() {
         assert_eq!(
             printed(Answer::Refused("no".into()), false),
             "{\"id\":\"t1\",\"outcome\":\"refused\",\"cause\":\"no\"}\n"

@@ -21,7 +21,7 @@ fn an_engine_without_a_slot_compiles() {
 }
 
 #[test]
-fn as_many_memories_and_tables_as_the_loader_takes_are_run() {
+fn a_guest_with_everything_that_the_loader_takes_is_run() {
     let memories = MEMORIES_MAX;
     let more = "(memory 1)".repeat(memories as usize - 1) + &"(table 1 funcref)".repeat(TABLES_MAX as usize);
     let (_engine, program) = compile(PoolLimits { stores: 1, memories, memory_bytes: 1 << 20 }, count_with(&more));
@@ -33,7 +33,7 @@ fn as_many_memories_and_tables_as_the_loader_takes_are_run() {
 }
 
 #[tokio::test]
-async fn as_many_are_loaded_at_once_as_are_compiled_and_a_slow_one_delays_itself_alone() {
+async fn loads_at_once_are_bounded_however_slow_one_is() {
     const LARGE: u64 = SMALL_BYTES_MAX + 1;
     let limits = PoolLimits { stores: 0, memories: 0, memory_bytes: 1 << 20 };
     let engine = Arc::new(Engine::new(limits).unwrap());

@@ -148,7 +148,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_smallest_is_next_and_a_large_one_is_let_past_by_those_that_came_soon_after_it_alone(steps in steps()) {
+        fn only_smaller_waiters_that_came_soon_after_a_large_one_pass_it(steps in steps()) {
             const AT_ONCE_MAX: usize = 2;
             let mut queue = Queue::new(AT_ONCE_MAX);
             // The number, size, arrival time and place of each waiter.

@@ -61,7 +61,7 @@ fn repository() -> PathBuf {
 // Accepted forms.
 
 #[test]
-fn plain_modules_are_accepted_as_text_and_binary() {
+fn plain_modules_are_accepted_as_text_or_binary() {
     let text = try_load(COUNT).unwrap();
     assert_eq!((text.form, text.text, text.wasi), (Form::PlainModule, true, None));
     assert_eq!(text.imports, [STATE_IMPORT]);
@@ -100,34 +100,44 @@ fn preview_1_is_adapted() {
 }
 
 #[test]
-fn components_are_accepted_as_text_and_binary() {
+fn components_are_accepted_as_text_or_binary() {
     for bytes in [COMPONENT.as_bytes(), &binary(COMPONENT)] {
         let workload = try_load(bytes).unwrap();
         assert_eq!((workload.form, workload.wasi), (Form::Component, Some(Wasi::Preview2)));
         assert_eq!(workload.component, binary(COMPONENT));
         assert_eq!((workload.footprint.core_instances, workload.footprint.memories), (2, 1));
     }
-    // The component made from a module is itself a valid input.
+}
+
+#[test]
+fn the_component_that_is_made_from_a_module_is_accepted() {
     let made = try_load(COUNT).unwrap();
     let again = try_load(&made.component).unwrap();
     assert_eq!((again.form, again.footprint), (Form::Component, made.footprint));
 }
 
+/// Returns the paths of the guests of the tests, with their names.
+fn guests() -> Vec<(String, PathBuf)> {
+    let paths = std::fs::read_dir(repository().join("tests/guests")).unwrap().map(|entry| entry.unwrap().path());
+    let guests = paths.filter(|path| path.extension().is_some_and(|extension| extension == "wat"));
+    let guests: Vec<_> = guests.map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), path)).collect();
+    assert!(guests.len() > 20);
+    guests
+}
+
 #[test]
-fn every_guest_of_the_tests_is_accepted_and_listed() {
-    let folder = repository().join("tests/guests");
-    let list = std::fs::read_to_string(folder.join("README.md")).unwrap();
-    let mut guests = 0;
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_str().unwrap();
-        if path.extension().is_some_and(|extension| extension == "wat") {
-            load(name, &std::fs::read(&path).unwrap(), &LoadLimits::default()).unwrap();
-            assert!(list.contains(&format!("`{name}`")), "README.md does not list {name}");
-            guests += 1;
-        }
+fn every_guest_of_the_tests_is_accepted() {
+    for (name, path) in guests() {
+        load(&name, &std::fs::read(&path).unwrap(), &LoadLimits::default()).unwrap();
     }
-    assert!(guests > 20);
+}
+
+#[test]
+fn every_guest_of_the_tests_is_listed() {
+    let list = std::fs::read_to_string(repository().join("tests/guests/README.md")).unwrap();
+    for (name, _) in guests() {
+        assert!(list.contains(&format!("`{name}`")), "README.md does not list {name}");
+    }
 }
 
 #[test]
@@ -142,26 +152,35 @@ fn text_is_recognised_by_its_first_token() {
 }
 
 #[test]
-fn memory_and_start_are_counted() {
+fn declared_memory_is_counted() {
     let text = with(COUNT, "(memory (export \"memory\") 1)", "(memory (export \"memory\") 2 5) (memory 3 4)");
-    let workload = try_load(with(&text, "  (func $is", "  (func $begin) (start $begin)\n  (func $is")).unwrap();
+    let workload = try_load(text).unwrap();
     assert_eq!(workload.initial_memory_bytes, 5 * 65536);
     assert_eq!(workload.memory_max, Some(9 * 65536));
     assert_eq!(workload.footprint.largest_memory_bytes, 3 * 65536);
-    assert!(workload.has_start);
+}
 
+#[test]
+fn a_start_function_is_noticed() {
+    let start = with(COUNT, "  (func $is", "  (func $begin) (start $begin)\n  (func $is");
+    assert!(try_load(start).unwrap().has_start);
     let initialize = with(COUNT, "  (func $is", "  (func (export \"_initialize\"))\n  (func $is");
     assert!(try_load(initialize).unwrap().has_start);
 }
 
 #[test]
-fn hash_is_64_digits_in_text_and_json() {
-    let workload = try_load(COUNT).unwrap();
-    let text = workload.hash.to_string();
+fn a_hash_is_printed_as_64_digits() {
+    let hash = try_load(COUNT).unwrap().hash;
+    let text = hash.to_string();
     assert_eq!(text, blake3::hash(COUNT.as_bytes()).to_hex().as_str());
-    assert_eq!(text.parse::<WorkloadHash>().unwrap(), workload.hash);
+    assert_eq!(text.parse::<WorkloadHash>().unwrap(), hash);
+}
+
+#[test]
+fn json_of_a_workload_shows_its_hash_in_the_place_of_its_component() {
+    let workload = try_load(COUNT).unwrap();
     let json = serde_json::to_value(&workload).unwrap();
-    assert_eq!(json["hash"], text);
+    assert_eq!(json["hash"], workload.hash.to_string());
     assert_eq!(json["form"], "plain-module");
     assert!(json.get("component").is_none());
     assert_eq!(serde_json::from_value::<WorkloadHash>(json["hash"].clone()).unwrap(), workload.hash);
@@ -189,12 +208,16 @@ fn text_that_does_not_parse_is_refused_with_its_place() {
 }
 
 #[test]
-fn truncated_and_invalid_binaries_are_refused_with_their_place() {
+fn truncated_binaries_are_refused_with_their_place() {
     for bytes in [binary(COUNT), binary(COMPONENT)] {
         let error = refused(&bytes[..bytes.len() / 2], &["at byte"]);
         assert!(matches!(error, LoadError::Invalid { .. }), "{error:?}");
     }
     refused(b"\0asm", &["at byte 4", "unexpected end"]);
+}
+
+#[test]
+fn invalid_modules_are_refused_with_their_place() {
     refused("(module (func (result i32)))", &["at byte", "type mismatch"]);
 }
 
@@ -493,7 +516,7 @@ fn instances_that_multiply_with_depth_are_counted() {
 }
 
 #[test]
-fn modules_reached_by_alias_and_export_are_counted() {
+fn modules_reached_by_alias_or_export_are_counted() {
     let text = with(
         COMPONENT,
         "(component\n  (import",
