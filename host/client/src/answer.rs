@@ -127,11 +127,15 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_read_from_headers_and_body() {
+    fn an_answer_is_read_from_its_response() {
         let answer = read(&headers("ok"), Bytes::from_static(b"5")).expect("an answer");
         assert_eq!((answer.outcome, &*answer.body, &*answer.vm), (Outcome::Ok, &b"5"[..], "bank/3"));
         assert_eq!((answer.sequence, answer.fuel_used, answer.id.as_deref()), (7, 12, Some("a b%é")));
         assert!(answer.is_repeated && answer.failover.is_none() && answer.retry_after.is_none());
+    }
+
+    #[test]
+    fn the_cause_of_a_refusal_is_read_from_its_problem() {
         let problem =
             br#"{"type":"","title":"","status":422,"code":"refused","detail":"no money","outcome":"refused"}"#;
         let answer = read(&headers("refused"), Bytes::from_static(problem)).expect("an answer");
@@ -139,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_answer_is_not_taken_for_one() {
+    fn an_incomplete_response_is_no_answer() {
         assert_eq!(read(&headers("denied"), Bytes::new()), None);
         assert_eq!(read(&headers("fine"), Bytes::new()), None);
         assert_eq!(read(&headers("failed"), Bytes::from_static(b"<html>")), None);

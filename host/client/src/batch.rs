@@ -438,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_an_id_gets_one_and_nothing_else_of_it_changes() {
+    fn an_added_id_is_the_only_change_to_a_line() {
         let named = |text| named_text(text).expect("an envelope");
         assert_eq!(named(r#" {"json": [1.0 ]}"#), ("line-7".into(), " {\"id\":\"line-7\",\"json\": [1.0 ]}\n".into()));
         assert_eq!(named(r#"{"id":"a","text":"x"}"#), ("a".into(), "{\"id\":\"a\",\"text\":\"x\"}\n".into()));
@@ -457,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_server_is_given_up_although_lines_are_sent_to_it_all_the_time() {
+    fn a_silent_server_ends_the_connection_however_many_lines_are_sent() {
         // The kernel accepts the connection and the bytes, but nothing answers.
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
@@ -490,19 +490,27 @@ mod tests {
     }
 
     #[test]
-    fn a_problem_in_the_place_of_an_answer_ends_the_batch_and_is_no_answer() {
+    fn a_problem_in_the_place_of_an_answer_ends_the_batch() {
         let problem = br#"{"type":"about:blank","title":"Unauthorized","status":401,"code":"not_authenticated",
             "detail":"not authenticated","outcome":"denied"}"#;
         let error = read(Bytes::from_static(problem)).expect("a line").expect_err("no answer");
         assert!(matches!(error, ClientError::Problem { status: 401, .. }) && !error.is_retryable(), "{error:?}");
+    }
+
+    #[test]
+    fn a_line_of_unknown_outcome_may_be_sent_again() {
         let unknown = read(Bytes::from_static(br#"{"id":"a","outcome":null,"cause":"why"}"#)).expect("a line");
         assert!(unknown.expect_err("no answer").is_retryable());
+    }
+
+    #[test]
+    fn a_denial_of_a_line_is_an_answer() {
         let denied = read(Bytes::from_static(br#"{"id":"a","outcome":"denied","cause":"why"}"#)).expect("a line");
         assert_eq!(denied.expect("an answer").outcome, Outcome::Denied);
     }
 
     #[test]
-    fn answers_are_cut_into_lines_and_a_torn_one_is_dropped() {
+    fn answers_are_split_into_whole_lines_however_they_arrive() {
         let pieces = ["{\"a\"", ":1}\n{}", "\n", "\n{\"torn"].map(|piece| Ok(Bytes::from_static(piece.as_bytes())));
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let lines = runtime.block_on(split(stream::iter(pieces).boxed()).collect::<Vec<_>>());

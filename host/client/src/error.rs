@@ -345,7 +345,7 @@ mod tests {
     use reqwest::header::HeaderValue;
 
     #[test]
-    fn waits_double_up_to_the_longest_and_come_to_an_end() {
+    fn a_backoff_doubles_until_its_longest_delay_or_last_failure() {
         let backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(3), failures_max: 4 };
         let delays: Vec<_> = (1..=5).map(|failures| backoff.delay(failures).map(|delay| delay.as_secs())).collect();
         assert_eq!(delays, [Some(1), Some(2), Some(3), None, None]);
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_problem_is_told_on_one_line_with_its_code() {
+    fn a_problem_is_printed_on_one_line_with_its_code() {
         let body = br#"{"type":"about:blank","title":"","status":429,"code":"queue_full","detail":"a\u001b[2J\nb",
             "outcome":"denied"}"#;
         let mut headers = HeaderMap::new();
@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_library_says_of_tls_is_told_in_words_of_users() {
+    fn errors_of_the_tls_library_are_put_in_words_of_users() {
         let told = |text: &str| root_cause(&io::Error::other(text.to_owned()));
         let plain = "what answers there does not speak TLS, and the URL begins with https://";
         assert_eq!(told("received corrupt message of type InvalidContentType"), plain);
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_library_says_of_a_connection_is_told_in_words_of_users() {
+    fn errors_of_a_connection_are_put_in_words_of_users() {
         let told = |kind, text: &str| root_cause(&io::Error::new(kind, text.to_owned()));
         use io::ErrorKind::{InvalidInput, Other, UnexpectedEof};
         for text in ["connection closed before message completed", "channel closed"] {
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_json_library_says_is_told_in_words_of_users() {
+    fn errors_of_the_json_library_are_put_in_words_of_users() {
         let told = |text: &str| json_reason(&serde_json::from_str::<api::LogInReply>(text).expect_err(text));
         assert_eq!(told("{\"a\": 1}"), "its answer has no 'token'");
         assert_eq!(told("{\"token\": 1}"), "its answer has values of other kinds than expected");
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_problem_is_no_lifeboat_server_or_a_gateway() {
+    fn a_failure_without_a_problem_is_of_a_gateway_or_no_lifeboat_server() {
         let headers = HeaderMap::new();
         let (not_found, bad_gateway) = (StatusCode::NOT_FOUND, StatusCode::BAD_GATEWAY);
         assert!(matches!(problem("http://a", not_found, &headers, b"<html>", true), ClientError::BadReply { .. }));

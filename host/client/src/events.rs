@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn connections_that_bring_nothing_new_are_attempts_and_are_told_once() {
+    fn connections_without_a_new_event_count_as_failed_attempts() {
         for follow in [false, true] {
             let (url, connections) = cutting(900, |_| ": hello\n\n".into());
             assert_eq!(all(&url, follow, 4), (vec!["interrupted".into()], vec!["waiting"]));
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_brought_an_event_begins_the_attempts_anew() {
+    fn a_connection_that_brought_an_event_resets_the_attempts() {
         let body = |number| if number <= 5 { format!("id: {number}\ndata: {{}}\n\n") } else { String::new() };
         let (url, connections) = cutting(900, body);
         let (events, _) = all(&url, true, 2);
@@ -263,10 +263,14 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_comes_to_its_end_is_over_and_one_without_ids_is_none_of_a_server() {
+    fn a_stream_that_comes_to_its_end_is_not_opened_again() {
         let event = "id: 1\ndata: {}\n\n";
         let (url, _) = cutting(event.len(), |_| event.into());
         assert_eq!(all(&url, false, 2), (vec!["1".into()], vec![]));
+    }
+
+    #[test]
+    fn an_event_without_an_id_is_refused() {
         let (url, _) = cutting(900, |_| "data: {}\n\n".into());
         assert_eq!(all(&url, true, 2), (vec!["an event has no id".into()], vec![]));
     }

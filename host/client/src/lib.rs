@@ -788,7 +788,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_is_a_url_with_a_host_and_no_secret() {
+    fn a_url_that_names_no_server_is_refused_with_its_fault() {
         for (wrong, word) in [
             ("127.0.0.1:7098", "does not begin with http://"),
             ("lifeboat.example.org", "does not begin with http://"),
@@ -807,20 +807,24 @@ mod tests {
         }
     }
 
+    fn url_of(server: &str, path: &[&str]) -> String {
+        let request = client(server).expect("a client").request(Method::GET, path);
+        request.expect("a path").build().expect("a request").url().to_string()
+    }
+
     #[test]
-    fn paths_keep_a_prefix_and_encode_what_is_named() {
-        let path = |url: &str, path: &[&str]| {
-            let request = client(url).expect("a client").request(Method::GET, path);
-            let request = request.expect("a path").build().expect("a request");
-            request.url().to_string()
-        };
-        assert_eq!(path("http://a:1", &["whoami"]), "http://a:1/v1/whoami");
+    fn paths_begin_with_the_prefix_of_the_server() {
+        assert_eq!(url_of("http://a:1", &["whoami"]), "http://a:1/v1/whoami");
         assert_eq!(
-            path("http://a:1/x/", &["services", "b", "transactions:batch"]),
+            url_of("http://a:1/x/", &["services", "b", "transactions:batch"]),
             "http://a:1/x/v1/services/b/transactions:batch"
         );
-        assert_eq!(path("http://a", &["transactions", "a/b?c#d%"]), "http://a/v1/transactions/a%2Fb%3Fc%23d%25");
-        assert_eq!(path("http://a", &["transactions", "..."]), "http://a/v1/transactions/...");
+    }
+
+    #[test]
+    fn names_in_paths_are_percent_encoded() {
+        assert_eq!(url_of("http://a", &["transactions", "a/b?c#d%"]), "http://a/v1/transactions/a%2Fb%3Fc%23d%25");
+        assert_eq!(url_of("http://a", &["transactions", "..."]), "http://a/v1/transactions/...");
     }
 
     #[test]
@@ -832,7 +836,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_the_clear_is_told_by_the_host_and_not_by_how_it_is_written() {
+    fn plain_http_is_in_the_clear_unless_its_host_is_loopback() {
         let is_in_the_clear = |url| client(url).expect(url).is_in_the_clear();
         for url in [
             "http://localhost.evil.example",

@@ -187,13 +187,20 @@ mod tests {
     }
 
     #[test]
-    fn a_profile_is_its_owners_alone_and_comes_back_as_it_was() {
+    fn a_profile_is_readable_by_its_owner_alone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("new/deep/profile.toml");
+        profile().write(&file).expect("writable");
+        assert_eq!(fs::metadata(&file).expect("there").mode() & 0o777, 0o600);
+        assert_eq!(fs::metadata(file.parent().expect("a folder")).expect("there").mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn a_profile_is_read_as_it_was_last_written() {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("new/deep/profile.toml");
         assert_eq!(Profile::read(&file).expect("readable"), None);
         profile().write(&file).expect("writable");
-        assert_eq!(fs::metadata(&file).expect("there").mode() & 0o777, 0o600);
-        assert_eq!(fs::metadata(file.parent().expect("a folder")).expect("there").mode() & 0o777, 0o700);
         assert_eq!(Profile::read(&file).expect("readable"), Some(profile()));
         let without = Profile { token: None, ..profile() };
         without.write(&file).expect("writable again");
@@ -203,6 +210,10 @@ mod tests {
             1,
             "nothing is left aside"
         );
+    }
+
+    #[test]
+    fn a_profile_does_not_print_its_token() {
         assert!(!format!("{:?}", profile()).contains("secret"));
     }
 
@@ -238,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_profile_is_told_without_its_token() {
+    fn a_damaged_profile_is_reported_without_its_token() {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("profile.toml");
         for text in [

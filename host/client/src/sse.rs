@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_without_an_end_is_given_up() {
+    fn an_event_over_the_limit_ends_the_stream() {
         let mut parser = Parser::default();
         let line = [b"data: ".to_vec(), vec![b'x'; 1000], b"\n".to_vec()].concat();
         assert!((0..2000).any(|_| parser.push(&line) == Err(TooLong)));

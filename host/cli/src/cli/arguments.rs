@@ -243,11 +243,15 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn numbers_are_taken_within_their_bounds_and_refused_with_them() {
+    fn numbers_within_their_bounds_are_accepted() {
         assert_eq!(fuel("50_000,000"), Ok(50_000_000));
         assert_eq!(memory("64KiB"), Ok(65_536));
         assert_eq!(percent("97.5%").map(f64::from), Ok(97.5));
         assert_eq!(attempts("4294967295"), Ok(u32::MAX));
+    }
+
+    #[test]
+    fn numbers_outside_of_their_bounds_are_refused_with_the_bounds() {
         let refused = [
             (fuel("0").err(), "'0' is not a whole number between 10,000 and 18,446,744,073,709,551,615; one unit"),
             (fuel("abc").err(), "'abc' is not a whole number between 10,000 and"),
@@ -265,6 +269,10 @@ mod tests {
             let message = message.expect(expected);
             assert!(message.starts_with(expected), "{message}");
         }
+    }
+
+    #[test]
+    fn long_arguments_are_cut_in_errors() {
         assert_eq!(shown(&"x".repeat(100)), format!("'{}...'", "x".repeat(SHOWN_CHARS_MAX)));
     }
 
@@ -279,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_command_line_names_the_command_and_the_argument() {
+    fn every_error_of_a_command_line_names_its_remedy() {
         let cases: &[(&[&[u8]], &str)] = &[
             (&[b"run", b""], "WORKLOAD is empty; write: lifeboat run [WORKLOAD]"),
             (&[b"inspect", b""], "WORKLOAD is empty; write: lifeboat inspect <WORKLOAD>"),

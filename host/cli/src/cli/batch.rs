@@ -430,7 +430,7 @@ mod tests {
     use std::fs;
 
     #[test]
-    fn the_help_tells_how_many_lines_may_be_too_old_though_they_were_not_sent() {
+    fn the_help_states_how_many_lines_may_be_too_old_though_they_were_not_sent() {
         assert!(AFTER_HELP.contains(&format!("up to {} after them", grouped(ID_BLOCK_LINES_MAX))));
     }
 

@@ -181,13 +181,21 @@ mod tests {
     }
 
     #[test]
-    fn paragraphs_are_broken_anew_and_tables_hang() {
+    fn table_cells_hang_in_their_column() {
         let text = "One two three\nfour five.\n\nTable:\n  key  a text that is long\n  k2   short\nEnd of\nall.";
         let expected = "One two three\nfour five.\n\nTable:\n  key  a text\n       that is\n       long\n  k2   short\nEnd of all.";
         assert_eq!(wrapped(text, 14), expected);
+    }
+
+    #[test]
+    fn lines_are_fitted_to_a_known_width_alone() {
         let lines = "one two three\n    4  five six\n";
         assert_eq!(fitting(lines.into(), Some(11), 2), "one two\n  three\n    4  five\n  six\n");
         assert_eq!(fitting(lines.into(), None, 2), lines);
+    }
+
+    #[test]
+    fn paragraphs_are_broken_anew() {
         assert_eq!(wrapped("a\nb\n\nc", 80), "a b\n\nc");
         assert_eq!(broken("averylongwordthatfitsnowhere and more", 10), "averylongwordthatfitsnowhere\nand more");
     }

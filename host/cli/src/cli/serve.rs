@@ -390,7 +390,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_certificate_is_warned_of_before_it_expires_and_refused_after() {
+    fn a_certificate_that_expires_soon_is_warned_of() {
         let file = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/tls/server.pem"));
         let validity = Validity::of_file(file).expect("a certificate");
         let end = validity.not_after;

@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_table_fits_its_columns_and_loses_no_cell() {
+    fn a_table_folds_into_its_columns_without_losing_a_cell() {
         let row = |cells: [&str; 4]| cells.map(str::to_owned).to_vec();
         let rows = [
             row(["name", "vm", "cpu", "state"]),

@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_silence_adds_up_over_all_who_gave_up_listening() {
+    fn a_silence_adds_up_over_all_cancelled_listens() {
         let hand = Hand(Cell::default());
         let mut silence = hand.silence();
         for left in [6, 2, 0] {
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn time_between_two_listens_is_no_silence_and_nor_is_time_in_which_nothing_is_due() {
+    fn only_time_spent_waiting_for_a_due_answer_is_silence() {
         let hand = Hand(Cell::default());
         let mut silence = hand.silence();
         for _ in 0..2 {

@@ -136,10 +136,14 @@ mod tests {
     }
 
     #[test]
-    fn a_window_is_bounded_in_lines_and_bytes() {
+    fn a_window_is_bounded_in_lines() {
         let mut window = Window::default();
         (0..WINDOW_LINES_MAX).for_each(|number| window.push(number.to_string(), Bytes::new()));
         assert!(!window.has_room());
+    }
+
+    #[test]
+    fn a_window_is_bounded_in_bytes() {
         let mut window = Window::default();
         window.push("a".into(), Bytes::from(vec![0; WINDOW_BYTES_MAX]));
         assert!(!window.has_room());

@@ -1,6 +1,7 @@
 use super::*;
 use lifeboat_api::meter::Percent;
 use proptest::prelude::*;
+use std::collections::BTreeSet;
 
 fn parse(text: &str) -> Result<Config, ConfigErrors> {
     Config::parse("l.toml", text, Path::new("/srv"), &Overrides::default())
@@ -21,7 +22,7 @@ fn everything() -> String {
 }
 
 /// Collects the keys of a table and of the tables in it.
-fn keys(prefix: &str, value: &toml::Value, keys_found: &mut std::collections::BTreeSet<String>) {
+fn keys(prefix: &str, value: &toml::Value, keys_found: &mut BTreeSet<String>) {
     match value {
         toml::Value::Table(table) => {
             for (key, value) in table {
@@ -64,14 +65,24 @@ fn what_the_template_shows_as_defaults_are_the_defaults() -> Result<(), ConfigEr
     Ok(())
 }
 
-#[test]
-fn the_template_shows_every_key_and_the_documentation_tells_it() -> Result<(), Box<dyn std::error::Error>> {
-    let (mut shown, mut known) = Default::default();
-    keys("", &toml::from_str(&everything())?, &mut shown);
+fn known_keys() -> Result<BTreeSet<String>, Box<dyn std::error::Error>> {
+    let mut known = BTreeSet::new();
     keys("", &toml::Value::try_from(parse(&everything())?)?, &mut known);
-    assert_eq!(shown, known);
+    Ok(known)
+}
+
+#[test]
+fn the_template_shows_every_key() -> Result<(), Box<dyn std::error::Error>> {
+    let mut shown = BTreeSet::new();
+    keys("", &toml::from_str(&everything())?, &mut shown);
+    assert_eq!(shown, known_keys()?);
+    Ok(())
+}
+
+#[test]
+fn the_documentation_names_every_key() -> Result<(), Box<dyn std::error::Error>> {
     let documentation = include_str!("../../../../docs/configuration.md");
-    for key in known {
+    for key in known_keys()? {
         let last = key.rsplit('.').next().unwrap_or_default();
         assert!(documentation.contains(&format!("`{last}`")) || documentation.contains(&format!("{last}]")), "{key}");
     }
@@ -88,7 +99,7 @@ fn what_is_printed_is_a_configuration_that_says_the_same() -> Result<(), Box<dyn
 }
 
 #[test]
-fn what_is_wrong_is_told_with_its_place_on_one_line() {
+fn errors_are_reported_with_their_place_on_one_line() {
     for (text, expected) in [
         (
             "colour = 1",
@@ -263,21 +274,29 @@ fn a_fleet_has_room_for_the_services_that_are_there_or_says_which_has_none() -> 
     Ok(())
 }
 
+fn environment(listen: &'static str, data: &'static str) -> Result<Overrides, ConfigError> {
+    Overrides::from_environment(move |name| match name {
+        LISTEN_VARIABLE => Some(listen.into()),
+        DATA_VARIABLE => Some(data.into()),
+        _ => None,
+    })
+}
+
 #[test]
-fn flags_override_the_environment_and_that_the_file() -> Result<(), ConfigErrors> {
-    let environment = |listen: &'static str, data: &'static str| {
-        Overrides::from_environment(move |name| match name {
-            LISTEN_VARIABLE => Some(listen.into()),
-            DATA_VARIABLE => Some(data.into()),
-            _ => None,
-        })
-    };
-    // An empty variable is unset.
+fn an_empty_variable_is_an_unset_one() -> Result<(), ConfigErrors> {
     assert_eq!(environment("", "")?, Overrides::default());
     assert_eq!(Overrides::from_environment(|_| None)?, Overrides::default());
+    Ok(())
+}
+
+#[test]
+fn a_wrong_variable_is_named() {
     let wrong = environment("here", "").expect_err("no address").to_string();
     assert!(wrong.starts_with("LIFEBOAT_LISTEN: 'here' is no address to listen on"), "{wrong}");
+}
 
+#[test]
+fn flags_override_the_environment_which_overrides_the_file() -> Result<(), ConfigErrors> {
     let set = environment("127.0.0.1:1", "/elsewhere")?;
     let flags = Overrides { listen: Some(SocketAddr::from(([127, 0, 0, 1], 2))), data: None };
     let overrides = flags.over(set);
@@ -285,9 +304,13 @@ fn flags_override_the_environment_and_that_the_file() -> Result<(), ConfigErrors
         Config::parse("l.toml", "data = \"here\"\n[server]\nlisten = \"127.0.0.1:3\"", Path::new(""), &overrides)?;
     assert_eq!(config.server.listen.port(), 2);
     assert_eq!(config.data, Path::new("/elsewhere"));
-    // An overridden value must be valid all the same.
-    assert!(Config::parse("l.toml", "[server]\nlisten = \"x\"", Path::new(""), &overrides).is_err());
     Ok(())
+}
+
+#[test]
+fn an_overridden_value_must_be_valid_all_the_same() {
+    let overrides = Overrides { listen: Some(SocketAddr::from(([127, 0, 0, 1], 2))), data: None };
+    assert!(Config::parse("l.toml", "[server]\nlisten = \"x\"", Path::new(""), &overrides).is_err());
 }
 
 #[test]

@@ -534,7 +534,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_too_long_is_measured_and_not_held() {
+    fn a_line_over_the_limit_is_only_measured() {
         let long = vec![b'x'; ENVELOPE_BYTES_MAX];
         let pieces = vec![long.clone(), b"y\nshort\n".to_vec(), b"last".to_vec()];
         assert_eq!(split(pieces), [Err(ENVELOPE_BYTES_MAX + 1), Ok(b"short".to_vec()), Ok(b"last".to_vec())]);

@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_is_read_to_its_bound_and_not_beyond() {
+    async fn a_body_is_read_up_to_its_bound() {
         let read = |body: Body| read(body, 6, Duration::from_secs(60));
         assert_eq!(read(Body::empty()).await.expect("short"), "");
         assert_eq!(read(pieces(&[b"abcdef"])).await.expect("short"), "abcdef");

@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_under_way_and_authenticated_connections_that_were_just_used_stay() {
+    fn a_connection_in_use_is_not_replaced() {
         let connections = places(2);
         let one = connections.take(address(1)).expect("free");
         let other = connections.take(address(2)).expect("free");

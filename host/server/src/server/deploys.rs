@@ -45,7 +45,7 @@ mod tests {
     use std::pin::pin;
 
     #[tokio::test]
-    async fn a_user_waits_for_their_own_deployment_and_nobody_for_ever() {
+    async fn a_user_waits_for_their_own_deployment_alone() {
         let deploys = Deploys::default();
         let (ann, ben) = (Name::new("ann").expect("a name"), Name::new("ben").expect("a name"));
         let first = deploys.turn(&ann).await.expect("free");
@@ -56,7 +56,11 @@ mod tests {
         drop(second.await.expect("its turn"));
         drop(deploys.turn(&ann).await);
         assert_eq!(deploys.of_users.locked(), 1, "who is done is forgotten");
+    }
 
+    #[tokio::test]
+    async fn nobody_waits_for_a_deployment_for_ever() {
+        let ann = Name::new("ann").expect("a name");
         let hasty = Deploys { wait: Duration::ZERO, ..Deploys::default() };
         let _first = hasty.turn(&ann).await.expect("free");
         assert!(hasty.turn(&ann).await.expect_err("too long").is_unavailable());

@@ -542,25 +542,41 @@ mod tests {
         log.kept().after(after).map(|logged| logged.number).collect()
     }
 
-    #[test]
-    fn a_reader_goes_on_where_it_was_and_sees_what_is_kept() {
+    /// Returns a log that has discarded its first ten events.
+    fn full_log() -> EventLog {
         let log = EventLog::new(Timestamp(5_000_000));
         (1..=EVENTS_KEPT_MAX + 10).for_each(|_| log.add(&event(), Timestamp(0)));
+        log
+    }
+
+    #[test]
+    fn a_reader_learns_how_many_events_it_missed() {
+        let log = full_log();
         let read = |after| log.read(&mut log.cursor(after));
         let (ready, missed) = read(Some(0));
         assert_eq!((ready.first().expect("some").number, missed), (11, 10));
         assert_eq!(read(Some(5)).1, 5);
         assert_eq!(read(Some(10)).1, 0);
-        assert_eq!(read(None).1, 0, "who asks for what is kept misses nothing");
-        let (ready, _) = read(log.number(&format!("5-{}", EVENTS_KEPT_MAX + 8)));
+        assert_eq!(read(None).1, 0, "a reader of the retained events misses nothing");
+    }
+
+    #[test]
+    fn a_reader_continues_behind_the_id_that_it_names() {
+        let log = full_log();
+        assert_eq!(log.number("5-3"), Some(3));
+        let (ready, _) = log.read(&mut log.cursor(log.number(&format!("5-{}", EVENTS_KEPT_MAX + 8))));
         assert_eq!(ready.len(), 2);
         assert_eq!(log.id(ready[0].number), format!("5-{}", EVENTS_KEPT_MAX + 9));
-        assert_eq!(log.number("5-3"), Some(3));
-        assert!(log.is_of_earlier_start("4-7") && log.is_of_earlier_start("6-7"));
-        assert!(!["5-7", "4-", "4", "x-7"].iter().any(|id| log.is_of_earlier_start(id)));
         for unknown in ["4-7", "nonsense", "5-", "5-x", &format!("5-{}", EVENTS_KEPT_MAX + 11)] {
             assert_eq!(log.number(unknown), None, "{unknown}");
         }
+    }
+
+    #[test]
+    fn an_id_of_another_start_is_recognised() {
+        let log = EventLog::new(Timestamp(5_000_000));
+        assert!(log.is_of_earlier_start("4-7") && log.is_of_earlier_start("6-7"));
+        assert!(!["5-7", "4-", "4", "x-7"].iter().any(|id| log.is_of_earlier_start(id)));
     }
 
     #[test]
@@ -581,23 +597,35 @@ mod tests {
         assert_eq!(kept.logs_of.values().map(|theirs| theirs.numbers.len()).sum::<usize>(), kept.logs.len());
     }
 
-    #[test]
-    fn long_lines_of_guests_are_bounded_in_bytes_and_read_few_at_once() {
-        const LINE_BYTES: usize = 16 * 1024;
+    const GUEST_LINE_BYTES: usize = 16 * 1024;
+
+    /// Returns a log with a short line of `quiet`, and as many long lines of `one` and `other` as it retains.
+    fn log_of_long_lines() -> EventLog {
         let log = EventLog::new(Timestamp(0));
         log.add(&line("quiet"), Timestamp(0));
-        let long = |service: &str| Event::Log { service: name(service), line: "x".repeat(LINE_BYTES) };
+        let long = |service: &str| Event::Log { service: name(service), line: "x".repeat(GUEST_LINE_BYTES) };
         for number in 0..3_000 {
             log.add(&long(if number % 3 == 0 { "one" } else { "other" }), Timestamp(0));
         }
+        log
+    }
+
+    #[test]
+    fn long_lines_of_guests_are_bounded_in_bytes() {
+        let log = log_of_long_lines();
         assert_eq!(numbers(&log, 0).first(), Some(&1), "a short line displaces nothing and is not displaced");
-        assert_eq!(log.read(&mut log.cursor(Some(1))).0.len(), READ_BYTES_AT_ONCE / LINE_BYTES);
         let kept = log.kept();
         let bytes: usize = kept.logs.values().map(|logged| logged.line_bytes()).sum();
         assert_eq!(bytes, kept.log_bytes);
-        assert!(bytes <= LOGS_KEPT_BYTES_MAX && bytes > LOGS_KEPT_BYTES_MAX - LINE_BYTES, "{bytes}");
+        assert!(bytes <= LOGS_KEPT_BYTES_MAX && bytes > LOGS_KEPT_BYTES_MAX - GUEST_LINE_BYTES, "{bytes}");
         assert_eq!(kept.logs_of.values().map(|theirs| theirs.bytes).sum::<usize>(), bytes);
         assert_eq!(kept.logs_of[&name("one")].numbers.len(), 1_000, "who has less keeps all");
+    }
+
+    #[test]
+    fn few_long_lines_of_guests_are_read_at_once() {
+        let log = log_of_long_lines();
+        assert_eq!(log.read(&mut log.cursor(Some(1))).0.len(), READ_BYTES_AT_ONCE / GUEST_LINE_BYTES);
     }
 
     #[test]
@@ -618,7 +646,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_displaced_while_a_reader_is_slow_is_told() {
+    fn a_slow_reader_learns_how_much_was_displaced() {
         let log = EventLog::new(Timestamp(0));
         let long = Event::Log { service: name("chatty"), line: "x".repeat(READ_BYTES_AT_ONCE / 4) };
         let add = |event: &Event, count: u64| (0..count).for_each(|_| log.add(event, Timestamp(0)));
@@ -643,7 +671,7 @@ mod tests {
         /// The events that a reader sees and those that it learns are gone are together what it is owed. This holds
         /// whenever it reads, and whatever is displaced meanwhile. It never sees an event that was reported as gone.
         #[test]
-        fn what_a_reader_sees_and_the_gaps_are_all_that_was_emitted(
+        fn every_event_is_either_seen_or_reported_as_missed(
             steps in prop::collection::vec((0_u8..4, 1_u64..4_000, any::<bool>()), 1..24),
             resumes in any::<prop::sample::Index>(),
         ) {

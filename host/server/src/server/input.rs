@@ -128,15 +128,20 @@ mod tests {
         assert!(!told.contains("secret"));
     }
 
+    fn given(pairs: &[(&str, &str)]) -> Result<BTreeMap<String, String>, Problem> {
+        let pairs = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        parameters(Ok(Query(pairs)), &["size", "fuel"])
+    }
+
     #[test]
-    fn each_parameter_is_known_and_given_once() {
-        let given = |pairs: &[(&str, &str)]| {
-            let pairs = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-            parameters(Ok(Query(pairs)), &["size", "fuel"])
-        };
+    fn an_unknown_parameter_is_refused_with_those_that_there_are() {
         assert_eq!(given(&[("fuel", "1")]).expect("right")["fuel"], "1");
-        let told = format!("{:?}", given(&[("sice", "s")]).expect_err("wrong"));
-        assert!(told.contains("there is no parameter 'sice'; those that there are: size, fuel"), "{told}");
+        let refused = format!("{:?}", given(&[("sice", "s")]).expect_err("wrong"));
+        assert!(refused.contains("there is no parameter 'sice'; those that there are: size, fuel"), "{refused}");
+    }
+
+    #[test]
+    fn a_parameter_that_is_given_twice_is_refused() {
         assert!(given(&[("fuel", "1"), ("fuel", "1")]).is_err());
     }
 }

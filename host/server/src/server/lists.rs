@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_only_tells_is_counted_and_not_sent_without_room() {
+    async fn an_answer_without_room_is_refused_unless_its_request_was_executed() {
         const LENGTH: usize = 100_000;
         let budgets = Budgets::new(5 * LENGTH, 2 * LENGTH, LENGTH);
         let ada = user(&budgets, "ada").account;
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_list_is_made_when_there_is_room_for_it_and_keeps_what_it_is_long() {
+    async fn a_list_reserves_an_estimate_that_becomes_its_length() {
         let (budgets, long_lists) = (Budgets::of_lists(), LongLists::default());
         let ada = user(&budgets, "ada");
         let response = list(&long_lists, &ada, 100, async {
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_admin_who_does_not_read_a_long_list_keeps_no_other_from_theirs() {
+    async fn an_admin_who_leaves_a_long_list_unread_excludes_no_other() {
         const LENGTH: usize = 25 * 1024 * 1024;
         let (budgets, long_lists) = (Budgets::of_lists(), LongLists::default());
         let (ada, bob) = (admin(&budgets, "ada"), admin(&budgets, "bob"));

@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn an_admin_has_room_for_a_long_list_whatever_another_and_all_others_do_not_read() {
+    fn an_admin_has_room_for_a_long_list_whatever_others_leave_unread() {
         let lists = LongLists::default();
         let mut unread = Vec::new();
         for number in 0..40 {

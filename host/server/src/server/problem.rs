@@ -451,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_tells_all_there_is_in_its_headers() {
+    fn an_answer_states_everything_in_its_headers() {
         let response = answer(reply(Answer::Ok(bytes::Bytes::from_static(b"{}"))), true);
         let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or("");
         assert_eq!(response.status(), 200);
@@ -488,7 +488,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_refused_in_a_pause_of_the_catalog_is_told_its_end_in_whole_seconds() {
+    fn a_refusal_in_a_pause_of_the_catalog_states_its_end_in_whole_seconds() {
         for (left, seconds) in [(1, "1"), (50, "1"), (1_000, "1"), (1_001, "2"), (2_000, "2")] {
             let pausing = || CatalogError::Pausing { retry_after: Duration::from_millis(left) };
             let problems: [Problem; 5] = [

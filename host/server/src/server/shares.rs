@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_has_a_share_and_gives_it_back() {
+    fn a_share_is_bounded_until_it_is_released() {
         let shares = Shares::new(2);
         let take = |of| shares.take_up_to(of, usize::MAX);
         let (first, second) = (take("ada"), take("ada"));

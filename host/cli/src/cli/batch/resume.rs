@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_that_goes_on_has_the_ids_that_it_had() {
+    fn a_resumed_batch_has_the_same_ids() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("resume");
         let lines = [1, 2, ID_BLOCK_LINES_MAX + 1, 3 * ID_BLOCK_LINES_MAX];

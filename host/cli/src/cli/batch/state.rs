@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_is_away_is_reported_once_and_when_it_is_back() {
+    fn an_outage_of_the_server_is_reported_only_when_it_begins_or_ends() {
         let waiting = "lifeboat: waiting for the server: nobody listens".to_owned();
         let back = "lifeboat: the server answers again".to_owned();
         let (state, notes) = run(&[away(), away(), Event::Answered, Event::Answered]);

@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_too_long_is_measured_and_not_held() {
+    fn a_line_over_the_limit_is_only_measured() {
         assert_eq!(all(b"12345\n123456\nok\n", 5), [Ok(b"12345".to_vec()), Err(6), Ok(b"ok".to_vec())]);
     }
 }

@@ -166,16 +166,26 @@ mod tests {
         assert_eq!(Timed::new(time, &event).json(), line);
     }
 
-    #[test]
-    fn events_that_nobody_prints_are_counted_and_notes_are_kept() {
+    /// Returns how many events were counted as not printed, and how many notes and events were queued.
+    fn queued_of(events: usize, notes: usize) -> (usize, usize, usize) {
         let (lines, unread) = mpsc::channel();
         let log = Log { lines, waiting: Arc::default(), events_are_json: false };
         let event = Event::Started { service: Name::new("bank").expect("a name") };
-        (0..EVENTS_MAX + 2).for_each(|_| log.event(&event, Timestamp(0)));
-        log.note("a line");
-        assert_eq!(log.waiting.not_printed.load(Ordering::Relaxed), 2);
+        (0..events).for_each(|_| log.event(&event, Timestamp(0)));
+        (0..notes).for_each(|_| log.note("a line"));
+        let not_printed = log.waiting.not_printed.load(Ordering::Relaxed);
         drop(log);
         let (notes, events): (Vec<_>, Vec<_>) = unread.iter().partition(|line| matches!(line, Line::Note(..)));
-        assert_eq!((notes.len(), events.len()), (1, EVENTS_MAX));
+        (not_printed.try_into().expect("few"), notes.len(), events.len())
+    }
+
+    #[test]
+    fn events_that_nobody_prints_are_counted_beyond_the_limit() {
+        assert_eq!(queued_of(EVENTS_MAX + 2, 0), (2, 0, EVENTS_MAX));
+    }
+
+    #[test]
+    fn a_note_is_queued_however_many_events_wait() {
+        assert_eq!(queued_of(EVENTS_MAX + 2, 1), (2, 1, EVENTS_MAX));
     }
 }

@@ -215,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_and_a_meter_fit_eighty_columns() {
+    fn an_event_fits_eighty_columns() {
         let text = "Trigger process failover: triggered: bank/1 on m1 -> bank/2 on m2 (state 22.8 kB, replayed 0, pause 0.9 ms)";
         let lines = event_lines(text, 80);
         let expected = [
@@ -224,6 +224,10 @@ mod tests {
         ];
         assert_eq!(lines, expected);
         assert_eq!(event_lines("", 80), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_meter_fits_eighty_columns() {
         let widths = Widths { vm: "journal/123".len(), machine: 2, size: 4 };
         let line = |cells: usize| widths.vm + widths.machine + widths.size + 32 + "  unmovable".len() + 2 * cells;
         assert_eq!(widths.cells(80), 10);
