@@ -198,7 +198,7 @@ async fn a_child_without_a_length_waits_for_no_input() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_whose_compiler_is_killed_keeps_no_start_waiting_and_is_brought_back() {
+async fn the_host_brings_back_a_service_whose_compiler_is_killed_during_a_start() {
     let folder = tempfile::tempdir().expect("a folder");
     let site = Site::with_a_lost_compiler(folder.path()).await;
     assert_eq!(site.ask(Method::GET, "/readyz", Vec::new()).await.0, StatusCode::OK);
@@ -214,7 +214,7 @@ async fn a_service_whose_compiler_is_killed_keeps_no_start_waiting_and_is_brough
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_that_is_tried_again_is_removed_at_once_and_its_name_is_free() {
+async fn an_attempt_to_start_a_removed_service_spares_its_successor() {
     let folder = tempfile::tempdir().expect("a folder");
     let site = Site::with_a_lost_compiler(folder.path()).await;
     let before = site.service().await["workload"].clone();
@@ -233,7 +233,7 @@ async fn a_service_that_is_tried_again_is_removed_at_once_and_its_name_is_free()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_that_is_tried_again_is_stopped_by_an_operator_and_stays_so() {
+async fn a_service_that_an_operator_stops_is_not_tried_again() {
     let folder = tempfile::tempdir().expect("a folder");
     let site = Site::with_a_lost_compiler(folder.path()).await;
     let child = site.compiler().await;

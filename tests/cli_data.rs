@@ -119,7 +119,7 @@ fn set_writable(folder: &Folder, is_writable: bool) {
 }
 
 #[test]
-fn who_may_only_read_can_look_at_everything_and_changes_nothing() {
+fn commands_that_look_need_no_permission_to_write() {
     let folder = Folder::new();
     folder.counter();
     std::fs::remove_file(folder.path("data").join("lock")).expect("it was there");
@@ -194,7 +194,7 @@ fn services_are_listed_with_all_that_is_known_of_them() {
 }
 
 #[test]
-fn a_journal_is_told_record_by_record_and_cannot_drive_a_terminal() {
+fn the_journal_command_prints_each_record_as_a_safe_line() {
     let folder = Folder::new();
     folder.counter();
     let output = folder.output("journal", &["counter"]);
@@ -235,7 +235,7 @@ fn a_journal_is_told_record_by_record_and_cannot_drive_a_terminal() {
 }
 
 #[test]
-fn events_stand_in_the_journal_as_they_were_told() {
+fn events_are_in_the_journal_as_they_were_reported() {
     let folder = Folder::new();
     let run = lifeboat(["run", "--service", "bank", "--fuel", "200000", "--failover", "direct", "--transactions"]);
     let run = run.arg(transactions("ledger")).arg("--data").arg(folder.path("data")).arg(prebuilt("ledger")).output();
@@ -358,7 +358,7 @@ fn journalled(folder: &Folder, transactions: &[(String, &str)]) {
 /// Earlier releases accepted any character. A client that repeats such an id must not execute it again under another
 /// one.
 #[test]
-fn an_id_that_would_be_none_today_is_answered_as_it_was_and_executed_by_nobody_else() {
+fn an_id_that_earlier_releases_accepted_is_not_executed_again() {
     let folder = Folder::new();
     journalled(&folder, &[("M\u{fc}ller-7".to_owned(), "2")]);
     let sent = |id: &str| folder.send("count", &guest("count.wat"), &[json!({"id": id, "text": "x"})]);
@@ -386,7 +386,7 @@ fn verify_proves_from_the_oldest_snapshot_to_the_end() {
 }
 
 #[test]
-fn verify_names_the_transaction_at_which_a_replay_diverges_and_proves_the_others() {
+fn verify_names_the_transaction_at_which_a_replay_diverges() {
     let folder = Folder::new();
     folder.counter();
     diverging(&folder, &["3"]);
@@ -423,7 +423,7 @@ fn verify_finds_a_state_that_diverged_behind_equal_answers() {
 }
 
 #[test]
-fn a_directory_in_the_place_of_a_file_is_named_with_a_remedy_and_verify_goes_on() {
+fn a_directory_in_the_place_of_a_file_is_named_with_a_remedy() {
     let folder = Folder::new();
     folder.counter();
     folder.send("count", &guest("count.wat"), &[json!({"text": "x"})]).exits(0);
@@ -452,7 +452,7 @@ fn a_directory_in_the_place_of_a_file_is_named_with_a_remedy_and_verify_goes_on(
 // Divergence that an operator accepts.
 
 #[test]
-fn a_diverging_service_waits_for_resume_and_goes_on_with_what_the_replay_gives() {
+fn a_diverging_service_starts_once_its_divergence_is_accepted() {
     let folder = Folder::new();
     diverging(&folder, &["3"]);
     let start = || folder.run("count", &guest("count.wat"));
@@ -498,7 +498,7 @@ fn resume_says_if_another_divergence_follows() {
 // Portable snapshots.
 
 #[test]
-fn a_service_goes_on_from_its_portable_snapshot_elsewhere() {
+fn a_service_continues_elsewhere_from_its_portable_snapshot() {
     let (here, there) = (Folder::new(), Folder::new());
     here.counter();
     // An id of the year 2023, which contains its time.
@@ -592,7 +592,7 @@ fn what_is_no_portable_snapshot_is_refused_before_anything_is_written() {
 // Damage.
 
 #[test]
-fn of_a_quarantined_service_what_can_be_trusted_is_told_and_exported() {
+fn the_trusted_state_of_a_quarantined_service_can_be_saved() {
     let folder = Folder::new();
     folder.counter();
     // The damage is between the snapshots, the oldest of which is the initial state.
@@ -679,7 +679,7 @@ fn a_damaged_journal_is_a_finding_of_every_command_though_a_snapshot_holds_what_
 }
 
 #[test]
-fn a_damaged_snapshot_is_named_and_a_start_falls_back_to_the_one_before() {
+fn a_start_falls_back_to_the_snapshot_before_a_damaged_one() {
     let folder = Folder::new();
     folder.counter();
     let newest = folder.files().into_keys().rfind(|name| name.ends_with(".snapshot")).expect("one");
@@ -806,7 +806,7 @@ fn a_directory_that_a_host_has_is_refused() {
 }
 
 #[test]
-fn wrong_directories_are_refused_with_one_line_and_left_alone() {
+fn wrong_directories_are_refused_with_one_line_without_a_change() {
     let folder = Folder::new();
     let every = |code: i32, words: &[&str]| {
         for arguments in COMMANDS {
@@ -823,15 +823,24 @@ fn wrong_directories_are_refused_with_one_line_and_left_alone() {
     std::fs::write(folder.path("data/letter.txt"), "dear").expect("a file");
     every(2, &["other files in it, such as 'letter.txt'"]);
     assert_eq!(folder.files().into_keys().collect::<Vec<_>>(), ["letter.txt"]);
-    let parent = lifeboat(["run", "--data"]).arg(folder.path("no/data")).arg(prebuilt("counter")).output();
-    parent.exits_with_one_line(2, &["its parent directory is not there; create that first"]);
+}
+
+#[test]
+fn a_run_does_not_create_the_parent_of_its_data_directory() {
+    let folder = Folder::new();
+    let run = lifeboat(["run", "--data"]).arg(folder.path("no/data")).arg(prebuilt("counter")).output();
+    run.exits_with_one_line(2, &["its parent directory is not there; create that first"]);
+}
+
+#[test]
+fn a_command_on_a_directory_needs_the_option_that_names_it() {
     let without = lifeboat(["data", "journal", "bank"]).output();
     assert_eq!(without.exits(2), "");
     assert!(without.stderr.contains("--data <DIR>"), "{}", without.stderr);
 }
 
 #[test]
-fn a_directory_of_a_newer_host_is_refused_and_said_so() {
+fn a_directory_of_a_newer_host_is_refused_as_such() {
     let folder = Folder::new();
     folder.counter();
     let segment = folder.path("data/0000000001.segment");
@@ -848,7 +857,7 @@ fn a_directory_of_a_newer_host_is_refused_and_said_so() {
 }
 
 #[test]
-fn a_damaged_or_missing_catalog_is_a_finding_and_nothing_is_put_in_its_place() {
+fn a_damaged_or_missing_catalog_is_reported_without_a_change() {
     let folder = Folder::new();
     folder.counter();
     let catalog = folder.path("data").join("catalog.redb");
@@ -883,7 +892,7 @@ fn a_damaged_or_missing_catalog_is_a_finding_and_nothing_is_put_in_its_place() {
 
 #[cfg(unix)]
 #[test]
-fn a_directory_that_may_not_be_written_is_told_as_such() {
+fn a_directory_that_may_not_be_written_is_reported_as_such() {
     use std::os::unix::fs::PermissionsExt;
     let folder = Folder::new();
     folder.counter();
@@ -902,7 +911,7 @@ fn a_directory_that_may_not_be_written_is_told_as_such() {
 }
 
 #[test]
-fn a_service_is_removed_only_if_that_is_meant_and_then_for_good() {
+fn a_service_is_removed_for_good_once_that_is_confirmed() {
     let folder = Folder::new();
     folder.counter();
     folder.send("other", &prebuilt("counter"), &[add(1)]).exits(0);
@@ -923,7 +932,7 @@ fn a_service_is_removed_only_if_that_is_meant_and_then_for_good() {
 // A catalog that is older than the journal.
 
 #[test]
-fn what_an_older_catalog_lacks_is_reported_and_comes_back_with_the_right_one() {
+fn a_service_that_an_older_catalog_lacks_comes_back_with_the_right_one() {
     let folder = Folder::new();
     folder.send("other", &prebuilt("counter"), &[add(1)]).exits(0);
     let catalog = folder.path("data").join("catalog.redb");

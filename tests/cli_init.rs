@@ -9,7 +9,7 @@ use lifeboat_journal::storage::DiskStorage;
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -53,7 +53,7 @@ fn lets_in(folder: &Path, user: &str, password: &str) -> bool {
 }
 
 #[test]
-fn a_folder_is_set_up_once_and_nothing_is_overwritten() {
+fn init_does_not_overwrite_a_folder_that_is_set_up() {
     let parent = tempfile::tempdir().expect("a folder");
     let folder = parent.path().join("bank");
     let file = folder.join("lifeboat.toml");
@@ -148,7 +148,7 @@ fn an_empty_configuration_is_whole() {
 }
 
 #[test]
-fn a_wrong_configuration_is_told_in_one_line_with_its_place() {
+fn a_wrong_configuration_is_reported_in_one_line_with_its_place() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("lifeboat.toml");
     init(folder.path()).output().exits(0);
@@ -164,67 +164,100 @@ fn a_wrong_configuration_is_told_in_one_line_with_its_place() {
     check(&file).arg("--insecure").output().exits(0);
 }
 
+fn tls_table(certificate: &str, key: &str) -> String {
+    let (certificate, key) = (tls_file(certificate), tls_file(key));
+    format!("[server.tls]\ncertificate = '{}'\nkey = '{}'\n", certificate.display(), key.display())
+}
+
+fn service_table(name: &str, workload: &Path) -> String {
+    format!("[[service]]\nname = '{name}'\nworkload = '{}'\n", workload.display())
+}
+
+/// Returns a folder that `init` has set up, and its configuration file.
+fn set_up() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().expect("a folder");
+    init(folder.path()).output().exits(0);
+    let file = folder.path().join("lifeboat.toml");
+    (folder, file)
+}
+
+fn write(file: &Path, text: &str) {
+    fs::write(file, text).expect("a file can be written");
+}
+
+/// Returns how a line of `config check` about this place begins.
+fn place(file: &Path, line: usize, column: usize) -> String {
+    format!("lifeboat: {}:{line}:{column}: ", file.display())
+}
+
 #[test]
-fn the_files_that_a_configuration_names_are_loaded_and_the_data_directory_is_looked_at() {
-    let parent = tempfile::tempdir().expect("a folder");
-    let folder = parent.path().join("bank");
-    init(&folder).output().exits(0);
-    let file = folder.join("lifeboat.toml");
-    let write = |text: String| fs::write(&file, text).expect("a file can be written");
-    let tls = |key: &str| {
-        let (certificate, key) = (tls_file("server.pem"), tls_file(key));
-        format!("[server.tls]\ncertificate = '{}'\nkey = '{}'\n", certificate.display(), key.display())
-    };
-    let service =
-        |name: &str, workload: &Path| format!("[[service]]\nname = '{name}'\nworkload = '{}'\n", workload.display());
-    let counter = prebuilt("counter");
-    write(tls("server.key") + &service("count", &counter));
+fn the_check_counts_the_entries_of_the_data_directory() {
+    let (folder, file) = set_up();
+    write(&file, &(tls_table("server.pem", "server.key") + &service_table("count", &prebuilt("counter"))));
     let right = check(&file).output();
     right.exits(0);
-    let data = folder.join("data");
+    let data = folder.path().join("data");
     assert_eq!(right.stderr, format!("lifeboat: data directory '{}': services 0, users 1\n", data.display()));
-    // A directory that a server has open is valid too.
-    let locked = taken(&data);
-    assert!(check(&file).output().stderr.contains("is in use by another lifeboat"));
-    drop(locked);
-    // Every error is reported, on a line of its own.
+}
+
+#[test]
+fn a_data_directory_that_is_in_use_passes_the_check() {
+    let (folder, file) = set_up();
+    let _locked = taken(&folder.path().join("data"));
+    let checked = check(&file).output();
+    checked.exits(0);
+    assert!(checked.stderr.contains("is in use by another lifeboat"), "{}", checked.stderr);
+}
+
+#[test]
+fn the_check_reports_every_unusable_file_on_a_line_of_its_own() {
+    let (folder, file) = set_up();
     let small = "[[size]]\nname = 's'\nfuel = 10000\nmemory = '1MiB'\ndeadline_ms = 1000\n";
-    let (missing, none) = (folder.join("missing.wasm"), tls_file("README.md"));
-    let (chain, large) = (guest("refused/alias-chain-150.wat"), folder.join("large.wasm"));
+    let (missing, none) = (folder.path().join("missing.wasm"), tls_file("README.md"));
+    let (chain, large) = (guest("refused/alias-chain-150.wat"), folder.path().join("large.wasm"));
     fs::File::create(&large).and_then(|file| file.set_len(50_000_000)).expect("a sparse file");
-    let others = service("d", &chain) + &service("e", &large);
-    write(
-        tls("README.md") + small + &service("a", &missing) + &service("b", &none) + &service("c", &counter) + &others,
-    );
+    let services = [("a", &missing), ("b", &none), ("c", &prebuilt("counter")), ("d", &chain), ("e", &large)];
+    let services: String = services.iter().map(|(name, workload)| service_table(name, workload)).collect();
+    write(&file, &(tls_table("server.pem", "README.md") + small + &services));
     let wrong = check(&file).output();
     assert_eq!(wrong.exits(2), "");
     let lines: Vec<&str> = wrong.stderr.lines().collect();
-    let place = |line: usize, column: usize| format!("lifeboat: {}:{line}:{column}: ", file.display());
-    for (index, (at, words)) in [
-        (place(3, 7), "the key '"),
-        (place(11, 12), "missing.wasm' cannot be read: "),
-        (place(14, 12), "not WebAssembly"),
-        (place(17, 12), "starts with 1114112 bytes of memory"),
-        (place(20, 12), "alias-chain-150.wat`: "),
-        (place(23, 12), "the file is 50000000 bytes, limit is 33554432 bytes"),
+    for (index, (line, column, words)) in [
+        (3, 7, "the key '"),
+        (11, 12, "missing.wasm' cannot be read: "),
+        (14, 12, "not WebAssembly"),
+        (17, 12, "starts with 1114112 bytes of memory"),
+        (20, 12, "alias-chain-150.wat`: "),
+        (23, 12, "the file is 50000000 bytes, limit is 33554432 bytes"),
     ]
     .into_iter()
     .enumerate()
     {
+        let at = place(&file, line, column);
         assert!(lines[index].starts_with(&at) && lines[index].contains(words), "{at}{words}: {}", lines[index]);
     }
     assert_eq!(lines.len(), 7, "{lines:?}");
-    // Both commands reject a certificate that no client would accept, and a key that does not match.
+}
+
+/// Both commands reject a certificate that no client would accept, and a key that does not match.
+#[test]
+fn an_expired_certificate_or_a_foreign_key_is_refused() {
+    let (_folder, file) = set_up();
     for (certificate, key, at, words) in [
         (
             "expired.pem",
             "server.key",
-            place(2, 15),
+            place(&file, 2, 15),
             "expired.pem' cannot be used: it expired at 2021-01-01T00:00:00Z, and",
         ),
-        ("server.pem", "other.key", place(3, 7), "other.key' cannot be used: it does not belong to the certificate '"),
+        (
+            "server.pem",
+            "other.key",
+            place(&file, 3, 7),
+            "other.key' cannot be used: it does not belong to the certificate '",
+        ),
     ] {
-        write(tls(key).replace("server.pem", certificate));
+        write(&file, &tls_table(certificate, key));
         let refused = check(&file).output();
         let line = refused.stderr.lines().next().expect("a line");
         assert!(line.starts_with(&at) && line.contains(words), "{line}");
@@ -232,22 +265,26 @@ fn the_files_that_a_configuration_names_are_loaded_and_the_data_directory_is_loo
         let serve = lifeboat(["serve", "--listen", "127.0.0.1:0", "--config"]).arg(&file).output();
         serve.exits_with_one_line(2, &[words]);
     }
-    // A fleet without room for the existing services.
-    let create = |name: &str| {
-        let workload = prebuilt("counter");
-        let run = lifeboat(["run", "--size", "huge", "--service", name, "--data"]).arg(&data).arg(&workload);
-        run.output().exits(0);
-    };
-    create("bank");
-    create("vault");
-    let one = "[[machine]]\nname = 'm1'\nslots = 1\nmemory = '4GiB'\n";
-    write(one.into());
+}
+
+#[test]
+fn a_fleet_without_room_for_the_services_that_there_are_is_refused_by_the_check() {
+    let (folder, file) = set_up();
+    for name in ["bank", "vault"] {
+        let run = lifeboat(["run", "--size", "huge", "--service", name, "--data"]).arg(folder.path().join("data"));
+        run.arg(prebuilt("counter")).output().exits(0);
+    }
+    write(&file, "[[machine]]\nname = 'm1'\nslots = 1\nmemory = '4GiB'\n");
     let refused = check(&file).output();
     let words = ["service 'vault', one of 2, would not start", "give the machines more slots or memory"];
     let line = refused.exits_with_one_line(2, &words);
-    assert!(line.starts_with(&place(1, 1)), "{line}");
-    // No server can start with something that is not a data directory.
-    write("data = '.'\n".into());
+    assert!(line.starts_with(&place(&file, 1, 1)), "{line}");
+}
+
+#[test]
+fn a_folder_around_the_data_directory_is_none() {
+    let (_folder, file) = set_up();
+    write(&file, "data = '.'\n");
     let words = ["data directory '", "lifeboat init made this folder, in which the data directory is another"];
     both_refuse(&file, 2, &words);
 }
@@ -297,7 +334,7 @@ fn a_data_directory_whose_segments_are_gone_is_damaged_for_every_command() {
 }
 
 #[test]
-fn a_certificate_and_a_key_that_are_both_unusable_are_both_reported() {
+fn an_unusable_certificate_does_not_hide_an_unusable_key() {
     let folder = tempfile::tempdir().expect("a folder");
     init(folder.path()).output().exits(0);
     let file = folder.path().join("lifeboat.toml");
@@ -316,11 +353,9 @@ fn a_certificate_and_a_key_that_are_both_unusable_are_both_reported() {
 }
 
 #[test]
-fn a_certificate_and_a_key_are_read_as_far_as_one_may_be_long() {
-    let folder = tempfile::tempdir().expect("a folder");
-    init(folder.path()).output().exits(0);
-    let file = folder.path().join("lifeboat.toml");
-    fs::write(&file, "[server.tls]\ncertificate = '/dev/zero'\nkey = '/dev/zero'\n").expect("a file can be written");
+fn the_files_of_a_certificate_are_read_up_to_their_limit() {
+    let (_folder, file) = set_up();
+    write(&file, "[server.tls]\ncertificate = '/dev/zero'\nkey = '/dev/zero'\n");
     let serve = lifeboat(["serve", "--listen", "127.0.0.1:0", "--config"]).arg(&file).output();
     for refused in [check(&file).output(), serve] {
         refused.exits(2);
@@ -330,6 +365,10 @@ fn a_certificate_and_a_key_are_read_as_far_as_one_may_be_long() {
             assert!(refused.stderr.contains(&words), "{}", refused.stderr);
         }
     }
+}
+
+#[test]
+fn the_file_of_a_certificate_authority_is_read_up_to_its_limit() {
     let login = lifeboat(["login", "--server", "https://127.0.0.1:1", "--ca", "/dev/zero", "--user", "ada"]);
     login
         .arg("--password-stdin")

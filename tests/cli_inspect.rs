@@ -76,7 +76,7 @@ fn a_panic_of_a_library_is_a_refusal_in_one_line() {
 // Workloads that are accepted.
 
 #[test]
-fn every_guest_and_every_workload_is_accepted() {
+fn every_guest_or_workload_of_the_repository_is_accepted() {
     let guests = std::fs::read_dir(guest("")).expect("a folder").map(|entry| entry.expect("an entry").path());
     let guests = guests.filter(|path| path.extension().is_some_and(|extension| extension == "wat"));
     let files: Vec<PathBuf> = guests.chain(WORKLOADS.map(prebuilt)).collect();
@@ -118,26 +118,33 @@ fn every_form_is_shown() {
     }
 }
 
+fn many_functions() -> String {
+    "(func (param i32) (result i32) (i32.add (local.get 0) (i32.const 77)))".repeat(40_000)
+}
+
 #[test]
-fn a_large_workload_is_loaded_and_compiled_and_runs() {
+fn a_large_workload_runs() {
     let folder = Folder::new();
-    let functions = "(func (param i32) (result i32) (i32.add (local.get 0) (i32.const 77)))".repeat(40_000);
-    let text = with(&count(), "  (func $is", &format!("{functions}\n  (func $is"));
+    let text = with(&count(), "  (func $is", &format!("{}\n  (func $is", many_functions()));
     let file = folder.file("large.wat", &text);
     assert!(inspected(&file)["input_bytes"].as_u64().expect("a number") > SMALL_BYTES_MAX);
     assert_eq!(lifeboat(["run"]).arg(&file).input("a\nb\n").output().exits(0), "1\n2\n");
-    // The guest's own refusals are returned.
+}
+
+#[test]
+fn a_large_workload_is_refused_for_its_own_faults() {
+    let folder = Folder::new();
     let missing = component().replace("(param \"when\" u64)", "(param \"when\" u32)");
     let missing =
         with(&missing, "(func $subscribe (param $nanoseconds i64)", "(func $subscribe (param $nanoseconds i32)");
     let missing = with(&missing, "(i64.const 1000000000)", "(i32.const 1000000000)");
-    let missing = with(&missing, "(component\n", &format!("(component\n(core module {functions})\n"));
+    let missing = with(&missing, "(component\n", &format!("(component\n(core module {})\n", many_functions()));
     let output = lifeboat(["inspect"]).arg(folder.file("guest.wasm", missing)).output();
     output.exits_with_one_line(3, &["guest.wasm", "wasi:clocks/monotonic-clock@0.2.0"]);
 }
 
 #[test]
-fn json_report_has_hash_memory_and_imports() {
+fn json_report_describes_the_workload() {
     let report = inspected(guest("count.wat"));
     let hash = report["hash"].as_str().expect("a text");
     assert!(hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()), "{hash}");
@@ -194,7 +201,7 @@ fn text_that_does_not_parse_is_refused_with_its_place() {
 }
 
 #[test]
-fn truncated_and_damaged_binaries_are_refused_with_their_place() {
+fn truncated_or_invalid_binaries_are_refused_with_their_place() {
     for text in [count(), component()] {
         let bytes = binary(&text);
         refused(&bytes[..bytes.len() / 2], &["invalid WebAssembly at byte", "build or copy the file again"]);
@@ -265,7 +272,7 @@ fn file_over_the_limit_is_refused_without_being_read() {
 }
 
 #[test]
-fn threads_and_other_proposals_are_refused_by_name() {
+fn proposals_that_are_off_are_refused_by_name() {
     let memory = "(memory (export \"memory\") 1)";
     let shared = with(&count(), memory, "(memory (export \"memory\") 1 2 shared)");
     refused(shared, &["uses threads", "build it without `atomics` and shared memory"]);
@@ -294,7 +301,7 @@ fn a_workload_that_begins_large_is_shown_with_the_sizes_that_hold_it() {
 }
 
 #[test]
-fn initial_memory_above_every_size_fits_none_and_does_not_run() {
+fn a_size_below_the_initial_memory_does_not_fit() {
     let folder = Folder::new();
     let text = with(&count(), "(memory (export \"memory\") 1)", "(memory (export \"memory\") 300)");
     let file = folder.file("guest.wat", &text);

@@ -70,7 +70,7 @@ fn folder() -> tempfile::TempDir {
 }
 
 #[test]
-fn every_wrong_argument_and_file_is_explained_on_one_line() {
+fn every_wrong_command_line_is_explained_on_one_line() {
     let folder = folder();
     let cases: &[(&str, u8, &str)] = &[
         ("nosuch", 2, "there is no command 'nosuch' of lifeboat; lifeboat --help lists those that there are"),

@@ -24,19 +24,23 @@ fn run_transactions(options: &[&str], file: &Path, workload: &str) -> Output {
 // Replies and exit codes.
 
 #[test]
-fn line_is_a_transaction_and_its_reply_is_a_line() {
+fn each_line_is_answered_by_a_line() {
     let output = run(&[], "counter").input("{\"add\":1}\n").output();
     assert_eq!(output.exits(0), "1\n");
 }
 
 #[test]
-fn last_line_needs_no_end_and_no_lines_are_no_failure() {
+fn last_line_needs_no_end() {
     assert_eq!(run(&[], "counter").input("{\"add\":1}\n{\"add\":2}").output().exits(0), "1\n3\n");
+}
+
+#[test]
+fn empty_input_is_no_failure() {
     assert_eq!(run(&[], "counter").output().exits(0), "");
 }
 
 #[test]
-fn refused_transaction_is_printed_as_json_and_exits_with_1() {
+fn refused_transaction_is_printed_as_json_with_exit_code_1() {
     let output = run(&[], "counter").input("{\"add\":1}\n{\"take\":1}\n{\"add\":1}\n").output();
     let lines: Vec<&str> = output.exits(1).lines().collect();
     assert_eq!((lines[0], lines[2]), ("1", "2"));
@@ -67,7 +71,7 @@ fn long_body_is_refused_for_the_fuel_of_what_is_wrong_in_it() {
 }
 
 #[test]
-fn trap_fails_its_transaction_and_keeps_the_state() {
+fn trap_fails_its_transaction_without_a_change_of_state() {
     let most = format!("{{\"add\":{}}}\n", i64::MAX);
     let output = run(&[], "counter").input(format!("{most}{most}{{\"add\":-1}}\n")).output();
     let lines: Vec<&str> = output.exits(1).lines().collect();
@@ -101,7 +105,7 @@ fn reply_that_is_no_printable_line_is_json() {
 }
 
 #[test]
-fn body_of_1_mib_is_taken_and_a_longer_one_is_denied_while_the_rest_goes_on() {
+fn only_bodies_longer_than_1_mib_are_denied() {
     const MIB: usize = 1 << 20;
     let input = format!("{}\n{}\n{}\nlast\n", "a".repeat(MIB), "b".repeat(MIB + 1), "c".repeat(3 * MIB));
     let output = run_file(&["--memory", "64MiB"], &echo()).input(input).output();
@@ -153,7 +157,7 @@ fn reader_that_goes_away_ends_the_run_quietly() {
 }
 
 #[test]
-fn a_run_that_nohup_started_goes_on_when_its_terminal_is_closed() {
+fn a_run_that_nohup_started_survives_the_end_of_its_terminal() {
     let mut running = crate::util::shell("trap '' HUP; exec lifeboat run workloads/prebuilt/counter.wasm").start();
     running.send("{\"add\":1}");
     assert_eq!(running.line().as_deref(), Some(&b"1\n"[..]));
@@ -164,7 +168,7 @@ fn a_run_that_nohup_started_goes_on_when_its_terminal_is_closed() {
 }
 
 #[test]
-fn a_signal_ends_the_input_and_says_where() {
+fn a_signal_ends_the_input_at_a_reported_line() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     for (signal, lines) in [("INT", 1), ("TERM", 2), ("HUP", 3)] {
         let data = folder.path().join(signal);
@@ -220,11 +224,18 @@ fn envelopes(code: i32, lines: &[Value]) -> Vec<Value> {
 }
 
 #[test]
-fn envelope_carries_an_id_and_a_query_changes_nothing() {
+fn reply_has_the_id_of_its_envelope() {
+    let replies =
+        envelopes(0, &[json!({"id": "first", "json": {"add": 5}}), json!({"id": "q", "query": true, "json": "total"})]);
+    assert_eq!((&replies[0]["id"], &replies[1]["id"]), (&json!("first"), &json!("q")));
+}
+
+#[test]
+fn query_in_an_envelope_changes_nothing() {
     let replies = envelopes(
         0,
         &[
-            json!({"id": "first", "json": {"add": 5}}),
+            json!({"json": {"add": 5}}),
             json!({"id": "q", "query": true, "json": "total"}),
             json!({"query": true, "text": "\"total\""}),
             json!({"base64": "eyJhZGQiOjF9"}),
@@ -233,12 +244,11 @@ fn envelope_carries_an_id_and_a_query_changes_nothing() {
     );
     let answers: Vec<&Value> = replies.iter().map(|reply| &reply["json"]).collect();
     assert_eq!(answers, [5, 5, 5, 6, 6]);
-    assert_eq!((&replies[0]["id"], &replies[1]["id"]), (&json!("first"), &json!("q")));
     assert!(replies.iter().all(|reply| reply["outcome"] == "ok"), "{replies:?}");
 }
 
 #[test]
-fn duplicate_is_answered_again_and_done_once() {
+fn duplicate_is_answered_without_a_second_execution() {
     let first = json!({"id": "a", "json": {"add": 5}});
     let replies = envelopes(0, &[first.clone(), json!({"json": {"add": 1}}), first.clone(), first]);
     let answers: Vec<&Value> = replies.iter().map(|reply| &reply["json"]).collect();
@@ -256,7 +266,7 @@ fn other_body_under_a_used_id_is_denied() {
 }
 
 #[test]
-fn refusal_and_failure_are_answered_again_under_their_ids() {
+fn refusal_or_failure_is_answered_again_under_its_id() {
     let refused = json!({"id": "r", "json": {"take": 1}});
     let most = |id: &str| json!({"id": id, "json": {"add": i64::MAX}});
     let replies = envelopes(1, &[refused.clone(), refused, most("a"), most("b"), most("b")]);
@@ -265,7 +275,7 @@ fn refusal_and_failure_are_answered_again_under_their_ids() {
 }
 
 #[test]
-fn guest_is_told_the_user_of_the_envelope_or_of_the_option() {
+fn guest_sees_the_user_of_the_envelope_or_of_the_option() {
     let input = "{\"text\":\"\"}\n{\"user\":\"bob\",\"text\":\"\"}\n{\"user\":\"carol.2\",\"text\":\"\"}\n";
     let whoami = guest_with("whoami", "(local.get $user) (local.get $user_length)");
     let output = run_file(&["--envelope"], &whoami).input(input).output();
@@ -328,7 +338,7 @@ fn json_replies_are_one_object_a_line() {
 }
 
 #[test]
-fn json_events_and_usage_are_one_object_a_line_on_standard_error() {
+fn with_json_standard_error_has_one_object_a_line() {
     let output = run_transactions(&["--json", "--fuel", "100000"], &transactions("ledger"), "ledger");
     output.exits(1);
     let events = output.events();
@@ -345,10 +355,14 @@ fn json_events_and_usage_are_one_object_a_line_on_standard_error() {
 // Input that is refused before anything runs.
 
 #[test]
-fn options_may_stand_after_the_workload_and_further_arguments_are_refused_with_the_explanation() {
+fn options_may_stand_after_the_workload() {
     let output = run(&[], "counter").args(["--size", "medium", "--json"]).input("{\"add\":1}\n").output();
     assert_eq!(output.exits(0), "{\"id\":\"host-1\",\"outcome\":\"ok\",\"json\":1}\n");
     assert_eq!(output.events()[0]["usage"]["size"], "medium");
+}
+
+#[test]
+fn argument_beyond_the_workload_is_refused_with_an_explanation() {
     for arguments in [&["more.wasm"][..], &["--", "more.wasm"], &["more.wasm", "--json"]] {
         let output = run(&[], "counter").args(arguments).output();
         let words = ["'more.wasm' is one argument too many", "a workload takes none", "--transactions FILE"];
@@ -357,7 +371,7 @@ fn options_may_stand_after_the_workload_and_further_arguments_are_refused_with_t
 }
 
 #[test]
-fn wrong_options_exit_with_2_and_say_what_is_wrong() {
+fn wrong_option_exits_with_2_naming_the_fault() {
     let cases: [(&[&str], &str); 14] = [
         (&["--size", "tiny"], "there is no size 'tiny': use one of small, medium, large, huge"),
         (&["--memory", "lots"], "--memory: 'lots' is not a size between 64 KiB and 4032 MiB; write"),
@@ -396,7 +410,7 @@ fn workload_that_cannot_be_loaded_exits_with_3() {
 }
 
 #[test]
-fn memory_below_what_the_workload_starts_with_exits_with_3_and_names_size_and_remedy() {
+fn memory_below_the_initial_one_is_refused_with_the_memory_that_suffices() {
     let output = run(&["--memory", "1MiB"], "counter").input("{\"add\":1}\n").output();
     let words = ["counter.wasm", "starts with 1114112 bytes", "`custom` has 1048576 bytes", "give it at least"];
     let line = output.exits_with_one_line(3, &words);
@@ -432,7 +446,7 @@ fn cpu_failovers_are_invisible_in_replies() {
 }
 
 #[test]
-fn memory_failovers_compact_or_enlarge_and_are_invisible_in_replies() {
+fn memory_failovers_are_invisible_in_replies() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("transactions.jsonl");
     std::fs::write(&file, note_transactions()).expect("a temporary file");
@@ -471,7 +485,7 @@ fn threshold_decides_when_a_failover_comes() {
 }
 
 #[test]
-fn transaction_that_no_tank_suffices_for_fails_and_the_next_goes_on() {
+fn transaction_that_no_tank_suffices_for_fails_alone() {
     let input = "{\"primes\":{\"below\":100}}\n{\"primes\":{\"below\":1000000}}\n{\"primes\":{\"below\":100}}\n";
     let output = run(&["--fuel", "1000000"], "crunch").input(input).output();
     let lines: Vec<&str> = output.exits(1).lines().collect();
@@ -579,7 +593,7 @@ fn decimal(text: &str) -> Option<f64> {
 // Help.
 
 #[test]
-fn help_gives_units_defaults_sizes_and_exit_codes() {
+fn help_gives_the_unit_of_each_quantity() {
     let help = lifeboat(["run", "--help"]).output();
     // The line breaks of the help text do not matter.
     let text = help.exits(0).split_whitespace().collect::<Vec<_>>().join(" ");
@@ -588,10 +602,18 @@ fn help_gives_units_defaults_sizes_and_exit_codes() {
     {
         assert!(text.contains(words), "`{words}` is not in: {text}");
     }
+}
+
+#[test]
+fn help_lists_commands_with_exit_codes() {
     let all = lifeboat(["--help"]).output();
     for words in ["run", "simulate", "inspect", "Exit codes:", "  3  the workload was refused by the loader"] {
         assert!(all.exits(0).contains(words), "`{words}` is not in: {}", all.exits(0));
     }
+}
+
+#[test]
+fn version_is_that_of_the_package() {
     assert_eq!(lifeboat(["--version"]).output().exits(0), concat!("lifeboat ", env!("CARGO_PKG_VERSION"), "\n"));
 }
 
@@ -680,7 +702,7 @@ fn note_transactions() -> String {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_host_that_cannot_write_the_replies_exits_with_4_and_says_so() {
+fn a_host_that_cannot_write_the_replies_exits_with_4() {
     let full = std::fs::File::options().write(true).open("/dev/full").expect("Linux has it");
     let transactions = crate::util::transactions("counter");
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_lifeboat"))
@@ -695,16 +717,20 @@ fn a_host_that_cannot_write_the_replies_exits_with_4_and_says_so() {
     assert!(stderr.contains("lifeboat: cannot write the replies: no space left on the device"), "{stderr}");
 }
 
+/// Runs a workload under a limit of its address space, in KiB.
+fn run_under_limit(kib: u64) -> Output {
+    shell(&format!("ulimit -v {kib} && lifeboat run workloads/prebuilt/counter.wasm")).input("{\"add\":1}\n").output()
+}
+
 #[test]
-fn a_run_reserves_what_its_workload_needs_and_names_the_limit_that_is_too_low() {
-    let run = |limit: u64| {
-        shell(&format!("ulimit -v {limit} && lifeboat run workloads/prebuilt/counter.wasm"))
-            .input("{\"add\":1}\n")
-            .output()
-    };
-    // In KiB: two machines with a slot each, and the service's share of the maintenance pool, of 4 GiB each.
-    run(32 << 20).exits(0);
-    let low = run(16 << 20);
+fn a_run_reserves_no_more_than_its_workload_needs() {
+    // Two machines with a slot each, and the service's share of the maintenance pool, of 4 GiB each.
+    run_under_limit(32 << 20).exits(0);
+}
+
+#[test]
+fn a_limit_of_address_space_that_is_too_low_is_named() {
+    let low = run_under_limit(16 << 20);
     low.exits_with_one_line(
         4,
         &["24 GiB of address space", "under a limit of 16 GiB", "to 26 GiB (ulimit -v 27262976)"],

@@ -37,7 +37,7 @@ fn number(value: &Value) -> u64 {
 // The built-in scenario.
 
 #[test]
-fn nothing_is_lost_over_failovers_for_cpu_and_memory() {
+fn failovers_for_cpu_or_memory_lose_nothing() {
     let report = report(&simulate(&[]), 0);
     assert_eq!((&report["lost"], &report["duplicated"], &report["diverged"]), (&json!(0), &json!(0), &json!(0)));
     assert!(number(&report["failovers"]["cpu"]) > 0 && number(&report["failovers"]["memory"]) > 0, "{report:#}");
@@ -51,7 +51,7 @@ fn nothing_is_lost_over_failovers_for_cpu_and_memory() {
 }
 
 #[test]
-fn outcomes_and_failovers_of_services_add_up() {
+fn counts_of_the_services_add_up_to_those_of_the_report() {
     let report = report(&simulate(&[]), 0);
     let services = report["services"].as_array().expect("a list");
     for (group, names) in
@@ -83,7 +83,7 @@ fn tables_of_the_report_fit_eighty_columns() {
 }
 
 #[test]
-fn a_pace_changes_how_long_it_takes_and_nothing_else() {
+fn a_pace_changes_the_duration_alone() {
     let scenario = root().join("tests/scenarios/spin.toml");
     let scenario = scenario.to_str().expect("UTF-8");
     let fast = report(&simulate(&[scenario]), 0);
@@ -97,7 +97,7 @@ fn a_pace_changes_how_long_it_takes_and_nothing_else() {
 }
 
 #[test]
-fn same_seed_tells_the_same_story_and_another_seed_another() {
+fn report_depends_on_the_seed_alone() {
     let first = report(&simulate(&[]), 0);
     assert!(first["timings"].is_object());
     let again = report(&simulate(&[]), 0);
@@ -110,7 +110,7 @@ fn same_seed_tells_the_same_story_and_another_seed_another() {
 }
 
 #[test]
-fn sabotage_is_noticed_and_names_the_transaction() {
+fn deliberate_fault_is_found_with_its_transaction() {
     for (how, kind) in [("drop-one", "lost"), ("double-one", "duplicated")] {
         let report = report(&simulate(&["--sabotage", how]), 1);
         for other in ["lost", "duplicated", "diverged"] {
@@ -129,7 +129,7 @@ fn sabotage_is_noticed_and_names_the_transaction() {
 }
 
 #[test]
-fn events_go_to_standard_error_and_the_report_alone_to_standard_output() {
+fn standard_output_has_the_report_alone() {
     let output = lifeboat(["simulate", "--seed", "7"]).output();
     let text = output.exits(0);
     assert!(text.trim_end().ends_with("lost 0, duplicated 0"), "{text}");
@@ -151,7 +151,7 @@ fn built_in_scenario_runs_from_any_folder() {
 // Scenarios of users.
 
 #[test]
-fn spinner_is_stopped_and_its_neighbour_loses_nothing() {
+fn neighbour_of_a_spinner_loses_nothing() {
     let scenario = root().join("tests/scenarios/spin.toml");
     let report = report(&simulate(&[scenario.to_str().expect("a path in UTF-8")]), 0);
     assert_eq!((&report["lost"], &report["duplicated"]), (&json!(0), &json!(0)));
@@ -186,7 +186,7 @@ fn workloads_are_found_beside_the_scenario() {
 }
 
 #[test]
-fn scenario_that_is_wrong_exits_with_2_and_names_file_and_cause() {
+fn wrong_scenario_exits_with_2_naming_its_file() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     std::fs::copy(guest("count.wat"), folder.path().join("count.wat")).expect("a copy");
     let cases = [

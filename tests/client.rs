@@ -168,7 +168,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, mut bytes_left: usize) {
 }
 
 #[test]
-fn a_user_logs_in_is_known_and_logs_out() {
+fn a_session_lasts_from_log_in_to_log_out() {
     let rig = Rig::new();
     rig.client(["whoami"]).output().exits_with_one_line(5, &["lifeboat login"]);
     rig.log_in("admin", "wrong", &rig.url()).exits_with_one_line(1, &["wrong_credentials"]);
@@ -223,7 +223,7 @@ fn an_admin_who_forgot_the_password_is_given_another_where_the_data_is() {
 }
 
 #[test]
-fn a_transaction_that_fails_at_its_deadline_is_sent_three_times_and_each_is_told() {
+fn a_transaction_that_misses_its_deadline_is_sent_three_times() {
     let mut rig = Rig::new();
     assert_eq!(rig.server.take().expect("it serves").terminate(), Some(0));
     let file = rig.folder.path().join("lifeboat.toml");
@@ -242,7 +242,7 @@ fn a_transaction_that_fails_at_its_deadline_is_sent_three_times_and_each_is_told
 }
 
 #[test]
-fn a_transaction_that_is_interrupted_says_how_to_find_out_what_became_of_it() {
+fn an_interrupted_transaction_reports_how_to_look_up_its_outcome() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     let tx = lifeboat(["tx", "count", "--id", "a b", "{}"]).env("LIFEBOAT_SERVER", url);
@@ -257,7 +257,7 @@ fn a_transaction_that_is_interrupted_says_how_to_find_out_what_became_of_it() {
 }
 
 #[test]
-fn a_server_that_is_not_there_is_told_with_its_own_exit_code() {
+fn an_absent_server_has_its_own_exit_code() {
     let rig = Rig::with_service("bank", "counter", &[]);
     // The port belongs to no other program and refuses connections.
     let socket = TcpSocket::new_v4().expect("a socket");
@@ -323,7 +323,7 @@ async fn a_server_where_nobody_listens_yet_is_waited_for() {
 }
 
 #[test]
-fn who_follows_is_told_once_that_the_server_is_away_and_once_that_it_is_back() {
+fn a_follower_reports_when_an_outage_of_the_server_begins_or_ends() {
     let mut rig = Rig::with_service("count", "counter", &[]);
     let between = Between::new(rig.server.as_ref().expect("it serves").address);
     rig.log_in("admin", PASSWORD, &between.url()).exits(0);
@@ -372,7 +372,7 @@ fn a_transaction_is_executed_once_however_often_it_is_sent() {
 }
 
 #[test]
-fn refused_and_denied_have_exit_codes_and_reasons() {
+fn a_transaction_that_is_refused_or_denied_is_printed_with_its_reason() {
     let rig = Rig::with_service("bank", "ledger", &[]);
     let overdrawn = "{\"transfer\":{\"from\":\"ada\",\"to\":\"bob\",\"amount\":1}}";
     let refused = &rig.client(["tx", "bank", overdrawn]).output();
@@ -405,7 +405,7 @@ fn refused_and_denied_have_exit_codes_and_reasons() {
 }
 
 #[test]
-fn what_the_command_line_gets_wrong_is_told_as_such() {
+fn a_wrong_value_on_the_command_line_is_reported_as_such() {
     let rig = Rig::with_service("count", "counter", &[]);
     let long = "x".repeat(129);
     for id in ["", &long] {
@@ -417,7 +417,7 @@ fn what_the_command_line_gets_wrong_is_told_as_such() {
 }
 
 #[test]
-fn every_command_tells_in_one_way_that_there_is_no_service() {
+fn every_command_reports_a_missing_service_alike() {
     let rig = Rig::logged_in();
     for command in [
         &["usage", "nothing"][..],
@@ -486,7 +486,7 @@ fn a_batch_keeps_its_file_when_a_line_may_have_been_done() {
 }
 
 #[test]
-fn what_happened_to_a_service_is_told_after_it_was_removed() {
+fn the_events_of_a_service_are_shown_after_its_removal() {
     let rig = Rig::with_service("count", "counter", &[]);
     rig.client(["remove", "count", "--yes"]).output().exits(0);
     let events = rig.client(["events", "--service", "count"]).output();
@@ -494,7 +494,7 @@ fn what_happened_to_a_service_is_told_after_it_was_removed() {
 }
 
 #[test]
-fn a_service_that_is_quarantined_is_told_as_such_with_reason_and_remedy() {
+fn a_quarantined_service_is_reported_with_a_remedy() {
     let mut rig = Rig::with_service("count", "counter", &[]);
     rig.client(["deploy", "bank"]).arg(prebuilt("ledger")).output().exits(0);
     rig.client(["services"]).output().exits(0);
@@ -535,7 +535,7 @@ fn a_workload_that_is_none_is_refused_by_the_server() {
 }
 
 #[test]
-fn a_failover_is_told_to_who_caused_it_and_to_who_follows() {
+fn the_client_that_causes_a_failover_sees_the_event_that_followers_see() {
     let rig = Rig::with_service("bank", "ledger", &["--fuel", "200000", "--failover", "direct"]);
     let mut events = rig.client(["events", "--follow", "--json", "--service", "bank"]).start();
     let mut told = None;
@@ -612,7 +612,7 @@ fn a_transaction_whose_answers_are_lost_is_executed_once() {
 }
 
 #[test]
-fn events_go_on_over_broken_connections_and_starts_of_the_server() {
+fn a_stream_of_events_survives_broken_connections_or_restarts() {
     let mut rig = Rig::with_service("count", "counter", &["--failover", "direct"]);
     let between = Between::new(rig.server.as_ref().expect("it serves").address);
     rig.log_in("admin", PASSWORD, &between.url()).exits(0);
@@ -685,7 +685,7 @@ fn a_batch_survives_a_server_that_is_killed_in_the_middle_of_it() {
 }
 
 #[test]
-fn a_batch_whose_client_is_killed_goes_on_with_its_file() {
+fn a_batch_whose_client_is_killed_resumes_from_its_file() {
     let rig = Rig::with_service("count", "counter", &[]);
     let resume = rig.folder.path().join("resume");
     let batch = || rig.client(["batch", "count", "-", "--resume"]).arg(&resume);
@@ -702,7 +702,7 @@ fn a_batch_whose_client_is_killed_goes_on_with_its_file() {
 }
 
 #[test]
-fn a_batch_tells_what_is_wrong_with_a_line_in_its_place() {
+fn a_batch_answers_a_wrong_line_in_its_place() {
     let rig = Rig::with_service("count", "counter", &[]);
     let input =
         "{\"json\":{\"add\":1}}\nnonsense\n{\"query\":true,\"json\":\"total\"}\n{\"id\":\"x\",\"json\":{\"add\":1}}";
@@ -715,7 +715,7 @@ fn a_batch_tells_what_is_wrong_with_a_line_in_its_place() {
 }
 
 #[test]
-fn a_batch_whose_token_becomes_void_ends_there_and_goes_on_after_a_log_in() {
+fn a_batch_whose_token_becomes_void_resumes_after_a_log_in() {
     const LINES: usize = 2_000;
     let rig = Rig::with_service("count", "counter", &[]);
     let ada = rig.add_user("ada");
@@ -746,7 +746,7 @@ fn a_batch_whose_token_becomes_void_ends_there_and_goes_on_after_a_log_in() {
 }
 
 #[test]
-fn answers_that_nobody_reads_are_not_done_and_are_printed_by_the_next_run() {
+fn answers_that_nobody_reads_are_printed_by_the_next_run() {
     let rig = Rig::with_service("count", "counter", &[]);
     let (resume, lines) = (rig.folder.path().join("resume"), rig.folder.path().join("lines"));
     std::fs::write(&lines, "{\"json\":{\"add\":1}}\n").expect("writable");
@@ -779,7 +779,7 @@ fn two_batches_cannot_have_one_file() {
 }
 
 #[test]
-fn a_batch_that_is_interrupted_says_where_and_how_to_go_on() {
+fn an_interrupted_batch_reports_how_to_continue() {
     let rig = Rig::with_service("count", "counter", &[]);
     let resume = rig.folder.path().join("resume");
     for (signal, options, words) in [
@@ -815,7 +815,7 @@ fn a_batch_that_is_interrupted_says_where_and_how_to_go_on() {
 }
 
 #[test]
-fn a_batch_takes_bodies_as_they_are_and_says_how_to_wrap_what_is_no_envelope() {
+fn a_batch_sends_bare_bodies_only_with_their_option() {
     let rig = Rig::with_service("count", "counter", &[]);
     let bodies = "{\"add\":1}\n{\"add\": 2}\nhello\n";
     let batch = rig.client(["batch", "count", "-", "--bodies"]).input(bodies).output();
@@ -901,7 +901,7 @@ fn a_server_that_is_starting_is_waited_for_by_every_command() {
 }
 
 #[test]
-fn a_server_is_believed_with_a_certificate_of_ones_own() {
+fn a_server_is_trusted_by_a_certificate_that_the_user_names() {
     let folder = tempfile::tempdir().expect("a folder");
     set_up(folder.path());
     let config = folder.path().join("lifeboat.toml");

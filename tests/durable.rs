@@ -301,7 +301,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_acknowledged_answer_survives_and_nothing_is_executed_twice(
+    fn every_acknowledged_transaction_survives_exactly_once(
         steps in steps(),
         seed in any::<u64>(),
         failover in prop_oneof![Just(FailoverMode::Direct), Just(FailoverMode::Shadow)],
@@ -311,7 +311,7 @@ proptest! {
 }
 
 #[test]
-fn an_answer_that_is_told_before_its_sync_is_found_out() {
+fn an_answer_that_is_returned_before_its_sync_is_found_out() {
     let bodies: Vec<(usize, String)> = (0..60).map(|index| (index, "1".to_owned())).collect();
     let found = (0..20).any(|seed| {
         let steps = vec![Step::Send(bodies.clone(), 1_000_000), Step::Crash];
@@ -321,7 +321,7 @@ fn an_answer_that_is_told_before_its_sync_is_found_out() {
 }
 
 #[tokio::test]
-async fn after_a_failed_sync_nothing_more_is_acknowledged_and_nothing_acknowledged_is_lost() {
+async fn a_failed_sync_ends_acknowledgements_without_losing_any() {
     for nth in 1..30 {
         let storage = SimulatedStorage::new(nth);
         let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts");
@@ -398,7 +398,7 @@ async fn a_start_reports_a_clock_that_is_behind_the_last_transaction() {
 }
 
 #[tokio::test]
-async fn a_full_disk_denies_and_loses_nothing() {
+async fn a_full_disk_loses_no_acknowledged_transaction() {
     let storage = SimulatedStorage::new(3);
     let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts");
     let mut client = Client::default();
@@ -454,7 +454,7 @@ async fn what_a_removal_without_room_asks_for_does_not_have_the_directory_after_
 }
 
 #[tokio::test]
-async fn two_copies_of_a_directory_show_their_guests_different_random_numbers_and_replay_their_own() {
+async fn guests_of_two_copies_of_a_directory_see_different_random_numbers() {
     let original = SimulatedStorage::new(5);
     let rig = start_with(&original, FailoverMode::Direct, None, 1, |_| {}).await.expect("starts");
     create(&rig, "dice", "wasi.wat", settings(FailoverMode::Direct), None).await.expect("created");
@@ -486,7 +486,7 @@ pub(crate) fn uuid7(milliseconds: u64, tail: u64) -> String {
 }
 
 #[tokio::test]
-async fn an_id_whose_answer_may_be_forgotten_is_denied_if_its_time_tells_also_after_a_restart() {
+async fn an_id_older_than_its_answer_may_be_is_denied_also_after_a_restart() {
     let mut storage = SimulatedStorage::new(6);
     let few = |settings: &mut ServiceSettings| settings.deduplication_window.ids = 10;
     let now_ms = 1_700_000_000_000;
@@ -513,7 +513,7 @@ async fn an_id_whose_answer_may_be_forgotten_is_denied_if_its_time_tells_also_af
 }
 
 #[tokio::test]
-async fn a_damaged_newest_snapshot_is_passed_over_and_said_so() {
+async fn a_damaged_newest_snapshot_is_passed_over_with_an_event() {
     let storage = SimulatedStorage::new(8);
     let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts");
     let mut client = Client::default();
@@ -541,7 +541,7 @@ async fn a_damaged_newest_snapshot_is_passed_over_and_said_so() {
 }
 
 #[tokio::test]
-async fn a_service_that_cannot_be_brought_back_is_quarantined_and_stops_no_other() {
+async fn only_the_service_that_cannot_be_brought_back_is_quarantined() {
     let storage = SimulatedStorage::new(8);
     let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts");
     create(&rig, "lost", "count.wat", settings(FailoverMode::Direct), None).await.expect("created");
@@ -660,7 +660,7 @@ async fn keep_answers(rig: &Rig) -> Client {
 }
 
 #[tokio::test]
-async fn a_stopped_service_does_not_hold_back_space_and_its_answers_are_kept() {
+async fn a_stopped_service_retains_its_answers_without_pinning_the_journal() {
     let storage = SimulatedStorage::new(14);
     let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts");
     let client = keep_answers(&rig).await;
@@ -724,7 +724,7 @@ async fn a_service_whose_workload_is_missing_is_relocated_as_well() {
 }
 
 #[tokio::test]
-async fn a_damaged_service_holds_back_space_and_is_told_of() {
+async fn a_damaged_service_that_pins_the_journal_is_reported() {
     let storage = SimulatedStorage::new(17);
     let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts");
     keep_answers(&rig).await;
@@ -750,7 +750,7 @@ async fn a_damaged_service_holds_back_space_and_is_told_of() {
 }
 
 #[tokio::test]
-async fn a_service_that_is_told_created_takes_requests() {
+async fn a_service_that_is_reported_as_created_takes_requests() {
     let taking = Arc::new(Mutex::new(Vec::new()));
     let host: Arc<OnceLock<Weak<Host>>> = Arc::default();
     let (seen, asked) = (Arc::clone(&taking), Arc::clone(&host));
@@ -884,7 +884,7 @@ async fn remove_with_a_cut_after(operations: u64) -> bool {
 }
 
 #[tokio::test]
-async fn a_removed_service_is_gone_and_one_whose_removal_was_cut_off_is_whole_or_gone() {
+async fn a_service_whose_removal_was_cut_off_is_whole_or_gone() {
     let mut cuts = 0;
     while !remove_with_a_cut_after(cuts + 1).await {
         cuts += 1;
@@ -900,7 +900,7 @@ fn leave(storage: &SimulatedStorage, file: &str) {
 }
 
 #[tokio::test]
-async fn a_start_removes_the_files_of_no_service_and_keeps_those_of_a_quarantined_one() {
+async fn a_start_removes_only_files_that_belong_to_no_service() {
     let storage = SimulatedStorage::new(12);
     let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts");
     create(&rig, "last", "count.wat", settings(FailoverMode::Direct), None).await.expect("created");
@@ -946,7 +946,7 @@ async fn a_start_removes_the_files_of_no_service_and_keeps_those_of_a_quarantine
 }
 
 #[tokio::test]
-async fn a_workload_stays_for_a_service_that_comes_into_being_and_nothing_comes_into_being_after_the_end() {
+async fn a_workload_stays_while_a_service_of_it_is_created() {
     let storage = SimulatedStorage::new(11);
     let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts");
     create(&rig, "last", "count.wat", settings(FailoverMode::Direct), None).await.expect("created");
@@ -961,6 +961,12 @@ async fn a_workload_stays_for_a_service_that_comes_into_being_and_nothing_comes_
     create(&rig, "last", "count.wat", settings(FailoverMode::Direct), None).await.expect("created");
     rig.host.remove_service(&name("last")).await.expect("removed");
     assert!(!has_workload());
+}
+
+#[tokio::test]
+async fn a_host_that_is_stopped_creates_no_service() {
+    let storage = SimulatedStorage::new(11);
+    let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts");
     let ended = rig.host.stop().await.expect("sealed");
     assert_eq!((ended.services, ended.not_snapshotted.len()), (SERVICES.len(), 0), "{ended:?}");
     let refused = create(&rig, "last", "count.wat", settings(FailoverMode::Direct), None).await;
@@ -1001,7 +1007,7 @@ async fn a_start_compiles_a_workload_once_however_many_services_run_it() {
 }
 
 #[tokio::test]
-async fn under_pressure_services_recover_and_fail_over_and_none_is_created() {
+async fn under_pressure_only_new_services_are_refused() {
     let storage = SimulatedStorage::new(12);
     let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts");
     rig.send_as("ant", "1", "x").await.expect("kept");

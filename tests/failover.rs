@@ -78,7 +78,7 @@ async fn a_transaction_that_exhausts_the_rest_of_a_tank_runs_again_on_a_full_one
 }
 
 #[tokio::test]
-async fn what_needs_more_than_a_full_tank_fails_and_refills_nothing() {
+async fn a_transaction_that_needs_more_than_a_full_tank_refills_none() {
     let rig = Rig::new();
     rig.start("work", "work.wat", &[size("s", 1_000_000, 8 * MIB)]).await;
     assert_eq!(ok(&rig.send("work", "1000").await), "1");
@@ -94,7 +94,7 @@ async fn what_needs_more_than_a_full_tank_fails_and_refills_nothing() {
 }
 
 #[tokio::test]
-async fn panics_refill_no_tank_and_do_not_replay_the_same_tail_again_and_again() {
+async fn panics_cost_neither_a_tank_nor_repeated_replays_of_a_tail() {
     let rig = Rig::new();
     rig.start("tally", "panic-execute.wat", &[size("s", 50_000_000, 8 * MIB)]).await;
     let mut kept = 0;
@@ -121,7 +121,7 @@ async fn panics_refill_no_tank_and_do_not_replay_the_same_tail_again_and_again()
 }
 
 #[tokio::test]
-async fn a_counter_panics_by_overflow_and_keeps_its_total() {
+async fn a_counter_that_panics_by_overflow_has_its_former_total() {
     let rig = Rig::new();
     rig.start("counter", "counter.wasm", &[size("s", 50_000_000, 8 * MIB)]).await;
     assert_eq!(ok(&rig.send("counter", r#"{"add":5}"#).await), "5");
@@ -181,7 +181,7 @@ async fn a_note_of_a_mebibyte_survives_a_failover() {
 }
 
 #[tokio::test]
-async fn without_a_larger_size_a_service_is_degraded_and_serves_up_to_its_limit() {
+async fn without_a_larger_size_a_degraded_service_serves_up_to_its_limit() {
     let rig = Rig::new();
     rig.start("notes", "notes.wasm", &[size("s", 500_000_000, 4 * MIB)]).await;
     let mut kept = 0;
@@ -378,7 +378,7 @@ async fn a_replay_that_diverges_names_the_first_transaction_that_does() {
 }
 
 #[tokio::test]
-async fn a_service_whose_state_cannot_be_brought_back_is_stopped_and_its_answers_are_kept() {
+async fn a_service_whose_replay_diverges_stops_with_its_answers_retained() {
     let rig = Rig::new();
     start_forgetful(&rig).await;
     assert_eq!(ok(&rig.send_as("tally", "a", "x").await), "1");
@@ -405,7 +405,7 @@ async fn start_forgetful(rig: &Rig) {
 }
 
 #[tokio::test]
-async fn a_move_by_replay_that_diverges_is_not_made_and_the_old_vm_serves_on() {
+async fn a_move_whose_replay_diverges_leaves_the_old_vm_serving() {
     let rig = Rig::new();
     // The state is exported once. A move to a fresh VM restores that and replays the rest, which diverges.
     start_forgetful(&rig).await;
@@ -419,7 +419,7 @@ async fn a_move_by_replay_that_diverges_is_not_made_and_the_old_vm_serves_on() {
 }
 
 #[tokio::test]
-async fn an_id_is_answered_once_and_from_then_on_the_same() {
+async fn a_repeated_id_gets_its_first_answer() {
     let rig = Rig::new();
     rig.start("tally", "count.wat", &[size("s", 50_000_000, 8 * MIB)]).await;
     let first = rig.send_as("tally", "a", "x").await.expect("kept");
@@ -446,7 +446,7 @@ async fn concurrent_repetitions_are_executed_once() {
 }
 
 #[tokio::test]
-async fn ids_are_forgotten_beyond_the_window_and_not_before_the_floor() {
+async fn ids_beyond_the_window_are_recognised_until_the_floor() {
     let rig = Rig::new();
     rig.try_start("tally", "count.wat", &[size("s", 50_000_000, 8 * MIB)], |spec| {
         spec.deduplication_window =
@@ -474,7 +474,7 @@ async fn ids_are_forgotten_beyond_the_window_and_not_before_the_floor() {
 }
 
 #[tokio::test]
-async fn nobody_reaches_a_guest_without_identity_and_grant() {
+async fn nobody_reaches_a_guest_without_a_grant() {
     use lifeboat_api::access::Grant;
     use lifeboat_api::transaction::{Kind, Request};
     use lifeboat_host::credential::Token;
@@ -512,7 +512,7 @@ async fn what_is_too_large_is_denied_before_it_reaches_the_queue() {
 }
 
 #[tokio::test]
-async fn a_full_queue_denies_and_loses_nothing() {
+async fn a_full_queue_denies_exactly_what_it_does_not_execute() {
     let rig = Rig::new();
     rig.try_start("work", "work.wat", &[size("s", 4_000_000_000, 8 * MIB)], |spec| spec.queue_max = 4)
         .await
@@ -559,7 +559,7 @@ async fn failed_transactions_do_not_fill_the_journal() {
 }
 
 #[tokio::test]
-async fn a_service_that_cannot_be_snapshotted_denies_when_its_journal_is_full_and_never_stops() {
+async fn a_service_that_cannot_be_snapshotted_denies_once_its_journal_is_full() {
     let rig = Rig::new();
     rig.start("tally", "refuse-snapshot.wat", &[size("s", 5_000_000_000, 8 * MIB)]).await;
     let long = vec![b'x'; MIB as usize];

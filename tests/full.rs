@@ -44,7 +44,7 @@ fn long_body() -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_denies_and_room_that_comes_back_is_enough() {
+async fn a_full_disk_denies_transactions_until_there_is_room() {
     let folder = tempfile::tempdir().expect("a folder");
     let storage = SimulatedStorage::new(1);
     let site = Site::start_on(Arc::new(storage.clone()), folder.path(), "").await;
@@ -83,7 +83,7 @@ async fn a_full_disk_denies_and_room_that_comes_back_is_enough() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_order_says_that_it_is_done_once_it_is_on_the_disk() {
+async fn an_order_is_reported_as_done_once_it_is_on_the_disk() {
     let folder = tempfile::tempdir().expect("a folder");
     let storage = SimulatedStorage::new(1);
     let site = Site::start_on(Arc::new(storage.clone()), folder.path(), "").await;
@@ -147,7 +147,7 @@ async fn hold_a_transaction(storage: &SimulatedStorage, site: &Site, admin: &str
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_the_journal_has_no_room_answers_and_orders_are_bounded_and_honest() {
+async fn while_the_journal_has_no_room_nothing_is_reported_as_done_that_may_be_lost() {
     let folder = tempfile::tempdir().expect("a folder");
     let storage = SimulatedStorage::new(1);
     let site = Site::start_on(Arc::new(storage.clone()), folder.path(), "").await;
@@ -198,7 +198,7 @@ async fn while_the_journal_has_no_room_answers_and_orders_are_bounded_and_honest
 
 /// Without a free byte, an operator can log in, read, stop and remove. A removal releases the room that was missing.
 #[tokio::test(flavor = "multi_thread")]
-async fn on_a_full_disk_an_operator_looks_and_removes_and_that_makes_room() {
+async fn on_a_full_disk_an_operator_makes_room_by_removing_a_service() {
     let folder = tempfile::tempdir().expect("a folder");
     let storage = SimulatedStorage::new(1);
     let site = Site::start_on(Arc::new(storage.clone()), folder.path(), "").await;
@@ -244,7 +244,7 @@ async fn on_a_full_disk_an_operator_looks_and_removes_and_that_makes_room() {
 
 /// Log-ins have taken every free page of the catalog, and the disk has no free byte.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_catalog_that_users_filled_by_logging_in_lets_an_admin_in_and_removes() {
+async fn an_admin_can_remove_from_a_catalog_that_log_ins_have_filled() {
     let folder = tempfile::tempdir().expect("a folder");
     let storage = SimulatedStorage::new(1);
     let site = Site::start_on(Arc::new(storage.clone()), folder.path(), "").await;
@@ -294,7 +294,7 @@ async fn the_end_of_a_host_does_not_wait_for_room() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_order_that_the_disk_may_have_or_not_says_so() {
+async fn an_order_of_unknown_outcome_is_reported_as_such() {
     let folder = tempfile::tempdir().expect("a folder");
     let storage = SimulatedStorage::new(1);
     let site = Site::start_on(Arc::new(storage.clone()), folder.path(), "").await;

@@ -53,7 +53,7 @@ async fn an_endless_loop_ends_with_the_tank() {
 }
 
 #[tokio::test]
-async fn an_endless_loop_in_a_large_tank_ends_at_the_deadline_and_may_run_again() {
+async fn a_transaction_that_ended_at_its_deadline_may_run_again() {
     let rig = Rig::new();
     let hasty = Arc::new(Size {
         name: "hasty".into(),
@@ -77,7 +77,7 @@ async fn endless_recursion_ends_with_the_stack() {
 }
 
 #[tokio::test]
-async fn a_memory_bomb_is_tried_on_every_size_and_then_fails() {
+async fn a_memory_bomb_fails_after_every_size() {
     let rig = Rig::new();
     let cause = boom(&rig, "memory-bomb.wat").await;
     assert!(cause.starts_with("memory: ") && cause.contains("the limit of 16 MiB"), "{cause}");
@@ -191,7 +191,7 @@ async fn a_guest_whose_restore_answers_err_is_unmovable() {
 }
 
 #[tokio::test]
-async fn a_restore_that_says_ok_and_forgets_is_taken_at_its_word() {
+async fn a_restore_that_loses_state_without_an_error_is_believed() {
     let rig = Rig::new();
     rig.start("hostile", "forgetful.wat", &roomy()).await;
     for _ in 0..3 {

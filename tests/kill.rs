@@ -164,7 +164,7 @@ fn drive(kills: u64, seed: u64, sabotage: bool) -> Result<(), String> {
 }
 
 #[test]
-fn kill_9_loses_nothing_and_doubles_nothing() {
+fn kill_9_preserves_every_acknowledged_transaction_once() {
     let kills = std::env::var("LIFEBOAT_KILLS").ok().map_or(KILLS, |kills| kills.parse().expect("a number of kills"));
     let runs = kills.div_ceil(KILLS_PER_DIRECTORY);
     for run in 0..runs {
@@ -178,7 +178,7 @@ fn kill_9_loses_nothing_and_doubles_nothing() {
 }
 
 #[test]
-fn kill_9_finds_answers_that_were_told_too_early() {
+fn kill_9_finds_answers_that_were_returned_too_early() {
     let found = (0..10).any(|seed| drive(10, seed, true).is_err());
     assert!(found, "answers were told before they were written, and no kill showed it");
 }

@@ -75,7 +75,7 @@ fn memory(process: u32, what: &str) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_that_never_read_cost_a_server_no_more_than_their_budget_and_keep_nobody_waiting() {
+async fn clients_that_never_read_cost_a_server_no_more_than_their_budget() {
     const CONNECTIONS: usize = 20;
     const LINES: usize = 512;
     let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
@@ -192,7 +192,7 @@ async fn read_at(rate: u64, time: Duration, mut stream: impl AsyncRead + Unpin) 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_reads_fast_enough_is_not_dropped_and_one_that_reads_too_slowly_is() {
+async fn only_a_client_that_reads_too_slowly_is_dropped() {
     const ANSWER_BYTES: u32 = 4 * 1024 * 1024 - 4096;
     const DEADLINE_MS: u64 = 4_000;
     let time = Duration::from_millis(DEADLINE_MS * 5 / 2);
@@ -345,7 +345,7 @@ async fn idle_connections_leave_the_journal_the_descriptors_that_it_needs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_of_long_answers_goes_on_as_they_are_read_in_order_and_each_line_once() {
+async fn a_batch_of_long_answers_executes_each_line_once_in_order() {
     const LINES: usize = 60;
     let folder = tempfile::tempdir().expect("a folder");
     let site = Site::start(folder.path(), "").await;

@@ -108,7 +108,7 @@ fn a_success_of_what_is_no_lifeboat_server_is_a_success_of_no_command() {
 }
 
 #[test]
-fn a_connection_that_breaks_is_told_in_words_of_users_and_what_only_reads_changed_nothing() {
+fn a_broken_connection_is_reported_in_words_of_users() {
     let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n";
     let closed = "the connection was closed before the whole answer had come";
     let no_http = "does not speak HTTP; try https://";
@@ -143,7 +143,7 @@ fn a_connection_that_breaks_is_told_in_words_of_users_and_what_only_reads_change
 }
 
 #[test]
-fn json_that_is_another_is_told_by_what_it_lacks() {
+fn json_of_another_shape_is_reported_by_what_it_lacks() {
     let answer = |json: &str| {
         let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: ";
         answering(format!("{head}{}\r\n\r\n{json}", json.len()))

@@ -76,7 +76,7 @@ fn an_old_directory_proves_what_it_proved() {
 }
 
 #[tokio::test]
-async fn an_old_directory_answers_what_it_answered_and_goes_on() {
+async fn services_of_an_old_directory_continue_with_their_answers() {
     for (directory, code) in DIRECTORIES {
         let folder = tempfile::tempdir().expect("a folder");
         let data = folder.path().join("data");

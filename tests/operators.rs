@@ -55,7 +55,7 @@ fn events(answered: &Answered) -> Vec<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_that_takes_long_to_stop_holds_up_no_other() {
+async fn a_service_that_takes_long_to_stop_delays_no_other() {
     let folder = folder();
     let (site, admin) = bank(&folder).await;
     site.deploy(&admin, "vault", "count.wat", "").await;
@@ -80,7 +80,7 @@ async fn a_service_that_takes_long_to_stop_holds_up_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_queue_is_denied_for_now_and_what_waits_is_pending() {
+async fn a_full_queue_denies_with_a_time_to_try_again() {
     let folder = folder();
     let (site, admin) = bank(&folder).await;
     site.send(&admin, "bank", "spin", ENDLESS);
@@ -134,7 +134,7 @@ async fn a_transaction_whose_client_hangs_up_is_counted_all_the_same() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_outcome_that_is_not_known_is_null_in_a_batch_and_to_be_asked_for_again_alone() {
+async fn an_unknown_outcome_is_reported_as_unknown_in_every_form() {
     let folder = folder();
     for way in ["batch", "alone", "without an id"] {
         let storage = SimulatedStorage::new(1);
@@ -178,7 +178,7 @@ async fn an_outcome_that_is_not_known_is_null_in_a_batch_and_to_be_asked_for_aga
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_admin_is_told_that_there_is_no_service_and_a_stranger_only_that_they_have_no_grant() {
+async fn only_users_with_grants_learn_that_a_service_does_not_exist() {
     let folder = folder();
     let (site, admin) = bank(&folder).await;
     let stranger = site.user(&admin, "stranger", "elsewhere", &[]).await;
@@ -225,7 +225,7 @@ async fn an_admin_is_told_that_there_is_no_service_and_a_stranger_only_that_they
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_begins_and_ends_services_is_told_by_events() {
+async fn every_start_or_end_of_a_service_is_an_event() {
     let folder = folder();
     let (site, admin) = bank(&folder).await;
     site.deploy(&admin, "stuck", "refuse-snapshot.wat", "").await;
@@ -255,7 +255,7 @@ async fn what_begins_and_ends_services_is_told_by_events() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_tells_why_the_shadow_of_the_last_failover_was_lost() {
+async fn a_stop_reports_why_the_shadow_of_the_last_failover_was_lost() {
     let folder = folder();
     let (site, admin) = bank(&folder).await;
     site.deploy(&admin, "frail", "refuse-restore.wat", "failover=shadow").await;
@@ -291,7 +291,7 @@ async fn a_snapshot_that_is_not_there_is_not_reported_as_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_that_is_refused_before_it_is_sent_is_denied_and_a_look_up_has_no_outcome() {
+async fn an_unsent_transaction_is_denied_while_a_look_up_has_no_outcome() {
     let folder = folder();
     let (site, admin) = bank(&folder).await;
     let stranger = site.user(&admin, "stranger", "elsewhere", &[]).await;
@@ -316,7 +316,7 @@ async fn a_transaction_that_is_refused_before_it_is_sent_is_denied_and_a_look_up
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_is_told_which_events_are_gone() {
+async fn a_reader_learns_which_events_are_gone() {
     let folder = folder();
     let (site, admin) = bank(&folder).await;
     let start = events(&site.get("/v1/events?follow=false", &admin).await).len();
@@ -362,7 +362,7 @@ async fn a_reader_is_told_which_events_are_gone() {
 }
 
 #[test]
-fn the_lines_of_a_server_have_times_and_tell_what_is_not_served_and_why() {
+fn the_log_of_a_server_names_each_service_that_it_does_not_serve() {
     let folder = folder();
     set_up(folder.path());
     let (missing, stuck) = (folder.path().join("missing.wasm"), guest("refuse-snapshot.wat"));
@@ -395,7 +395,7 @@ fn the_lines_of_a_server_have_times_and_tell_what_is_not_served_and_why() {
 }
 
 #[test]
-fn a_signal_that_is_sent_twice_at_once_is_one_and_another_one_ends_the_server() {
+fn only_a_later_second_signal_ends_the_server_at_once() {
     let folder = folder();
     set_up(folder.path());
     let service = format!("[[service]]\nname = 'bank'\nworkload = '{}'\nsize = 'long'\n", guest("work.wat").display());
@@ -430,7 +430,7 @@ fn a_signal_that_is_sent_twice_at_once_is_one_and_another_one_ends_the_server() 
 }
 
 #[test]
-fn a_server_logs_and_ignores_that_its_terminal_is_closed() {
+fn a_server_outlives_its_terminal() {
     let folder = folder();
     set_up(folder.path());
     let mut server = Serving::start(folder.path());

@@ -228,7 +228,7 @@ async fn an_order_whose_storage_fails_says_what_the_disk_has() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_removal_of_which_nobody_knows_can_be_ordered_again_or_taken_back() {
+async fn a_removal_of_unknown_outcome_can_be_repeated_or_undone() {
     let prepared = prepare().await;
     let mut unknown = 0;
     for nth in 1.. {
@@ -263,7 +263,7 @@ async fn a_removal_of_which_nobody_knows_can_be_ordered_again_or_taken_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_removal_without_a_host_of_which_nobody_knows_is_to_be_ordered_again() {
+async fn a_removal_of_unknown_outcome_without_a_host_can_be_repeated() {
     let prepared = prepare().await;
     let take = |storage: &SimulatedStorage| Locked::open(Arc::new(storage.clone()), None).expect("it is free");
     let mut unknown = 0;

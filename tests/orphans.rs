@@ -123,7 +123,7 @@ async fn stop(rig: Rig) {
 }
 
 #[tokio::test]
-async fn services_are_kept_that_a_catalog_from_before_the_first_of_them_lacks() {
+async fn services_survive_a_catalog_from_before_the_first_of_them() {
     let storage = SimulatedStorage::new(1);
     // The state that `lifeboat init` leaves.
     drop(take(&storage));
@@ -159,7 +159,7 @@ async fn services_are_kept_that_a_catalog_from_before_the_first_of_them_lacks() 
 }
 
 #[tokio::test]
-async fn services_are_kept_that_a_sealed_catalog_lacks_whatever_the_next_starts_come_to() {
+async fn services_that_a_sealed_catalog_lacks_survive_the_next_starts() {
     let storage = SimulatedStorage::new(2);
     let rig = open(&storage).await;
     used(&rig, "ant").await;
@@ -204,7 +204,7 @@ async fn with_orphan(seed: u64) -> (SimulatedStorage, Vec<u8>) {
 }
 
 #[tokio::test]
-async fn an_operator_removes_what_the_catalog_lacks_and_a_power_cut_leaves_all_of_it_or_nothing() {
+async fn a_power_cut_in_the_removal_of_an_orphan_leaves_all_of_it_or_nothing() {
     let (mut kept, mut gone) = (0, 0);
     for is_offline in [true, false] {
         for nth in 1.. {
@@ -273,7 +273,7 @@ async fn a_note_of_a_removal_is_not_taken_for_one_of_a_service_that_has_the_name
 }
 
 #[tokio::test]
-async fn what_an_earlier_release_left_of_a_removal_is_kept_until_it_is_removed_once_more() {
+async fn the_remains_of_a_removal_by_an_earlier_release_stay_until_removed_again() {
     let storage = SimulatedStorage::new(4);
     let rig = open(&storage).await;
     used(&rig, "ant").await;
@@ -294,7 +294,7 @@ async fn what_an_earlier_release_left_of_a_removal_is_kept_until_it_is_removed_o
 }
 
 #[tokio::test]
-async fn a_workload_stays_that_what_the_catalog_lacks_may_run() {
+async fn a_workload_that_an_orphan_may_run_stays() {
     let (storage, right) = with_orphan(5).await;
     let workloads = || {
         let files = storage.list().expect("lists");
@@ -323,7 +323,7 @@ async fn a_workload_stays_that_what_the_catalog_lacks_may_run() {
 }
 
 #[tokio::test]
-async fn nothing_is_noted_for_longer_than_there_is_something_left() {
+async fn a_note_of_a_removal_lasts_no_longer_than_its_remains() {
     let storage = SimulatedStorage::new(6);
     let rig = open(&storage).await;
     used(&rig, "ant").await;

@@ -37,7 +37,7 @@ fn request_as(id: Option<&str>, body: &str) -> Request {
 }
 
 #[tokio::test]
-async fn a_user_waits_for_one_turn_of_another_and_not_for_all_that_it_sent() {
+async fn a_user_waits_for_one_turn_of_another_alone() {
     let rig = Rig::new();
     rig.start("work", "work.wat", &[size("s", u64::MAX / 2, 8 * MIB)]).await;
     let (greedy, modest) = (user(&rig, "greedy", "work"), user(&rig, "modest", "work"));
@@ -103,7 +103,7 @@ async fn a_user_who_fills_the_queue_leaves_room_for_others() {
 }
 
 #[tokio::test]
-async fn an_operator_drops_what_waits_of_a_user_or_an_id_and_none_of_it_is_executed() {
+async fn dropped_requests_are_not_executed() {
     let rig = Rig::new();
     rig.start("work", "work.wat", &[size("s", u64::MAX / 2, 8 * MIB)]).await;
     let (greedy, modest) = (user(&rig, "greedy", "work"), user(&rig, "modest", "work"));
@@ -172,7 +172,7 @@ async fn what_is_dropped_includes_the_rest_of_a_turn_that_is_under_way() {
 }
 
 #[tokio::test]
-async fn an_id_that_missed_its_deadline_twice_is_refused_for_a_while_and_no_other() {
+async fn only_the_id_that_missed_its_deadline_twice_is_refused_for_a_while() {
     let rig = Rig::new();
     let short = Size { deadline: Duration::from_millis(20), ..(*size("s", u64::MAX / 2, 8 * MIB)).clone() };
     rig.start("work", "work.wat", &[Arc::new(short)]).await;

@@ -72,19 +72,31 @@ fn before_the_pause(line: &str) -> &str {
     line.split_once(", pause ").map_or(line, |(before, _)| before)
 }
 
-#[test]
-fn run_and_inspect_commands_do_what_it_says() {
-    let commands = commands("README.md", 2);
-    let [echo, ledger, inspect] = &commands[..] else { panic!("other commands: {commands:?}") };
-    assert_eq!(shell(echo).output().exits(0), "1\n");
+/// Returns the commands that run or inspect a workload.
+fn workload_commands() -> [String; 3] {
+    commands("README.md", 2).try_into().expect("three commands")
+}
 
-    let tight = shell(ledger).output();
+#[test]
+fn run_command_answers_its_line() {
+    let [echo, _, _] = workload_commands();
+    assert_eq!(shell(&echo).output().exits(0), "1\n");
+}
+
+#[test]
+fn ledger_command_fails_over_without_a_difference_in_its_replies() {
+    let [_, ledger, _] = workload_commands();
+    let tight = shell(&ledger).output();
     let roomy = shell(&ledger.replace("--fuel 200000", "--size huge")).output();
     assert_eq!(tight.exits(1), roomy.exits(1));
     assert!(tight.stderr.contains("Trigger process failover: triggered: "), "{}", tight.stderr);
     assert!(!roomy.stderr.contains("failover:"), "{}", roomy.stderr);
+}
 
-    assert!(shell(inspect).output().exits(0).contains("notes.wasm"));
+#[test]
+fn inspect_command_names_its_workload() {
+    let [_, _, inspect] = workload_commands();
+    assert!(shell(&inspect).output().exits(0).contains("notes.wasm"));
 }
 
 #[test]
@@ -94,7 +106,7 @@ fn repetition_is_answered_again() {
 }
 
 #[test]
-fn service_is_kept_proven_and_copied() {
+fn commands_for_a_data_directory_print_what_the_document_says() {
     let folder = folder_with_workloads();
     let mut outputs = Vec::new();
     for command in commands("docs/data-directory.md", 0) {

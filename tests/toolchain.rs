@@ -53,7 +53,7 @@ fn rebuilt_workloads_answer_as_the_prebuilt_ones_do() {
 }
 
 #[test]
-fn guest_example_of_the_readme_builds_and_counts() {
+fn guest_example_of_the_readme_builds_a_counter() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let example = readme_blocks("rust").into_iter().next().expect("README.md has a guest example");
     let manifest = readme_blocks("toml").into_iter().find(|block| block.contains("[lib]")).expect("its Cargo.toml");

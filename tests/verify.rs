@@ -160,7 +160,7 @@ fn a_state_that_can_never_be_restored_shows_before_the_first_failover() {
 }
 
 #[test]
-fn a_sound_directory_is_proven_and_not_touched() {
+fn an_intact_directory_is_proven_without_a_change() {
     let storage = sample();
     let scratch = Scratch::new(&settings().sizes).expect("an engine");
     let before = [Operation::Write, Operation::Create, Operation::Rename, Operation::Remove, Operation::SetBytes]
@@ -182,7 +182,7 @@ fn a_sound_directory_is_proven_and_not_touched() {
 }
 
 #[test]
-fn exports_that_differ_in_bytes_and_not_in_state_agree() {
+fn exports_of_equal_state_agree_whatever_their_bytes() {
     // The export also contains how often this instance was restored, and a restore does not import that.
     let text = String::from_utf8(guest_bytes("count.wat")).expect("text");
     let text = text
@@ -223,7 +223,7 @@ fn exports_that_differ_in_bytes_and_not_in_state_agree() {
 }
 
 #[test]
-fn every_flipped_byte_is_found_and_hurts_no_other_service() {
+fn every_flipped_byte_is_a_finding_of_its_own_service() {
     let storage = sample();
     let scratch = Scratch::new(&settings().sizes).expect("an engine");
     let contents = look(&storage).expect("readable");
@@ -275,7 +275,7 @@ fn every_flipped_byte_is_found_and_hurts_no_other_service() {
 }
 
 #[test]
-fn a_power_cut_during_a_restore_leaves_a_whole_service_or_none_and_the_name_free() {
+fn a_power_cut_during_a_restore_leaves_a_whole_service_or_a_free_name() {
     let original = sample();
     let scratch = Scratch::new(&settings().sizes).expect("an engine");
     let contents = look(&original).expect("readable");
@@ -322,7 +322,7 @@ fn a_power_cut_during_a_restore_leaves_a_whole_service_or_none_and_the_name_free
 }
 
 #[test]
-fn a_restore_of_which_nobody_knows_is_to_be_done_again() {
+fn a_restore_of_unknown_outcome_can_be_repeated() {
     let original = sample();
     let scratch = Scratch::new(&settings().sizes).expect("an engine");
     let portable = export(&scratch, &original, found(&look(&original).expect("readable"), "ant"));
@@ -369,7 +369,7 @@ fn a_restore_of_which_nobody_knows_is_to_be_done_again() {
 }
 
 #[test]
-fn a_restored_service_goes_on_and_keeps_its_own_history() {
+fn a_restored_service_continues_its_own_history() {
     let storage = sample();
     let scratch = Scratch::new(&settings().sizes).expect("an engine");
     let portable = export(&scratch, &storage, found(&look(&storage).expect("readable"), "ant"));

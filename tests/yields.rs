@@ -169,7 +169,7 @@ fn the_functions_called_here_are_those_of_the_world() {
 }
 
 #[test]
-fn a_guest_yields_whatever_it_calls_and_however_often() {
+fn a_guest_yields_whatever_it_calls_in_a_loop() {
     let engine = engine(64 * MIB);
     block_on(async {
         for (index, function) in WORLD.functions().into_iter().enumerate() {
@@ -193,7 +193,7 @@ const STEPS: [&str; 8] = [
 ];
 
 #[test]
-fn a_guest_yields_while_it_grows_fills_and_copies_memory_and_tables() {
+fn a_guest_yields_during_operations_on_memory_or_tables() {
     let engine = engine(64 * MIB);
     block_on(async {
         for step in STEPS {
@@ -246,25 +246,38 @@ fn a_guest_yields_in_its_start_function() {
     });
 }
 
-#[test]
-fn a_guest_yields_while_it_writes_its_state_and_reads_it_back() {
-    let engine = engine(64 * MIB);
-    let imports = "(import \"lifeboat:vm/state@0.1.0\" \"write\" (func $write (param i32 i32)))
+const STATE_IMPORTS: &str = "(import \"lifeboat:vm/state@0.1.0\" \"write\" (func $write (param i32 i32)))
         (import \"lifeboat:vm/state@0.1.0\" \"read\" (func $read (param i32 i32)))";
-    let write = "(call $write (i32.const 0) (i32.const 1))";
-    // A read of zero bytes never reaches the end.
-    let read = "(call $read (i32.const 0) (i32.const 4096))";
+const WRITE: &str = "(call $write (i32.const 0) (i32.const 1))";
+
+/// Returns an endless loop that takes this step so often in each round.
+fn looped(step: &str, times: usize) -> String {
+    format!("(loop $again {} (br $again))", step.repeat(times))
+}
+
+#[test]
+fn a_guest_yields_while_it_writes_its_state() {
+    let engine = engine(64 * MIB);
     block_on(async {
-        for round in 1..=3 {
-            let looped = |step: &str| format!("(loop $again {} (br $again))", step.repeat(round));
-            let guest = Guest { imports: imports.into(), snapshot: looped(write), ..Guest::default() };
+        for times in 1..=3 {
+            let guest = Guest { imports: STATE_IMPORTS.into(), snapshot: looped(WRITE, times), ..Guest::default() };
             let program = compile(&engine, "snapshot", &guest.component()).await;
             let (written, yields) = counted(snapshot(&mut create(&program).await)).await;
             assert!(matches!(written, Err(MoveError::Failed { cause: Cause::Fuel { .. }, .. })), "{written:?}");
             assert!(yields >= 2, "{yields}");
+        }
+    });
+}
 
-            let (snapshot_once, restore) = (write.to_owned(), looped(read));
-            let guest = Guest { imports: imports.into(), snapshot: snapshot_once, restore, ..Guest::default() };
+#[test]
+fn a_guest_yields_while_it_reads_its_state_back() {
+    let engine = engine(64 * MIB);
+    // A read of zero bytes never reaches the end.
+    let read = "(call $read (i32.const 0) (i32.const 4096))";
+    block_on(async {
+        for times in 1..=3 {
+            let (snapshot_once, restore) = (WRITE.to_owned(), looped(read, times));
+            let guest = Guest { imports: STATE_IMPORTS.into(), snapshot: snapshot_once, restore, ..Guest::default() };
             let program = compile(&engine, "restore", &guest.component()).await;
             let (written, _) = snapshot(&mut create(&program).await).await.expect("a snapshot");
             let written = Arc::new(written);
@@ -302,7 +315,7 @@ fn a_deadline_ends_a_guest_whatever_it_calls() {
 }
 
 #[test]
-fn a_neighbour_on_the_same_thread_goes_on() {
+fn a_neighbour_on_the_same_thread_makes_progress() {
     let engine = engine(64 * MIB);
     block_on(async {
         let hostile = compile(&engine, "all of them", &mixed()).await;
@@ -332,7 +345,7 @@ fn a_neighbour_on_the_same_thread_goes_on() {
 }
 
 #[test]
-fn a_neighbour_on_the_same_thread_goes_on_while_a_guest_fills_its_memory() {
+fn a_neighbour_makes_progress_while_a_guest_fills_its_memory() {
     const FILLED: u64 = 512 * MIB;
     let engine = engine(FILLED + 2 * MIB);
     let runtime =
@@ -395,7 +408,7 @@ fn a_deadline_ends_a_guest_before_its_next_operation_on_memory() {
 }
 
 #[tokio::test]
-async fn two_calls_of_the_host_in_a_row_meet_the_deadline_and_harm_no_neighbour() {
+async fn pairs_of_host_calls_end_at_the_deadline_without_delaying_a_neighbour() {
     let rig = Rig::new();
     let endless = Size { name: "s".into(), fuel: ENDLESS, memory_bytes: 8 * MIB, deadline: Duration::from_millis(100) };
     let floods = ["flood-1", "flood-2", "flood-3", "flood-4"];
