@@ -27,7 +27,7 @@ enum Tagged {
 }
 
 #[test]
-fn wrong_json_is_answered_with_the_reason_and_a_right_body() {
+fn reason_for_wrong_json_ends_with_a_valid_body() {
     assert_eq!(
         refused::<Age>(b"{\"age\":-1}"),
         "line 1, column 9: the number -1 is given, a whole number from 0 to 255 is needed: \

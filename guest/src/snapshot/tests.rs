@@ -145,7 +145,7 @@ proptest! {
 }
 
 #[test]
-fn mebibyte_string_survives_byte_by_byte_and_in_large_chunks() {
+fn mebibyte_string_survives_small_or_large_chunks() {
     let text = "é".repeat(512 * 1024);
     let value = (1u8, text, String::from("after"));
     for size in [1, 1000, 65_536, 1 << 20] {
@@ -231,7 +231,7 @@ fn state_without_an_encoding_is_refused() {
 }
 
 #[test]
-fn state_that_only_its_values_describe_is_refused_with_its_type_and_a_remedy() {
+fn self_describing_state_is_refused_with_a_remedy() {
     #[derive(Debug, Serialize, Deserialize)]
     struct Profile {
         name: String,

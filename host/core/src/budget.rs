@@ -510,7 +510,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waits_for_room_gets_it_once_it_is_released() {
+    async fn a_waiter_gets_room_once_it_is_released() {
         let budgets = Budgets::new(1_000, 100, 100);
         let account = budgets.account(&budgets.connection(), &name("ada"));
         let permit = account.take(100).expect("room");
@@ -528,7 +528,7 @@ mod tests {
         /// No budget is ever exceeded and nothing is lost, whatever the order in which bytes are taken, shrunk and
         /// dropped.
         #[test]
-        fn no_budget_is_exceeded_and_all_is_given_back(
+        fn no_sequence_of_permits_exceeds_a_budget_or_leaks_bytes(
             steps in prop::collection::vec((0usize..3, 0usize..4, 0usize..200, any::<bool>()), 0..200),
         ) {
             let budgets = Budgets::new(500, 200, 120);

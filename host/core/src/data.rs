@@ -1038,7 +1038,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reclaim_while_every_record_is_held_still_is_done_afterwards() {
+    async fn a_reclaim_during_a_hold_of_all_records_is_done_afterwards() {
         let storage = SimulatedStorage::new(1);
         let directory = open(&storage);
         // Four segments of a service that ends.
@@ -1114,7 +1114,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_a_directory_without_a_host_changes_no_catalog_that_another_took_the_place_of() {
+    fn a_catalog_that_was_replaced_takes_no_changes_without_a_host() {
         let folder = tempfile::tempdir().expect("a folder");
         let storage = Arc::new(DiskStorage::open(folder.path()).expect("it is there"));
         let locked = Locked::open(storage, Some(DirectoryId([1; 16]))).expect("free");

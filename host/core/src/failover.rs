@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crossing_is_seen_at_the_threshold_and_the_consumable_comes_first() {
+    fn a_crossing_begins_at_the_threshold() {
         let mut meter = Meter::new(1_000, 1_000, 100);
         assert_eq!(policy().crossing(&meter, |_| true), None);
         meter.charge(979, 100);
@@ -116,7 +116,12 @@ mod tests {
         meter.charge(0, 980);
         assert_eq!(policy().crossing(&meter, |_| true), Some(Resource::Memory));
         assert_eq!(policy().crossing(&meter, |resource| resource != Resource::Memory), None);
-        meter.charge(1, 980);
+    }
+
+    #[test]
+    fn a_crossing_of_the_consumable_comes_first() {
+        let mut meter = Meter::new(1_000, 1_000, 100);
+        meter.charge(980, 980);
         assert_eq!(policy().crossing(&meter, |_| true), Some(Resource::Cpu));
     }
 
@@ -128,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_that_does_not_gets_the_next_size_that_has_room() {
+    fn a_state_that_does_not_compact_gets_the_next_size_that_has_room() {
         let policy = policy();
         let [small, medium, large] = &policy.sizes[..] else { panic!("three sizes") };
         assert_eq!(policy.decide(FailoverCause::Memory, small, 831, |_| true), Decision::Move(Arc::clone(medium)));
@@ -137,10 +142,16 @@ mod tests {
     }
 
     #[test]
-    fn without_a_larger_size_memory_stays_and_a_full_tank_is_still_had() {
+    fn without_a_larger_size_a_crossing_of_memory_moves_nothing() {
         let policy = policy();
         let large = &policy.sizes[2];
         assert!(matches!(policy.decide(FailoverCause::Memory, large, 90_000, |_| true), Decision::Stay(_)));
+    }
+
+    #[test]
+    fn without_a_larger_size_a_crossing_of_cpu_still_gets_a_full_tank() {
+        let policy = policy();
+        let large = &policy.sizes[2];
         assert!(matches!(
             policy.decide(FailoverCause::Cpu, large, 90_000, |_| true),
             Decision::MoveDegraded(size, _) if size == *large

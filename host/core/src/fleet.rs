@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replacement_is_never_refused_for_want_of_a_slot() -> Result<(), NoRoom> {
+    fn a_replacement_needs_no_second_slot() -> Result<(), NoRoom> {
         let fleet = Fleet::new(Machine::pair(1, 100), 1);
         let mut first = fleet.place(&size(100))?;
         let _second = fleet.place(&size(100))?;
@@ -244,7 +244,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn budgets_hold_and_all_is_given_back(steps in prop::collection::vec((0u8..3, 0usize..8, 1u64..60), 1..80)) {
+        fn no_sequence_of_leases_exceeds_a_budget_or_leaks_it(steps in prop::collection::vec((0u8..3, 0usize..8, 1u64..60), 1..80)) {
             let fleet = Fleet::new(Machine::pair(3, 100), 1);
             let mut leases: Vec<Lease> = Vec::new();
             for (step, which, memory_bytes) in steps {

@@ -242,10 +242,9 @@ impl Watch {
 mod tests {
     use super::*;
     use lifeboat_api::clock::SystemClock;
-    use std::sync::Mutex;
 
     #[test]
-    fn pressure_closes_the_door_tells_why_and_opens_it_again() {
+    fn new_work_waits_exactly_while_the_host_is_under_pressure() {
         let admission = Admission::default();
         let mut watch = Watch { pressure: Pressure::new(HostThresholds::default()), admission: admission.clone() };
         let mut told = Vec::new();
@@ -284,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_load_is_written_with_units_and_utilisation() {
+    fn the_json_of_a_load_states_its_units() {
         let load = HostLoad {
             sampled_at: Timestamp(1_772_366_400_000_000_000),
             cpu_millicores: Some(Usage { used: 1_000, limit: 2_000 }),
@@ -308,29 +307,42 @@ mod tests {
         );
     }
 
-    #[test]
-    fn thresholds_are_read_within_bounds_and_unknown_ones_are_refused() {
-        let read = |text: &str| toml::from_str::<HostThresholds>(text).map_err(|error| error.to_string());
-        assert_eq!(read("disk = 90"), Ok(HostThresholds { disk: Percent::whole(90), ..HostThresholds::default() }));
-        assert!(read("disk = 10").is_err_and(|error| error.contains("too low")));
-        assert!(read("network = 90").is_err());
+    fn read_thresholds(text: &str) -> Result<HostThresholds, String> {
+        toml::from_str(text).map_err(|error| error.to_string())
     }
 
     #[test]
-    fn a_monitor_samples_at_once_and_ends_when_dropped() {
+    fn thresholds_are_read_within_their_bounds() {
+        let disk = HostThresholds { disk: Percent::whole(90), ..HostThresholds::default() };
+        assert_eq!(read_thresholds("disk = 90"), Ok(disk));
+        assert!(read_thresholds("disk = 10").is_err_and(|error| error.contains("too low")));
+    }
+
+    #[test]
+    fn an_unknown_threshold_is_refused() {
+        assert!(read_thresholds("network = 90").is_err());
+    }
+
+    /// Returns what a monitor that was started and dropped at once leaves: the sink of its events and its latest sample.
+    fn dropped_monitor() -> (EventSink, Arc<RwLock<Option<HostLoad>>>) {
         let directory = tempfile::tempdir().expect("a directory");
-        let told = Arc::new(Mutex::new(0));
-        let events: EventSink = Arc::new({
-            let told = Arc::clone(&told);
-            move |_| *told.lock().unwrap_or_else(PoisonError::into_inner) += 1
-        });
-        let clock = Arc::new(SystemClock);
-        let monitor = Monitor::start(directory.path(), HostThresholds::default(), Admission::default(), clock, events);
-        let monitor = monitor.expect("started");
-        let latest = Arc::clone(&monitor.latest);
-        drop(monitor);
+        let events: EventSink = Arc::new(|_| {});
+        let (clock, sink) = (Arc::new(SystemClock), Arc::clone(&events));
+        let monitor = Monitor::start(directory.path(), HostThresholds::default(), Admission::default(), clock, sink);
+        let latest = Arc::clone(&monitor.expect("started").latest);
+        (events, latest)
+    }
+
+    #[test]
+    fn a_monitor_samples_at_once() {
+        let (_, latest) = dropped_monitor();
         let load = latest.read().unwrap_or_else(PoisonError::into_inner).clone().expect("a sample");
         assert!(load.memory_bytes.is_some_and(|memory| memory.used > 0) && load.under_pressure.is_empty());
-        assert_eq!((Arc::strong_count(&told), Arc::strong_count(&latest)), (1, 1), "its thread has ended");
+    }
+
+    #[test]
+    fn the_thread_of_a_dropped_monitor_has_ended() {
+        let (events, latest) = dropped_monitor();
+        assert_eq!((Arc::strong_count(&events), Arc::strong_count(&latest)), (1, 1));
     }
 }

@@ -731,7 +731,7 @@ mod tests {
     }
 
     #[test]
-    fn truncated_extended_oversized_and_future_files_get_one_clear_error_each() {
+    fn a_truncated_file_is_refused_with_its_length() {
         let whole = usize::try_from(sample().used_bytes()).expect("short");
         for bytes in 0..whole {
             let storage = sample();
@@ -748,16 +748,33 @@ mod tests {
                 other => panic!("{bytes}: {other:?}"),
             }
         }
-        let storage = sample();
-        storage.open(NAME).and_then(|file| file.write_all_at(whole as u64, b"x")).expect("writes");
-        assert!(matches!(read(&storage, NAME), Err(SnapshotFileError::WrongLength { .. })));
+    }
 
+    #[test]
+    fn an_extended_file_is_refused() {
+        let storage = sample();
+        let whole = storage.used_bytes();
+        storage.open(NAME).and_then(|file| file.write_all_at(whole, b"x")).expect("writes");
+        assert!(matches!(read(&storage, NAME), Err(SnapshotFileError::WrongLength { .. })));
+    }
+
+    #[test]
+    fn a_file_with_a_part_over_its_limit_is_refused() {
         let storage = sample();
         rewrite_prefix(&storage, |prefix| prefix[16..24].copy_from_slice(&u64::MAX.to_le_bytes()));
         assert!(matches!(read(&storage, NAME), Err(SnapshotFileError::TooLong { part: "body", .. })));
         rewrite_prefix(&storage, |prefix| prefix[12..16].copy_from_slice(&u32::MAX.to_le_bytes()));
         assert!(matches!(check(&storage, NAME), Err(SnapshotFileError::TooLong { part: "header", .. })));
-        rewrite_prefix(&storage, |prefix| prefix[8] = 3);
+    }
+
+    #[test]
+    fn a_file_of_a_newer_version_is_refused_as_such() {
+        let storage = sample();
+        // A newer version may have another layout behind its version.
+        rewrite_prefix(&storage, |prefix| {
+            prefix[12..24].fill(0xff);
+            prefix[8] = 3;
+        });
         assert_eq!(
             check(&storage, NAME).expect_err("newer").to_string(),
             "snapshot 'bank.00000000000000000007.snapshot' has version 3, this host reads up to 2; use a newer host"
@@ -818,10 +835,15 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_is_never_replaced_and_its_chunks_must_be_those_of_its_sections() {
+    fn a_snapshot_is_never_replaced() {
         let storage = sample();
         let again = write(&storage, NAME, &header(&CHUNKS), CHUNKS);
         assert!(matches!(again, Err(SnapshotFileError::Exists { .. })));
+    }
+
+    #[test]
+    fn chunks_that_are_not_those_of_their_sections_are_refused() {
+        let storage = sample();
         for chunks in [&CHUNKS[..2], &[b"first chunk", b"x", b"third chunk"]] {
             let wrong = write(&storage, "other", &header(&CHUNKS), chunks.iter().copied());
             assert!(matches!(wrong, Err(SnapshotFileError::WrongSections { .. })), "{wrong:?}");

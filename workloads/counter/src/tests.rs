@@ -16,7 +16,7 @@ fn additions_are_summed() {
 }
 
 #[test]
-fn anything_else_is_refused_and_changes_nothing() {
+fn anything_else_is_refused_without_a_change() {
     let mut counter = Counter { total: 3 };
     for transaction in [
         "",

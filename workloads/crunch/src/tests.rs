@@ -34,7 +34,7 @@ fn checksum_depends_on_every_record() {
 }
 
 #[test]
-fn sizes_over_their_bound_are_refused_and_change_nothing() {
+fn sizes_over_their_bound_are_refused_without_a_change() {
     let mut crunch = Crunch::default();
     for (transaction, reason) in [
         (r#"{"primes":{"below":10000001}}"#, "below is 10000001, limit is 10000000"),
@@ -47,7 +47,7 @@ fn sizes_over_their_bound_are_refused_and_change_nothing() {
 }
 
 #[test]
-fn summary_counts_jobs_and_chains_replies() {
+fn summary_digests_the_replies_of_all_jobs() {
     let mut crunch = Crunch::default();
     assert_eq!(run(&mut crunch, r#"{"primes":{"below":1000}}"#).as_deref(), Ok(r#"{"primes":168}"#));
     let digest = Sha256::new_with_prefix([0; 32]).chain_update(r#"{"primes":168}"#).finalize();

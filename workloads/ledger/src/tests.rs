@@ -26,7 +26,7 @@ fn two_accounts() -> Ledger {
 }
 
 #[test]
-fn money_goes_in_across_and_out() {
+fn movements_of_money_change_the_balances_involved() {
     let mut ledger = two_accounts();
     assert_eq!(run(&mut ledger, r#"{"transfer":{"from":"ann","to":"bob","amount":30}}"#), r#"{"from":70,"to":80}"#);
     assert_eq!(run(&mut ledger, r#"{"withdraw":{"account":"bob","amount":80}}"#), r#"{"balance":0}"#);
@@ -67,18 +67,26 @@ fn refused_transactions_change_nothing() {
 }
 
 #[test]
-fn sample_conserves_the_total_and_survives_a_move_after_every_line() {
+fn sample_conserves_the_total() {
     let mut ledger = Ledger::default();
     let mut refused = 0;
     for line in include_str!("../../ledger.transactions.jsonl").lines() {
         refused += u32::from(run(&mut ledger, line).starts_with("refused"));
         assert_eq!(ledger.total, ledger.balances.values().map(Cell::get).sum::<u64>(), "after {line}");
+    }
+    assert!(refused > 5 && !ledger.balances.is_empty());
+}
 
+#[test]
+fn sample_survives_a_move_after_every_line() {
+    let mut ledger = Ledger::default();
+    for line in include_str!("../../ledger.transactions.jsonl").lines() {
+        run(&mut ledger, line);
         let mut state = Vec::new();
         snapshot::save(&ledger, &mut state).expect("it has an encoding");
         let moved: Ledger = snapshot::restore(Ledger::STATE_VERSION, StateReader::from(state)).expect("it is whole");
         assert_eq!(moved, ledger);
         ledger = moved;
     }
-    assert!(refused > 5 && !ledger.balances.is_empty());
+    assert!(!ledger.balances.is_empty());
 }

@@ -24,7 +24,7 @@ fn moved(notes: &Notes) -> Notes {
 }
 
 #[test]
-fn notes_come_grow_and_go() {
+fn counts_follow_every_change_to_the_notes() {
     let mut notes = Notes::default();
     assert_eq!(run(&mut notes, r#"{"put":{"name":"a","text":"one"}}"#), r#"{"notes":1,"bytes":3}"#);
     assert_eq!(run(&mut notes, r#"{"append":{"name":"a","text":" two"}}"#), r#"{"notes":1,"bytes":7}"#);

@@ -331,7 +331,7 @@ fn enum_inside_of_a_struct_shows_one_variant() {
 }
 
 #[test]
-fn types_of_newtypes_and_options_alone_end() {
+fn recursive_newtypes_have_a_finite_example_or_none() {
     #[derive(Deserialize)]
     #[expect(dead_code, reason = "read by serde alone")]
     struct Chain(Option<Box<Chain>>);

@@ -130,7 +130,7 @@ fn body_that_is_no_json_is_answered_with_the_place_where_it_stops_being() {
 }
 
 #[test]
-fn what_a_body_quotes_is_cut_and_never_hides_what_is_needed() {
+fn long_quotations_are_cut_before_the_expectation() {
     let long = "é".repeat(1000);
     let text = of::<Add>(format!("{{\"add\":\"{long}, expected \"}}").as_bytes());
     assert!(

@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_ends_by_whichever_clock_is_first_and_only_the_monotonic_one_is_final() {
+    fn only_the_monotonic_clock_ends_a_token_for_good() {
         const HOUR: Duration = Duration::from_secs(3_600);
         let mut authority = Authority::default();
         authority.add_user(&name("ada"));
@@ -372,12 +372,21 @@ mod tests {
     }
 
     #[test]
-    fn unknown_void_and_removed_tokens_are_denied() {
-        let (mut authority, token) = bank();
+    fn an_unknown_token_is_denied() {
+        let (authority, _) = bank();
         assert!(authority.authenticate("", NOW).is_err());
         assert!(authority.authenticate(Token::from_random([8; 32]).reveal(), NOW).is_err());
+    }
+
+    #[test]
+    fn a_void_token_is_denied() {
+        let (mut authority, token) = bank();
         assert!(authority.void(token.reveal()));
         assert!(authority.authenticate(token.reveal(), NOW).is_err());
+    }
+
+    #[test]
+    fn a_token_of_a_removed_user_is_denied() {
         let (mut authority, token) = bank();
         assert!(authority.remove_user("ada"));
         assert!(authority.authenticate(token.reveal(), NOW).is_err());
@@ -401,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn a_grant_is_for_one_service_and_one_right() {
+    fn a_grant_is_for_one_right_on_one_service() {
         let (mut authority, token) = bank();
         let ada = authority.authenticate(token.reveal(), NOW).expect("valid");
         assert!(authority.authorise(&ada, "bank", Grant::Transact, NOW).is_err());
@@ -409,9 +418,22 @@ mod tests {
         assert!(authority.authorise(&ada, "bank", Grant::Transact, NOW).is_ok());
         assert!(authority.authorise(&ada, "bank", Grant::Operate, NOW).is_err());
         assert!(authority.authorise(&ada, "vault", Grant::Transact, NOW).is_err());
+    }
+
+    #[test]
+    fn a_revoked_grant_is_void() {
+        let (mut authority, token) = bank();
+        let ada = authority.authenticate(token.reveal(), NOW).expect("valid");
+        assert!(authority.grant("ada", &name("bank"), Grant::Transact));
         assert!(authority.revoke("ada", "bank", Grant::Transact));
         assert!(!authority.revoke("ada", "bank", Grant::Transact));
         assert!(authority.authorise(&ada, "bank", Grant::Transact, NOW).is_err());
+        assert_eq!(authority.account("ada").map(|account| account.grants), Some(BTreeMap::new()));
+    }
+
+    #[test]
+    fn an_unknown_user_gets_no_grant() {
+        let (mut authority, _) = bank();
         assert!(!authority.grant("bob", &name("bank"), Grant::Transact));
         assert_eq!(authority.account("ada").map(|account| account.grants), Some(BTreeMap::new()));
     }
@@ -436,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_let_in_may_do_nothing_any_more_once_the_token_is_void() {
+    fn a_void_token_ends_the_rights_of_an_authenticated_user() {
         let (mut authority, ada, root) = bank_with_admin();
         authority.grant("ada", &name("bank"), Grant::Transact);
         authority.void_all("ada");
@@ -451,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_that_is_forgotten_takes_its_grants_along() {
+    fn forgetting_a_service_removes_its_grants() {
         let (mut authority, token) = bank();
         let ada = authority.authenticate(token.reveal(), NOW).expect("valid");
         for service in ["bank", "vault"] {
@@ -463,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_are_kept_as_hashes_and_never_printed() {
+    fn a_token_is_never_printed() {
         let (authority, token) = bank();
         assert_eq!(format!("{token:?}"), "Token(..)");
         assert!(!format!("{authority:?}").contains(&token.reveal()[TOKEN_PREFIX.len()..]));

@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn guesses_at_one_user_from_one_address_are_limited_and_told_how_long_to_wait() {
+    fn guesses_at_one_user_from_one_address_have_to_wait() {
         let mut limits = LogInLimits::default();
         assert_eq!(passing(&mut limits, "ada", address(1), NOW), 5);
         assert_eq!(limits.attempt(&name("ada"), address(1), NOW), Err(Duration::from_secs(30)));
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_from_a_new_address_does_not_compete_with_those_who_have_failed() {
+    fn a_new_address_does_not_compete_with_those_that_have_failed() {
         let mut limits = LogInLimits::default();
         let ada = name("ada");
         let (mut passed, mut now) = (0, NOW);
@@ -369,15 +369,23 @@ mod tests {
         assert_eq!(passing(&mut limits, "bob", address(2), NOW), 5);
     }
 
+    fn parsed(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
     #[test]
-    fn an_ipv6_network_is_one_address_and_a_mapped_address_is_what_it_maps() {
+    fn an_ipv6_network_counts_as_one_address() {
         let mut limits = LogInLimits::default();
-        let of = |text: &str| text.parse::<IpAddr>().expect("an address");
-        assert_eq!(passing(&mut limits, "ada", of("2001:db8::1"), NOW), 5);
-        assert_eq!(passing(&mut limits, "ada", of("2001:db8::ffff:1"), NOW), 0);
-        assert_eq!(passing(&mut limits, "ada", of("2001:db8:0:1::1"), NOW), 5);
-        assert_eq!(passing(&mut limits, "ada", of("192.0.2.1"), NOW), 5);
-        assert_eq!(passing(&mut limits, "ada", of("::ffff:192.0.2.1"), NOW), 0);
+        assert_eq!(passing(&mut limits, "ada", parsed("2001:db8::1"), NOW), 5);
+        assert_eq!(passing(&mut limits, "ada", parsed("2001:db8::ffff:1"), NOW), 0);
+        assert_eq!(passing(&mut limits, "ada", parsed("2001:db8:0:1::1"), NOW), 5);
+    }
+
+    #[test]
+    fn a_mapped_address_counts_as_its_ipv4_address() {
+        let mut limits = LogInLimits::default();
+        assert_eq!(passing(&mut limits, "ada", parsed("192.0.2.1"), NOW), 5);
+        assert_eq!(passing(&mut limits, "ada", parsed("::ffff:192.0.2.1"), NOW), 0);
     }
 
     #[test]

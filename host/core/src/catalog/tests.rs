@@ -334,7 +334,7 @@ fn a_secret_is_never_printed() -> Result<(), CatalogError> {
 }
 
 #[test]
-fn a_catalog_from_before_there_were_accounts_has_none_and_takes_some() -> Result<(), CatalogError> {
+fn a_catalog_older_than_accounts_gains_their_tables_with_the_first_one() -> Result<(), CatalogError> {
     let storage = SimulatedStorage::new(1);
     let catalog = Catalog::create(&storage, DIRECTORY_ID)?;
     catalog.put_service(&name("bank"), &entry(1))?;
@@ -414,7 +414,7 @@ fn a_creation_that_fails_can_be_tried_again() -> Result<(), CatalogError> {
 }
 
 #[test]
-fn a_change_that_fails_is_not_made_unless_it_says_that_nobody_knows() -> Result<(), CatalogError> {
+fn a_change_that_fails_is_not_made_unless_its_outcome_is_unknown() -> Result<(), CatalogError> {
     let writes = |storage: &SimulatedStorage| {
         [Operation::Write, Operation::SyncData, Operation::SetBytes].map(|kind| storage.count(kind))
     };
@@ -507,7 +507,7 @@ fn a_change_that_is_on_the_disk_is_shown_even_if_the_file_cannot_be_cut() -> Res
 }
 
 #[test]
-fn a_change_that_is_on_the_disk_waits_for_no_pause_and_ends_them() -> Result<(), CatalogError> {
+fn a_change_that_is_on_the_disk_ends_the_pauses_of_the_catalog() -> Result<(), CatalogError> {
     let mut reopened = 0;
     for others in 0..16 {
         let storage = SimulatedStorage::new(1);
@@ -539,7 +539,7 @@ fn a_change_that_is_on_the_disk_waits_for_no_pause_and_ends_them() -> Result<(),
 }
 
 #[test]
-fn who_reads_goes_on_while_the_file_is_opened_anew() -> Result<(), CatalogError> {
+fn readers_continue_while_the_file_is_opened_anew() -> Result<(), CatalogError> {
     let storage = SimulatedStorage::new(1);
     let (catalog, wanted) = filled(&storage)?;
     reopens(&catalog, &storage);
@@ -820,7 +820,7 @@ fn storage_fails_once<T>(storage: &SimulatedStorage, order: impl FnOnce() -> T) 
 }
 
 #[test]
-fn who_waits_behind_a_change_whose_write_fails_has_theirs_stored() -> Result<(), CatalogError> {
+fn a_change_that_waits_behind_a_failed_write_is_stored() -> Result<(), CatalogError> {
     let storage = SimulatedStorage::new(1);
     let (catalog, _) = filled(&storage)?;
     reopens(&catalog, &storage);
@@ -841,7 +841,7 @@ fn who_waits_behind_a_change_whose_write_fails_has_theirs_stored() -> Result<(),
 }
 
 #[test]
-fn who_reads_does_not_wait_for_the_file_to_be_opened_anew() -> Result<(), CatalogError> {
+fn a_reader_does_not_wait_for_the_file_to_be_opened_anew() -> Result<(), CatalogError> {
     let storage = SimulatedStorage::new(1);
     let (catalog, old) = filled(&storage)?;
     let catalog = Arc::new(catalog);
@@ -908,7 +908,7 @@ fn a_full_disk_is_an_error() -> Result<(), CatalogError> {
 
 /// This holds for all contents, and however the file grew and shrank.
 #[test]
-fn what_stops_and_removes_services_finds_room_on_a_full_disk() -> Result<(), CatalogError> {
+fn services_can_be_stopped_or_removed_on_a_full_disk() -> Result<(), CatalogError> {
     let service = |number: u64| name(&format!("service-{number}"));
     for count in 1..40 {
         let storage = SimulatedStorage::new(count);
@@ -1159,7 +1159,7 @@ fn pages_that_are_free_again_are_for_additions_too() -> Result<(), CatalogError>
 }
 
 #[test]
-fn an_entry_that_is_too_long_for_the_disk_keeps_nothing_shorter_out() -> Result<(), CatalogError> {
+fn an_entry_that_is_too_long_for_the_disk_excludes_no_shorter_one() -> Result<(), CatalogError> {
     let storage = SimulatedStorage::new(1);
     let (catalog, _) = filled(&storage)?;
     reopens(&catalog, &storage);
@@ -1170,7 +1170,7 @@ fn an_entry_that_is_too_long_for_the_disk_keeps_nothing_shorter_out() -> Result<
 }
 
 #[test]
-fn a_reserve_is_held_by_each_opening_that_writes_and_no_other() -> Result<(), CatalogError> {
+fn only_an_opening_that_writes_holds_a_reserve() -> Result<(), CatalogError> {
     let storage = SimulatedStorage::new(1);
     drop(filled(&storage)?);
     let file_bytes = bytes_of(&storage).map_err(catalog_error)?.len() as u64;
@@ -1181,7 +1181,13 @@ fn a_reserve_is_held_by_each_opening_that_writes_and_no_other() -> Result<(), Ca
     assert_eq!((storage.taken_bytes(), storage.count(Operation::HoldRoom)), (file_bytes, 0));
     drop(Catalog::open(&storage)?);
     assert!(storage.taken_bytes() >= file_bytes + 4 * 1024 * 1024, "{} bytes", storage.taken_bytes());
-    // If no room can be held, the catalog works as if there were no reserve.
+    Ok(())
+}
+
+#[test]
+fn a_catalog_works_on_a_storage_that_can_hold_no_reserve() -> Result<(), CatalogError> {
+    let storage = SimulatedStorage::new(1);
+    drop(filled(&storage)?);
     let storage = storage.crash();
     storage.break_down(Operation::HoldRoom, io::ErrorKind::Unsupported);
     let catalog = Catalog::open(&storage)?;
@@ -1218,7 +1224,7 @@ fn a_reserve_that_does_not_fit_leaves_the_disk_to_others() -> Result<(), Catalog
 
 /// The reserve was not whole before.
 #[test]
-fn a_cut_holds_what_was_held_again_and_more_only_where_that_leaves_the_spare() -> io::Result<()> {
+fn a_cut_extends_the_held_room_only_if_that_leaves_the_spare() -> io::Result<()> {
     const MIB: u64 = 1024 * 1024;
     // A file of 10 MiB without a reserve is cut to 7 MiB, whose reserve ends at 14 MiB.
     for (space, held) in [(10, 10), (14, 10), (10 + 4 + 15, 10), (10 + 4 + 16, 14)] {
@@ -1338,7 +1344,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_returned_is_there_after_any_crash_and_the_rest_is_old_or_new(
+    fn after_any_crash_the_catalog_is_that_before_or_after_the_last_change(
         seed: u64,
         rounds in vec((vec(Action::any(), 1..8), 1..150_u64, proptest::option::of(1..40_u64)), 1..5),
     ) {

@@ -50,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_waits_for_itself_alone_and_all_wait_for_every_name() {
+    fn operations_wait_only_for_the_names_that_they_share() {
         let locks = NameLocks::default();
         let (bank, vault) = (name("bank"), name("vault"));
         let first = locks.take(&bank).now_or_never().expect("it is free");

@@ -166,7 +166,7 @@ mod tests {
     const COUNT: &[u8] = include_bytes!("../../../../tests/guests/count.wat");
 
     #[tokio::test]
-    async fn those_who_ask_at_once_share_one_and_it_is_released_with_the_last() {
+    async fn simultaneous_callers_share_one_program_until_the_last_releases_it() {
         let engine =
             Arc::new(Engine::new(PoolLimits { stores: 1, memories: 1, memory_bytes: 1 << 20 }).expect("an engine"));
         let workload = load("count.wat", COUNT, &LoadLimits::default()).expect("valid");
@@ -190,31 +190,45 @@ mod tests {
         assert_eq!(made.load(Ordering::Relaxed), 2);
     }
 
-    #[tokio::test]
-    async fn a_failure_is_shared_and_tried_again_and_who_goes_away_takes_nothing_along() {
-        let (programs, hash) = (Programs::default(), WorkloadHash::of(b"x"));
-        let (go, made) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
-        let get = || {
-            let (go, made) = (Arc::clone(&go), Arc::clone(&made));
-            programs.get(hash, Purpose::Start, async move {
+    /// Attempts that fail once they are notified, and their number.
+    #[derive(Default)]
+    struct Failing {
+        programs: Programs,
+        go: Arc<Notify>,
+        made: Arc<AtomicUsize>,
+    }
+
+    impl Failing {
+        fn get(&self) -> impl Future<Output = Made> {
+            let (go, made) = (Arc::clone(&self.go), Arc::clone(&self.made));
+            self.programs.get(WorkloadHash::of(b"x"), Purpose::Start, async move {
                 made.fetch_add(1, Ordering::Relaxed);
                 go.notified().await;
                 Err(EngineError::Compile { name: "x".into(), reason: "no".into() })
             })
-        };
-        let mut leaves = Box::pin(get());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_leaves_does_not_end_the_attempt_of_the_others() {
+        let failing = Failing::default();
+        let mut leaves = Box::pin(failing.get());
         assert!(leaves.as_mut().now_or_never().is_none());
-        let mut stays = Box::pin(get());
+        let mut stays = Box::pin(failing.get());
         assert!(stays.as_mut().now_or_never().is_none());
         drop(leaves);
-        go.notify_one();
+        failing.go.notify_one();
         assert!(stays.await.is_err());
-        assert_eq!((made.load(Ordering::Relaxed), programs.slots().len()), (1, 0));
-        // An attempt that all callers have left is made anew.
-        drop(get().now_or_never());
-        go.notify_one();
-        assert!(get().await.is_err());
-        assert_eq!(made.load(Ordering::Relaxed), 3);
+        assert_eq!((failing.made.load(Ordering::Relaxed), failing.programs.slots().len()), (1, 0));
+    }
+
+    #[tokio::test]
+    async fn an_attempt_that_all_callers_have_left_is_made_anew() {
+        let failing = Failing::default();
+        drop(failing.get().now_or_never());
+        failing.go.notify_one();
+        assert!(failing.get().await.is_err());
+        assert_eq!(failing.made.load(Ordering::Relaxed), 2);
     }
 
     fn text(text: &str) -> String {
@@ -231,7 +245,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_joins_an_attempt_that_is_lost_makes_another_and_a_refusal_is_of_all() {
+    async fn callers_share_a_failed_attempt_only_if_another_would_fail_too() {
         use Purpose::{Deploy, Start};
         let (deadline, wait) = (Duration::from_secs(60), Duration::from_secs(60));
         let late = || EngineError::CompileDeadline { name: text("x"), deadline }.into();

@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_told_of_a_service_that_starts_is_told_what_it_was() {
+    fn a_starting_service_is_shown_as_it_was_before() {
         let [bank, _] = names();
         let mut registry = Registry::<u32>::default();
         registry.rest(&bank, Rest::Stopped);
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_run_are_stopped_at_once_and_are_gone() {
+    fn stopping_all_reserves_each_name_until_its_service_has_ended() {
         let [bank, vault] = names();
         let mut registry = Registry::default();
         registry.begin(&bank).expect("nobody owns it");

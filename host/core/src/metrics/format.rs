@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_asks_for_a_format_gets_it() {
+    fn the_accept_header_selects_the_format() {
         let prometheus = "application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;version=0.0.1;\
                           q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
         for accept in

@@ -101,7 +101,7 @@ fn assert_shows(text: &str, lines: &[&str]) {
 }
 
 #[test]
-fn events_answers_and_statuses_are_shown_by_service() {
+fn every_metric_of_a_service_is_labelled_with_it() {
     let metrics = Metrics::default();
     let bank = metrics.service(&name("bank"));
     bank.answered(Outcome::Ok, Duration::from_micros(900));
@@ -151,7 +151,7 @@ fn events_answers_and_statuses_are_shown_by_service() {
 }
 
 #[test]
-fn journal_and_host_are_shown_without_a_service() {
+fn metrics_of_the_host_have_no_service() {
     let text = Metrics::default().encode(full_scrape());
     assert_shows(
         &text,
@@ -169,7 +169,12 @@ fn journal_and_host_are_shown_without_a_service() {
             "lifeboat_host_network_sent_bytes_per_second 12",
         ],
     );
-    assert!(!text.contains("\nlifeboat_host_disk_used_bytes"), "what is not known is not shown as zero");
+}
+
+#[test]
+fn an_unknown_value_is_not_shown_as_zero() {
+    let text = Metrics::default().encode(full_scrape());
+    assert!(!text.contains("\nlifeboat_host_disk_used_bytes"));
 }
 
 #[test]
@@ -191,8 +196,31 @@ fn a_removed_service_leaves_no_series() {
     assert_eq!(metrics.service(&name("bank")).sla_failures(Resource::Cpu), 0, "it begins at zero");
 }
 
+/// Returns a scrape with every family.
+fn every_family() -> String {
+    let metrics = Metrics::default();
+    metrics.observe(&sla_failure("bank"));
+    metrics.encode(full_scrape())
+}
+
+/// Returns what the lines that begin with `keyword` say of each family.
+fn described<'a>(text: &'a str, keyword: &str) -> BTreeMap<&'a str, &'a str> {
+    let lines = text.lines().filter_map(|line| line.strip_prefix(keyword)?.split_once(' '));
+    let found: Vec<_> = lines.collect();
+    let unique: BTreeMap<_, _> = found.iter().copied().collect();
+    assert_eq!(found.len(), unique.len(), "{keyword}: one line for each family");
+    unique
+}
+
 #[test]
-fn every_family_is_described_once_has_a_unit_and_stands_in_the_documentation() {
+fn every_family_is_described_once() {
+    let text = every_family();
+    let (helps, types) = (described(&text, "# HELP "), described(&text, "# TYPE "));
+    assert_eq!(helps.keys().collect::<BTreeSet<_>>(), types.keys().collect());
+}
+
+#[test]
+fn every_family_ends_with_its_unit() {
     /// Families that count what their name says, and families whose unit is a label.
     const WITHOUT_UNIT: [&str; 15] = [
         "build",
@@ -211,32 +239,35 @@ fn every_family_is_described_once_has_a_unit_and_stands_in_the_documentation() {
         "journal_stalled",
         "host_under_pressure",
     ];
-    let documented = include_str!("../../../../docs/monitoring.md");
-    let metrics = Metrics::default();
-    metrics.observe(&sla_failure("bank"));
-    let text = metrics.encode(full_scrape());
-    let of = |keyword: &str| -> BTreeMap<&str, &str> {
-        let lines = text.lines().filter_map(|line| line.strip_prefix(keyword)?.split_once(' '));
-        let found: Vec<_> = lines.collect();
-        let unique: BTreeMap<_, _> = found.iter().copied().collect();
-        assert_eq!(found.len(), unique.len(), "{keyword}: one line for each family");
-        unique
-    };
-    let (helps, types, units) = (of("# HELP "), of("# TYPE "), of("# UNIT "));
-    assert_eq!(helps.keys().collect::<BTreeSet<_>>(), types.keys().collect());
-    for (family, kind) in &types {
+    let text = every_family();
+    let units = described(&text, "# UNIT ");
+    for family in described(&text, "# TYPE ").keys() {
         let short = family.strip_prefix("lifeboat_").expect("the prefix");
         match units.get(family) {
             Some(unit) => assert!(family.ends_with(unit), "{family}: {unit}"),
             None => assert!(WITHOUT_UNIT.contains(&short), "{family} has no unit"),
         }
-        let suffix = match *kind {
+    }
+}
+
+#[test]
+fn every_family_is_documented() {
+    let documented = include_str!("../../../../docs/monitoring.md");
+    let text = every_family();
+    for (family, kind) in described(&text, "# TYPE ") {
+        let suffix = match kind {
             "counter" => "_total",
             "info" => "_info",
             _ => "",
         };
         assert!(documented.contains(&format!("`{family}{suffix}")), "{family}{suffix} is not documented");
     }
+}
+
+#[test]
+fn every_sample_belongs_to_a_family() {
+    let text = every_family();
+    let types = described(&text, "# TYPE ");
     for sample in text.lines().filter(|line| !line.starts_with('#')) {
         let (series, value) = sample.rsplit_once(' ').expect("a value");
         assert!(value.parse::<f64>().is_ok(), "{sample}");

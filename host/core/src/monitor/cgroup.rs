@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn memberships_of_both_versions_are_told_apart() {
+    fn memberships_of_both_versions_are_distinguished() {
         let hybrid = "9:name=systemd:/\n5:cpu,cpuacct:/docker/3f\n4:memory:/a:b\n0::/user.slice\n";
         let memberships = Memberships::parse(hybrid);
         assert_eq!(memberships.v2, Some("/user.slice"));

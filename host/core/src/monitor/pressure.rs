@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_minute_at_the_threshold_is_pressure_and_its_first_sample_is_not() {
+    fn pressure_begins_after_a_whole_minute_at_the_threshold() {
         let mut pressure = pressure();
         assert_eq!(feed(&mut pressure, 0, [980; 60]), []);
         assert_eq!(pressure.current().count(), 0);
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn pressure_ends_below_the_threshold_with_hysteresis_and_is_told_once() {
+    fn pressure_is_reported_once_until_hysteresis_relieves_it() {
         let mut pressure = pressure();
         assert_eq!(feed(&mut pressure, 0, [1_000; 200]).len(), 1);
         assert_eq!(feed(&mut pressure, 200, [930; 200]), [], "93 % is not below");
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_no_longer_be_read_is_not_under_pressure_for_ever() {
+    fn pressure_ends_a_minute_after_the_last_reading() {
         let mut pressure = pressure();
         assert_eq!(feed(&mut pressure, 0, [990; 61]).len(), 1);
         let mut blind = |second| pressure.observe(Duration::from_secs(second), |_| None);
@@ -214,14 +214,21 @@ mod tests {
     }
 
     #[test]
-    fn a_larger_limit_relieves_at_once_and_no_limit_is_no_sample() {
+    fn a_larger_limit_relieves_at_once() {
         let mut pressure = pressure();
         assert_eq!(feed(&mut pressure, 0, [1_000; 61]).len(), 1);
-        assert_eq!(pressure.observe(Duration::from_secs(61), |_| Some(Usage { used: 0, limit: 0 })), []);
         let crossings = pressure.observe(Duration::from_secs(62), |resource| {
             (resource == HostResource::Memory).then_some(Usage { used: 1_000, limit: 2_000 })
         });
         assert!(matches!(&crossings[..], [Crossing::Ends(ended)] if ended.usage.limit == 2_000));
+    }
+
+    #[test]
+    fn a_usage_without_a_limit_is_no_sample() {
+        let mut pressure = pressure();
+        assert_eq!(feed(&mut pressure, 0, [1_000; 61]).len(), 1);
+        assert_eq!(pressure.observe(Duration::from_secs(61), |_| Some(Usage { used: 0, limit: 0 })), []);
+        assert_eq!(pressure.current().count(), 1);
     }
 
     #[test]

@@ -33,7 +33,7 @@ fn without_timings(value: &mut Value) {
 }
 
 #[tokio::test]
-async fn the_embedded_scenario_fails_over_for_every_cause_and_loses_nothing() {
+async fn failovers_of_every_cause_lose_nothing_in_the_embedded_scenario() {
     let report = play(&Scenario::built_in(), Options::default()).await;
     assert!(report.is_reconciled(), "{report}");
     let Failovers { cpu, memory, forced } = report.failovers;
@@ -48,7 +48,7 @@ async fn the_embedded_scenario_fails_over_for_every_cause_and_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_seed_gives_one_report_and_another_gives_another() {
+async fn the_seed_alone_decides_the_report() {
     let scenario = short();
     let mut reports = Vec::new();
     for seed in [7, 7, 8] {
@@ -63,7 +63,7 @@ async fn a_seed_gives_one_report_and_another_gives_another() {
 }
 
 #[tokio::test]
-async fn a_broken_promise_is_found_and_the_transaction_named() {
+async fn a_lost_or_doubled_transaction_is_named() {
     let scenario = short();
     for (sabotage, kind) in
         [(SabotageKind::DropOne, FindingKind::Lost), (SabotageKind::DoubleOne, FindingKind::Duplicated)]
@@ -108,7 +108,7 @@ async fn a_broken_promise_of_the_ledger_is_found() {
 }
 
 #[tokio::test]
-async fn a_spinner_fails_and_its_neighbour_loses_nothing() {
+async fn the_neighbour_of_a_spinner_loses_nothing() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/scenarios/spin.toml");
     let scenario = Scenario::read(&path).expect("the scenario is valid");
     let report = play(&scenario, Options::default()).await;
@@ -213,7 +213,7 @@ async fn models_agree_with_the_guests_on_what_is_refused() {
 }
 
 #[tokio::test]
-async fn observers_are_told_what_the_report_counts() {
+async fn observers_see_what_the_report_counts() {
     #[derive(Default)]
     struct Counter {
         total: u64,
@@ -248,7 +248,7 @@ async fn observers_are_told_what_the_report_counts() {
 
 /// Neither a token nor a secret, both 64 hexadecimal digits, may occur in the output.
 #[tokio::test]
-async fn reports_and_events_hold_no_token_and_no_secret() {
+async fn no_report_or_event_shows_a_token_or_a_secret() {
     struct Listener(String);
     impl Observer for Listener {
         fn event(&mut self, event: &Event) {

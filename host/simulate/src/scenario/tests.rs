@@ -53,7 +53,7 @@ fn names_that_lead_nowhere_are_refused_with_their_line() {
 
 /// The parser takes numbers as they stand.
 #[test]
-fn a_number_of_other_characters_is_shown_short_and_escaped() {
+fn a_wrong_number_is_shown_as_a_short_escaped_quotation() {
     let message = error("[[size]]\nfuel = 3_0\u{10}");
     assert!(message.contains("s.toml: line 2: fuel is 30\\u{10}; it must be 0 to"), "{message}");
     let message = error(&format!("[[size]]\nfuel = {}", "1".repeat(1_000)));

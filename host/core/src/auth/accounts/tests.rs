@@ -152,7 +152,7 @@ fn users_of_a_catalog_that_does_not_count_them_stay_who_they_are() -> TestResult
 }
 
 #[test]
-fn a_restart_keeps_users_grants_and_tokens() -> TestResult {
+fn accounts_survive_a_restart() -> TestResult {
     let (storage, accounts) = fresh();
     accounts.add("root", true)?;
     accounts.add("ada", false)?;
@@ -232,7 +232,7 @@ fn another_password_makes_all_tokens_of_the_user_void_for_good() -> TestResult {
 }
 
 #[test]
-fn a_token_is_void_after_log_out_and_after_its_time() -> TestResult {
+fn a_token_is_void_after_log_out() -> TestResult {
     let (storage, accounts) = fresh();
     accounts.add("ada", false)?;
     let (one, two) = (accounts.enter_as("ada", 1)?.token, accounts.enter_as("ada", 2)?.token);
@@ -244,15 +244,27 @@ fn a_token_is_void_after_log_out_and_after_its_time() -> TestResult {
     let accounts = open(&storage);
     assert!(!accounts.is_valid(&one) && accounts.is_valid(&two));
     assert_eq!(accounts.catalog().tokens()?.len(), 1);
+    Ok(())
+}
+
+#[test]
+fn a_token_is_void_after_its_lifetime() -> TestResult {
+    let (storage, accounts) = fresh();
+    accounts.add("ada", false)?;
+    let token = accounts.enter_as("ada", 1)?.token;
+    drop(accounts);
+    let accounts = open(&storage);
+    assert!(accounts.is_valid(&token));
+    assert_eq!(accounts.catalog().tokens()?.len(), 1);
     drop(accounts);
     let accounts = open_at(&storage, after(LIFETIME))?;
-    assert!(!accounts.is_valid(&two));
+    assert!(!accounts.is_valid(&token));
     assert_eq!(accounts.catalog().tokens()?.len(), 0);
     Ok(())
 }
 
 #[test]
-fn a_user_has_so_many_tokens_and_the_oldest_goes_first() -> TestResult {
+fn a_log_in_over_the_limit_voids_the_oldest_token_of_the_user() -> TestResult {
     let (storage, accounts) = fresh();
     accounts.add("ada", false)?;
     let mut tokens = Vec::new();
@@ -276,7 +288,7 @@ fn a_user_has_so_many_tokens_and_the_oldest_goes_first() -> TestResult {
 }
 
 #[test]
-fn services_that_are_removed_take_the_grants_along() -> TestResult {
+fn removing_a_service_removes_its_grants() -> TestResult {
     let (storage, accounts) = fresh();
     for user in ["ada", "bob"] {
         accounts.add(user, false)?;
@@ -311,29 +323,45 @@ fn grants_have_a_bound() -> TestResult {
 }
 
 #[test]
-fn a_user_who_does_not_exist_costs_as_much_and_is_told_the_same() -> TestResult {
+fn a_log_in_does_not_reveal_whether_the_user_exists() -> TestResult {
     let storage = SimulatedStorage::new(1);
     create(&storage);
     let scheme = Fast::default();
     let catalog = Arc::new(Catalog::open(&storage)?);
     let accounts = Accounts::load(catalog, Arc::default(), Box::new(scheme.clone()), LIFETIME, START)?;
     accounts.add("ada", false)?;
-    let mut told = HashMap::new();
+    let mut errors = HashMap::new();
     for user in ["ada", "nobody"] {
         let before = scheme.compared.load(Ordering::SeqCst);
         for _ in 0..7 {
             let error = accounts.log_in(user, "wrong horse", HOME, START, [1; 32]).expect_err("wrong");
-            told.entry(user).or_insert_with(Vec::new).push(error.to_string());
+            errors.entry(user).or_insert_with(Vec::new).push(error.to_string());
         }
         assert_eq!(scheme.compared.load(Ordering::SeqCst) - before, 5, "{user}");
     }
-    assert_eq!(told["ada"], told["nobody"]);
-    assert!(told["ada"][6].ends_with("try again in 30 s"), "{told:?}");
-    // The right password has to wait now, from this address but not from others.
+    assert_eq!(errors["ada"], errors["nobody"]);
+    assert!(errors["ada"][6].ends_with("try again in 30 s"), "{errors:?}");
+    Ok(())
+}
+
+#[test]
+fn after_wrong_passwords_even_the_right_one_waits_at_their_address_alone() -> TestResult {
+    let (_storage, accounts) = fresh();
+    accounts.add("ada", false)?;
+    for _ in 0..7 {
+        accounts.log_in("ada", "wrong horse", HOME, START, [1; 32]).expect_err("wrong");
+    }
     assert!(matches!(accounts.enter_as("ada", 1), Err(LogInError::TooMany { .. })));
     let elsewhere = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
     assert!(accounts.log_in("ada", PASSWORD, elsewhere, START, [1; 32]).is_ok());
-    let long = accounts.log_in("ada", &"x".repeat(1_000_000), elsewhere, START, [2; 32]);
+    Ok(())
+}
+
+#[test]
+fn impossible_credentials_are_wrong_credentials() -> TestResult {
+    let (_storage, accounts) = fresh();
+    accounts.add("ada", false)?;
+    let long = accounts.log_in("ada", &"x".repeat(1_000_000), HOME, START, [2; 32]);
     assert!(matches!(long, Err(LogInError::WrongCredentials)), "{long:?}");
     let odd = accounts.log_in("no name\n", PASSWORD, HOME, START, [3; 32]);
     assert!(matches!(odd, Err(LogInError::WrongCredentials)), "{odd:?}");
@@ -390,7 +418,7 @@ struct Expected {
 
 /// Users log in until there is no free page left, on a disk without a free byte.
 #[test]
-fn who_logs_in_takes_no_room_from_who_removes() -> TestResult {
+fn log_ins_take_no_room_from_removals() -> TestResult {
     let storage = SimulatedStorage::new(1);
     create(&storage);
     let accounts = open(&storage);
@@ -439,7 +467,7 @@ fn who_logs_in_takes_no_room_from_who_removes() -> TestResult {
 }
 
 #[test]
-fn while_the_reserve_is_not_whole_only_admins_are_let_in_and_only_what_removes_is_done() -> TestResult {
+fn an_incomplete_reserve_serves_only_removals_or_log_ins_of_admins() -> TestResult {
     let (storage, accounts) = fresh();
     for (user, is_admin) in [("root", true), ("ada", false), ("bob", false)] {
         accounts.add(user, is_admin)?;
@@ -466,7 +494,7 @@ fn while_the_reserve_is_not_whole_only_admins_are_let_in_and_only_what_removes_i
 
 /// On a file system that cannot reserve room, additions find out only by their writes that there is none.
 #[test]
-fn who_logs_in_on_a_full_disk_keeps_nobody_from_removing() -> TestResult {
+fn log_ins_on_a_full_disk_leave_room_for_removals() -> TestResult {
     let (storage, accounts) = fresh();
     let clock = Arc::new(VirtualClock::new(NOW));
     accounts.catalog().reopen_from(Arc::new(storage.clone()), Arc::clone(&clock) as _);
@@ -528,7 +556,7 @@ fn a_log_in_that_a_pause_of_the_catalog_refuses_is_no_attempt() -> TestResult {
 }
 
 #[test]
-fn in_a_pause_of_the_catalog_admins_log_in_and_out_and_nobody_else_does() -> TestResult {
+fn in_a_pause_of_the_catalog_only_admins_open_or_close_sessions() -> TestResult {
     let (storage, accounts) = fresh();
     accounts.add("ada", false)?;
     accounts.add("root", true)?;
@@ -593,7 +621,7 @@ fn expected(accounts: &Accounts) -> Expected {
 }
 
 #[test]
-fn a_crash_between_any_two_steps_undoes_nothing_that_was_told() -> TestResult {
+fn a_crash_between_any_two_steps_undoes_no_acknowledged_change() -> TestResult {
     // The expected state after each step if nothing fails.
     let (_, accounts) = fresh();
     let mut tokens = Vec::new();
@@ -650,7 +678,7 @@ fn prepare(accounts: &Accounts) -> Result<Vec<Token>, AccountError> {
 }
 
 #[test]
-fn an_order_whose_storage_fails_is_done_or_not_or_takes_away_what_nobody_knows() -> TestResult {
+fn an_order_whose_storage_fails_never_grants_an_unstored_right() -> TestResult {
     let (mut done, mut failed, mut unknown) = (0, 0, [0; 2]);
     for (number, (gives, order)) in ORDERS.into_iter().enumerate() {
         for kind in [Operation::Write, Operation::SyncData] {
@@ -765,7 +793,7 @@ fn incarnations(accounts: &Accounts) -> Vec<(Name, u64)> {
 }
 
 #[test]
-fn what_may_not_be_on_the_disk_can_be_ordered_again_and_is_there_then() -> TestResult {
+fn repeating_an_order_of_unknown_outcome_stores_it() -> TestResult {
     for (number, (_, order)) in ORDERS.into_iter().enumerate() {
         for Unknown { storage, accounts, mut tokens, is_stored } in unknown(order)? {
             match order(&accounts, &mut tokens) {
@@ -783,7 +811,7 @@ fn what_may_not_be_on_the_disk_can_be_ordered_again_and_is_there_then() -> TestR
 }
 
 #[test]
-fn after_an_order_of_which_nobody_knows_the_next_one_leaves_no_void_token_on_the_disk() -> TestResult {
+fn the_order_after_one_of_unknown_outcome_leaves_no_void_token_on_the_disk() -> TestResult {
     for (number, (_, order)) in ORDERS.into_iter().enumerate() {
         for (next, (_, then)) in ORDERS.into_iter().enumerate() {
             for Unknown { storage, accounts, mut tokens, is_stored } in unknown(order)? {
@@ -820,7 +848,7 @@ fn a_stolen_token_is_void_for_good_once_the_password_is_changed_with_success() -
 }
 
 #[test]
-fn who_gets_a_name_after_a_removal_of_which_nobody_knew_inherits_nothing() -> TestResult {
+fn a_user_added_after_a_removal_of_unknown_outcome_inherits_nothing() -> TestResult {
     for again in [false, true] {
         for Unknown { storage, accounts, tokens, is_stored } in unknown(|accounts, _| accounts.remove_user("ada"))? {
             if again {
@@ -849,7 +877,7 @@ fn who_gets_a_name_after_a_removal_of_which_nobody_knew_inherits_nothing() -> Te
 }
 
 #[test]
-fn nothing_is_given_to_a_user_of_whom_nobody_knows_whether_they_are_stored() -> TestResult {
+fn a_user_of_unknown_outcome_is_granted_nothing() -> TestResult {
     for Unknown { accounts, .. } in unknown(|accounts, _| accounts.add("bob", false))? {
         let granted = accounts.grant("bob", &name("bank"), Grant::Observe);
         assert!(matches!(granted, Err(AccountError::Unknown { .. })), "{granted:?}");

@@ -92,7 +92,7 @@ impl World {
 }
 
 #[test]
-fn a_clock_that_is_behind_for_a_moment_ends_no_session_and_changes_none_on_the_disk() {
+fn a_clock_that_is_behind_for_a_moment_leaves_sessions_unchanged() {
     for has_restarted in [false, true] {
         let mut world = World::new();
         let token = world.log_in("ada");
@@ -196,7 +196,7 @@ fn a_token_that_is_void_for_good_is_so_by_every_wall_clock() {
 }
 
 #[test]
-fn a_log_in_takes_few_of_others_tokens_off_the_disk_and_the_next_one_more() {
+fn each_log_in_removes_a_bounded_number_of_void_tokens_from_the_disk() {
     let mut world = World::new();
     let others = VOID_REMOVED_MAX + 6;
     for user in 0..=others / TOKENS_PER_USER_MAX {
