@@ -1263,7 +1263,7 @@ mod tests {
     }
 
     #[test]
-    fn while_records_are_held_what_takes_little_of_the_room_that_is_left_is_relocated() {
+    fn while_records_are_held_records_that_fit_the_room_left_are_relocated() {
         let storage = SimulatedStorage::new(1);
         let (writer, reclaimed, held) = reclaim_while_held(&storage, 100_000);
         assert!(reclaimed.segments > 0 && reclaimed.lacking_room.is_empty(), "{reclaimed:?}");
@@ -1276,7 +1276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reclaim_says_whose_records_it_has_no_room_to_relocate() {
+    fn a_reclaim_names_services_whose_records_it_has_no_room_to_relocate() {
         let storage = SimulatedStorage::new(1);
         // The remaining room is too small for one of these records.
         let (writer, reclaimed, held) = reclaim_while_held(&storage, LONG_BYTES);
@@ -1355,7 +1355,7 @@ mod tests {
     }
 
     #[test]
-    fn what_failed_is_tried_again_after_twice_as_long_each_time() {
+    fn a_failure_is_tried_again_after_twice_as_long_each_time() {
         let start = Instant::now();
         let mut retry = Retry::default();
         assert!(retry.is_due(start) && retry.due().is_none());

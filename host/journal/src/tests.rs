@@ -1075,7 +1075,7 @@ fn a_record_is_acknowledged_only_in_the_file_that_a_start_finds() -> Result<(), 
 }
 
 #[test]
-fn a_segment_that_was_removed_or_replaced_ends_the_journal_although_it_is_not_written_to() -> Result<(), LogError> {
+fn a_removed_or_replaced_segment_ends_the_journal_even_if_it_is_not_written_to() -> Result<(), LogError> {
     for by_copy in [true, false] {
         for number in 1..=3 {
             let (storage, mut log, mut histories) = created(7, options(4));

@@ -748,7 +748,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_synced_is_there_after_every_crash() -> io::Result<()> {
+    fn synced_bytes_are_there_after_every_crash() -> io::Result<()> {
         for seed in 0..100 {
             let storage = SimulatedStorage::new(seed);
             let file = storage.create("a")?;
@@ -762,7 +762,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_synced_is_there_sector_by_sector() -> io::Result<()> {
+    fn unsynced_bytes_survive_a_crash_sector_by_sector() -> io::Result<()> {
         let (mut whole, mut torn, mut lost, mut missing) = (0, 0, 0, 0);
         for seed in 0..300 {
             let storage = SimulatedStorage::new(seed);
@@ -889,7 +889,7 @@ mod tests {
     }
 
     #[test]
-    fn room_that_is_held_is_nobody_elses_until_the_file_is_cut() -> io::Result<()> {
+    fn held_room_belongs_to_its_file_until_that_is_cut() -> io::Result<()> {
         let storage = SimulatedStorage::new(1);
         storage.limit_space(1000);
         let (file, other) = (storage.create("a")?, storage.create("b")?);

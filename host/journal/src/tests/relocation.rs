@@ -500,7 +500,7 @@ fn damage_of_a_frame_with_copies_affects_only_their_service() -> Result<(), LogE
 }
 
 #[test]
-fn copies_heal_what_is_damaged_only_once_all_of_them_are_there() -> Result<(), LogError> {
+fn copies_replace_damaged_records_only_once_all_of_them_are_there() -> Result<(), LogError> {
     let mut resting = Resting::new(5)?;
     let mut reclaim = resting.log.begin_reclaim(resting.needed());
     let mut snapshots = vec![resting.storage.copy()];
