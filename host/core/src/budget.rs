@@ -498,7 +498,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_a_request_without_room_is_not_executed_before_it() {
+    fn requests_behind_one_without_room_are_not_executed_before_it() {
         let budgets = Budgets::new(HOST_BYTES_MAX, USER_BYTES_MAX, ANSWER_BYTES_MAX);
         let account = budgets.account(&budgets.connection(), &name("ada"));
         let first = account.reserve().expect("room");

@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_host_writes_is_malformed() {
+    fn parts_that_no_host_writes_are_malformed() {
         let malformed = |result: Result<Parts, PartsError>| matches!(result, Err(PartsError::Malformed(_)));
         let twice = Parts::default().with(1, &1_u64).with(1, &2_u64);
         assert!(malformed(read(&twice)));

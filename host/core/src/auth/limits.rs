@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
+    fn the_memory_of_attempts_is_bounded() {
         let mut limits = LogInLimits::default();
         limits.succeeded(&name("ada"), address(0), Trust::Fresh);
         for number in 1..20_000 {

@@ -266,7 +266,7 @@ fn catalog_error(error: io::Error) -> CatalogError {
 }
 
 #[test]
-fn what_is_put_is_there_on_a_disk_too() -> Result<(), CatalogError> {
+fn changes_are_read_back_from_every_storage() -> Result<(), CatalogError> {
     let directory = tempfile::tempdir().map_err(catalog_error)?;
     let storages: [Box<dyn Storage>; 2] =
         [Box::new(DiskStorage::create(directory.path()).map_err(catalog_error)?), Box::new(SimulatedStorage::new(1))];
@@ -687,7 +687,7 @@ fn another_file_is_not_opened_in_the_place_of_one_whose_write_failed() -> Result
 }
 
 #[test]
-fn what_removes_a_service_brings_no_user_back() -> Result<(), CatalogError> {
+fn removing_a_service_brings_no_user_back() -> Result<(), CatalogError> {
     let mut unknown = [0; 2];
     for nth in 1.. {
         let storage = SimulatedStorage::new(nth);
@@ -790,7 +790,7 @@ fn while_writes_fail_the_file_is_opened_anew_after_pauses_alone() -> Result<(), 
 
 /// A caller that adds something retries as each pause ends.
 #[test]
-fn what_makes_room_does_not_wait_for_the_end_of_a_pause() -> Result<(), CatalogError> {
+fn changes_that_make_room_do_not_wait_for_the_end_of_a_pause() -> Result<(), CatalogError> {
     let storage = SimulatedStorage::new(1);
     let (catalog, _) = filled(&storage)?;
     let clock = reopens(&catalog, &storage);
@@ -1103,7 +1103,7 @@ fn doubled(seed: u64, percent: usize) -> Result<(SimulatedStorage, Catalog, Arc<
 /// A removal that finds no free page doubles the file. The pages that it writes are at the end of the file, so nothing
 /// can be cut off there, even with the next start.
 #[test]
-fn what_removals_have_freed_is_for_additions_also_in_a_file_that_they_have_doubled() -> Result<(), CatalogError> {
+fn additions_use_what_removals_have_freed_even_in_a_doubled_file() -> Result<(), CatalogError> {
     for (seed, percent) in [(0, 1), (3, 40)] {
         let (storage, catalog, _, next) = doubled(seed, percent)?;
         let bytes = || bytes_of(&storage).map(|bytes| bytes.len() as u64).map_err(catalog_error);
@@ -1126,8 +1126,7 @@ fn what_removals_have_freed_is_for_additions_also_in_a_file_that_they_have_doubl
 }
 
 #[test]
-fn what_found_no_room_in_a_file_that_is_half_free_is_refused_from_then_on_before_it_fails() -> Result<(), CatalogError>
-{
+fn an_addition_without_room_in_a_half_free_file_is_refused_early_from_then_on() -> Result<(), CatalogError> {
     let (_storage, catalog, clock, next) = doubled(3, 40)?;
     let more = || add_tokens(&catalog, next, 150_000);
     assert!(matches!(more(), Err(CatalogError::Full { .. })));
@@ -1429,7 +1428,7 @@ fn after(change: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>) -> R
 }
 
 #[test]
-fn what_a_newer_host_wrote_is_refused_as_that() {
+fn entries_of_a_newer_host_are_refused_as_such() {
     let format = after(|transaction| {
         // The other tables may have any contents.
         transaction.delete_table(SERVICES)?;
@@ -1486,7 +1485,7 @@ fn an_entry_with_an_unknown_required_part_is_of_a_newer_host() {
 }
 
 #[test]
-fn what_no_host_wrote_is_damage() {
+fn entries_that_no_host_writes_are_damage() {
     let is_damaged = |result: Result<(), CatalogError>| {
         assert!(matches!(result, Err(CatalogError::Damaged { .. })), "{result:?}");
     };

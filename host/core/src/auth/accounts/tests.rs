@@ -111,7 +111,7 @@ impl Accounts {
 type TestResult = Result<(), Box<dyn std::error::Error>>;
 
 #[test]
-fn a_user_of_a_name_that_was_used_before_is_somebody_else_also_after_a_restart() -> TestResult {
+fn the_next_user_of_a_name_is_another_one_also_after_a_restart() -> TestResult {
     let (storage, accounts) = fresh();
     accounts.add("root", true)?;
     accounts.add("ada", false)?;
@@ -391,7 +391,7 @@ fn accounts_are_what_every_request_is_checked_against() -> TestResult {
 }
 
 #[test]
-fn nothing_that_is_stored_or_printed_lets_anybody_in() -> TestResult {
+fn no_credential_is_stored_or_printed() -> TestResult {
     let (storage, accounts) = fresh();
     accounts.add("ada", false)?;
     let LogIn { token, .. } = accounts.enter_as("ada", 0xab)?;

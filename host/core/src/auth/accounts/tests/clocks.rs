@@ -167,7 +167,7 @@ fn a_token_of_a_clock_that_was_ahead_lives_for_one_lifetime_also_over_restarts()
 }
 
 #[test]
-fn a_bound_that_was_set_by_a_clock_that_was_ahead_still_is_shortened_by_the_next_start() {
+fn the_next_start_shortens_a_bound_that_a_clock_ahead_has_set() {
     let mut world = World::new();
     world.ahead = 2 * YEAR;
     let token = world.log_in("ada");
