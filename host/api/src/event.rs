@@ -622,7 +622,7 @@ mod tests {
     }
 
     #[test]
-    fn a_resource_that_can_no_longer_be_read_is_not_said_to_be_below_its_bound() {
+    fn a_resource_that_can_no_longer_be_read_is_not_reported_as_below_its_bound() {
         let relieved = |used| {
             let usage = Usage { used, limit: 1_000 };
             let resource = HostResource::Memory;

@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_ends_a_line_or_turns_the_direction_of_text_is_escaped() {
+    fn characters_that_end_a_line_or_turn_the_direction_are_escaped() {
         let turning =
             ('\u{202a}'..='\u{202e}').chain('\u{2066}'..='\u{2069}').chain(['\u{200e}', '\u{200f}', '\u{61c}']);
         for c in turning.chain(['\u{2028}', '\u{2029}', '\u{85}', '\u{7f}', '\r']) {
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_shown_is_escaped() {
+    fn invisible_characters_are_escaped() {
         let spaces = ('\u{200b}'..='\u{200f}').chain('\u{2060}'..='\u{2064}').chain(['\u{feff}', '\u{ad}', '\u{180e}']);
         for c in spaces.chain(['\u{e0000}', '\u{e0041}', '\u{e007f}']) {
             let shown = Printable(&format!("a{c}b")).to_string();
@@ -127,7 +127,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn what_the_operating_system_lacks_is_said_in_words_of_operators() {
+    fn errors_of_the_operating_system_are_put_in_words_of_operators() {
         for (number, words) in [
             (28, "no space left on the device"),
             (122, "the disk quota is used up"),

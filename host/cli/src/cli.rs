@@ -383,7 +383,7 @@ mod tests {
     use clap::CommandFactory;
 
     #[test]
-    fn a_file_that_one_may_not_have_is_one_code_whoever_reports_it() {
+    fn an_unusable_file_has_one_exit_code_whatever_reports_it() {
         // This user can write neither without permission, nor to a read-only file system, nor to a full disk.
         for (number, code, remedy) in [
             (13, exit::USAGE, "run the command as the owner"),
@@ -413,10 +413,14 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_room_is_named_with_what_it_takes() {
+    fn a_file_without_room_is_named_with_the_bytes_that_it_takes() {
         let of_kind = |kind: io::ErrorKind| with_need(io::Error::from(kind), "file 'f'", 3 << 20);
         assert!(format!("{:#}", of_kind(io::ErrorKind::StorageFull)).starts_with("file 'f' takes at least 3 MiB: "));
         assert!(!format!("{:#}", of_kind(io::ErrorKind::NotFound)).contains("takes"));
+    }
+
+    #[test]
+    fn a_remedy_that_an_error_already_has_is_recognised() {
         let full = UNUSABLE.iter().find(|unusable| unusable.remedy == MAKE_ROOM).expect("it is there");
         assert!(
             full.is_told_with_remedy("no space left on the device; make room on its disk, and it goes on by itself")

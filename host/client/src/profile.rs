@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_file_is_not_to_be_made_private() {
+    fn the_remedy_for_a_profile_that_is_no_file_is_another_path() {
         let folder = tempfile::tempdir().expect("a folder");
         for (place, words) in
             [(folder.path(), "' is a directory, "), (Path::new("/dev/null"), "' is a device or a pipe, ")]

@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_wrong_is_one_line_that_a_terminal_shows_folded() {
+    fn an_error_is_one_line_that_a_terminal_shows_folded() {
         let text = "lifeboat: `spare disk/a.wasm`: No such file or directory (os error 2); name a file that is there";
         let line = "lifeboat: `spare disk/a.wasm`: No such file or directory; name a file that is there\n";
         assert_eq!(noted(text, None), line);

@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_server_names_cannot_drive_a_terminal() {
+    fn names_from_a_server_cannot_drive_a_terminal() {
         let evil = "\u{1b}[2J\u{9b}2J\n";
         let service: Service = serde_json::from_value(serde_json::json!({
             "name": evil, "workload": evil, "state": "running", "failover": evil, "reason": evil,

@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_host_is_shown_to_who_may_see_it() {
+    fn the_host_is_shown_only_if_it_is_in_the_answer() {
         let load = serde_json::json!({ "used": 1, "limit": 2, "unit": "bytes", "utilisation_percent": 50.0 });
         let host = Some(serde_json::json!({ "resources": { "disk": load }, "under_pressure": [] }));
         let all = AllUsage { since: Some("2026-03-01T12:00:00Z".into()), host, services: Vec::new() };

@@ -37,7 +37,7 @@ fn keys(prefix: &str, value: &toml::Value, keys_found: &mut BTreeSet<String>) {
 }
 
 #[test]
-fn the_template_says_nothing_but_the_defaults() -> Result<(), ConfigErrors> {
+fn the_template_sets_nothing_but_the_defaults() -> Result<(), ConfigErrors> {
     let config = parse(TEMPLATE)?;
     assert_eq!(config, parse("")?);
     assert_eq!(config.data, Path::new("/srv/data"));
@@ -51,7 +51,7 @@ fn the_template_says_nothing_but_the_defaults() -> Result<(), ConfigErrors> {
 }
 
 #[test]
-fn what_the_template_shows_as_defaults_are_the_defaults() -> Result<(), ConfigErrors> {
+fn the_defaults_that_the_template_shows_are_the_defaults() -> Result<(), ConfigErrors> {
     let shown = parse(&everything())?;
     let tls = shown.server.tls.clone();
     assert_eq!(tls.as_ref().map(|tls| tls.key.as_path()), Some(Path::new("/srv/server.key")));
@@ -90,7 +90,7 @@ fn the_documentation_names_every_key() -> Result<(), Box<dyn std::error::Error>>
 }
 
 #[test]
-fn what_is_printed_is_a_configuration_that_says_the_same() -> Result<(), Box<dyn std::error::Error>> {
+fn a_printed_configuration_is_read_back_as_the_same() -> Result<(), Box<dyn std::error::Error>> {
     let text = everything().replace("127.0.0.1", "[::1]").replace("cpu = 98", "cpu = 97.5").replace("24", "25");
     let config = parse(&text)?;
     assert_eq!(config.thresholds.cpu, "97.5".parse::<Percent>()?);

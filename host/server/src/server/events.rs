@@ -629,7 +629,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_logged_before_a_service_was_created_again_is_of_another() {
+    fn events_from_before_a_service_was_created_again_are_of_the_former_one() {
         let log = EventLog::new(Timestamp(0));
         let created = |service: &str| Event::Created {
             vm: VmId { service: name(service), number: 1 },

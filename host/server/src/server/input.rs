@@ -109,7 +109,7 @@ mod tests {
     use lifeboat_api::http::{DropRequest, NewUser};
 
     #[test]
-    fn what_is_wrong_with_a_body_is_said_in_words_of_the_api() {
+    fn errors_in_a_body_are_put_in_words_of_the_api() {
         let of_drop = "; send a JSON object with \"id\" (a string, may be left out), \"user\" (a string)";
         for (body, what) in [
             ("", "is empty"),

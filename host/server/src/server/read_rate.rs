@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_at_once_saves_up_no_more_than_the_patience() {
+    fn reading_at_once_earns_no_more_time_than_the_patience() {
         let start = Instant::now();
         let mut patience = Patience::new(Duration::from_secs(60));
         patience.written(usize::MAX, || start);
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_that_goes_on_sending_reads_the_last_answer() {
+    async fn a_client_that_continues_to_send_reads_the_last_answer() {
         const MORE_BYTES: usize = 64 * 1024;
         let (mut client, server) = duplex(1024);
         let mut server = ReadRate::new(server, Duration::from_secs(60), DRAINED_SILENCE_MAX);

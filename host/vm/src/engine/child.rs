@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn the_own_executable_is_what_runs_or_else_what_stands_at_its_path_or_none() {
+    fn a_child_runs_the_own_executable_or_else_the_file_at_its_path() {
         let (here, gone) = (Path::new("/dev/null"), Path::new("/nowhere"));
         let none = || Err(io::ErrorKind::NotFound.into());
         assert_eq!(own_executable(here, none()).as_deref(), Some(here));
@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_loader_finds_is_the_same_on_both_sides() {
+    fn both_sides_see_the_same_result_of_the_loader() {
         let text = include_bytes!("../../../../tests/guests/count.wat");
         let answer = load_here(OsStr::new("count.wat"), text).expect("valid");
         let (sent, here) =
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_compiler_makes_is_taken_by_an_engine_of_any_pool() {
+    fn a_compiled_program_is_accepted_by_an_engine_of_any_pool() {
         let component = wat::parse_str("(component)").expect("valid text");
         let code = compile_here(&component).expect("compiled");
         for (stores, slot_bytes) in [(1, 1 << 20), (3, 256 << 20)] {

@@ -93,7 +93,7 @@ async fn a_small_one_that_is_deployed_is_loaded_while_large_ones_are() {
 }
 
 #[tokio::test]
-async fn of_those_that_wait_to_be_compiled_the_smallest_is_next() {
+async fn the_smallest_waiting_workload_is_compiled_next() {
     let engine = Engine::new(PoolLimits { stores: 0, memories: 0, memory_bytes: 1 << 20 }).unwrap();
     for at_most in [SMALL_BYTES_MAX, MODULE_BYTES_MAX] {
         let held = [engine.turn(at_most).await, engine.turn(at_most).await];
@@ -110,14 +110,14 @@ async fn of_those_that_wait_to_be_compiled_the_smallest_is_next() {
 }
 
 #[test]
-fn of_address_space_that_cannot_be_had_the_system_says_why() {
+fn a_failed_reservation_is_reported_with_the_reason_of_the_system() {
     let of_library = "failed to create memory pool mapping: mmap failed to reserve 0x60e bytes: Cannot allocate memory";
     assert_eq!(without_mapping(of_library.into()), "Cannot allocate memory");
     assert_eq!(without_mapping("a: b".into()), "a: b");
 }
 
 #[test]
-fn an_engine_that_cannot_be_had_names_what_to_change() {
+fn an_engine_that_cannot_be_created_names_a_remedy() {
     let reason = "Cannot allocate memory (os error 12)";
     let error = |stores, limit_bytes| EngineError::SetUp {
         limits: PoolLimits { stores, memories: 1, memory_bytes: 1 << 20 },

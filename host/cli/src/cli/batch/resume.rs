@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_is_said_to_be_no_file() {
+    fn a_device_is_reported_as_no_file() {
         let error = take(Path::new("/dev/null")).err().expect("nothing is kept there").to_string();
         assert_eq!(error, "'/dev/null' is no file, but a device or a pipe; name a file that can be kept");
     }
