@@ -483,7 +483,7 @@ fn a_diverging_service_starts_once_its_divergence_is_accepted() {
 }
 
 #[test]
-fn resume_says_if_another_divergence_follows() {
+fn accepting_a_divergence_reports_one_that_follows() {
     let folder = Folder::new();
     diverging(&folder, &["3", "4"]);
     let resume = |at: &str| folder.output("accept-divergence", &["count", "--at", at]);
@@ -550,7 +550,7 @@ fn a_service_continues_elsewhere_from_its_portable_snapshot() {
 }
 
 #[test]
-fn what_is_no_portable_snapshot_is_refused_before_anything_is_written() {
+fn a_file_that_is_no_portable_snapshot_is_refused_before_any_write() {
     let folder = Folder::new();
     folder.counter();
     let file = folder.path("file");
@@ -653,7 +653,7 @@ fn a_snapshot_behind_lost_records_is_still_the_newest_state() {
 }
 
 #[test]
-fn a_damaged_journal_is_a_finding_of_every_command_though_a_snapshot_holds_what_is_lost() {
+fn every_command_reports_a_damaged_journal_even_if_a_snapshot_covers_it() {
     let folder = Folder::new();
     folder.counter();
     // The frame with the first record. Both snapshots are newer.

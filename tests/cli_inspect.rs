@@ -182,7 +182,7 @@ fn file_that_cannot_be_read_is_refused() {
 }
 
 #[test]
-fn what_is_no_wasm_is_refused() {
+fn file_that_is_no_wasm_is_refused() {
     refused("", &["not WebAssembly", "the file is empty", "build or copy it again"]);
     refused("hello", &["not WebAssembly", "the file starts with 68 65 6c 6c", "pass a `.wasm` or `.wat` file"]);
     refused(b"\x7fELF\x02\x01", &["not WebAssembly", "native program", "build for wasm32-wasip1"]);

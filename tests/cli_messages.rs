@@ -284,7 +284,7 @@ fn a_file_that_this_user_may_not_use_is_one_code_with_a_remedy_in_every_command(
 }
 
 #[test]
-fn what_is_no_utf_8_text_is_named_with_a_remedy() {
+fn text_that_is_not_utf_8_is_named_with_a_remedy() {
     let folder = folder();
     let profile = folder.path().join("profile.toml");
     std::fs::write(&profile, b"url = \"\xff\"\n").expect("writable");
@@ -298,7 +298,7 @@ fn what_is_no_utf_8_text_is_named_with_a_remedy() {
 }
 
 #[test]
-fn a_profile_that_is_a_directory_is_not_to_be_made_private() {
+fn the_remedy_for_a_profile_that_is_a_directory_is_another_path() {
     let folder = tempfile::tempdir().expect("a folder");
     let whoami = command(folder.path(), &["whoami"]).env("LIFEBOAT_PROFILE", folder.path());
     let output = whoami.output();

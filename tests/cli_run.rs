@@ -56,7 +56,7 @@ fn refused_transaction_is_printed_as_json_with_exit_code_1() {
 }
 
 #[test]
-fn long_body_is_refused_for_the_fuel_of_what_is_wrong_in_it() {
+fn long_body_is_refused_for_no_more_fuel_than_its_mistake() {
     // Without a reason and an example in the reply, 10,023 units were charged.
     let refused_for = |length| {
         let output = run(&["--json", "--size", "huge"], "ledger").input("[".repeat(length) + "\n").output();

@@ -206,7 +206,7 @@ fn a_session_lasts_from_log_in_to_log_out() {
 }
 
 #[test]
-fn an_admin_who_forgot_the_password_is_given_another_where_the_data_is() {
+fn a_forgotten_password_is_replaced_where_the_data_is() {
     let mut rig = Rig::new();
     let data = rig.folder.path().join("data");
     let new = |user: &str| {

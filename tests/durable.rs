@@ -414,7 +414,7 @@ async fn a_full_disk_loses_no_acknowledged_transaction() {
 /// While the journal denies transactions, a removal does not wait for the reclaim that follows it. The reclaim has not
 /// begun when the host is stopped, since the only thread for it is busy.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn what_a_removal_without_room_asks_for_does_not_have_the_directory_after_a_stop() {
+async fn the_task_of_a_removal_without_room_does_not_have_the_directory_after_a_stop() {
     let storage = SimulatedStorage::new(1);
     let take = || Locked::open(Arc::new(storage.clone()), Some(DirectoryId([1; 16])));
     let options = DataOptions { segment_bytes: 256 * 1024, ..DataOptions::default() };
@@ -564,7 +564,7 @@ async fn only_the_service_that_cannot_be_brought_back_is_quarantined() {
 }
 
 #[tokio::test]
-async fn a_directory_that_was_copied_while_it_ran_is_of_some_moment_or_says_what_it_lacks() {
+async fn a_copy_of_a_directory_in_use_is_of_one_moment_or_reports_its_gaps() {
     let (mut whole, mut refused) = (0, 0);
     for seed in 0..24 {
         let storage = SimulatedStorage::new(seed);
@@ -792,7 +792,7 @@ fn frames_of_bee(storage: &SimulatedStorage) -> BTreeSet<(u64, u32)> {
 }
 
 #[tokio::test]
-async fn answers_that_only_repetitions_need_are_not_lost_unnoticed_when_their_copies_are_damaged() {
+async fn damaged_copies_are_found_even_if_only_repetitions_need_them() {
     let storage = SimulatedStorage::new(18);
     let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts");
     let client = keep_answers(&rig).await;

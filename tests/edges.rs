@@ -141,7 +141,7 @@ async fn the_deepest_recursion_that_is_ok_is_brought_back() {
 }
 
 #[tokio::test]
-async fn what_is_just_within_any_limit_is_brought_back() {
+async fn a_state_just_within_any_limit_is_restored() {
     survives(&[
         ('s', 20_000),
         ('f', 10_000_000),

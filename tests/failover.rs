@@ -498,7 +498,7 @@ async fn nobody_reaches_a_guest_without_a_grant() {
 }
 
 #[tokio::test]
-async fn what_is_too_large_is_denied_before_it_reaches_the_queue() {
+async fn a_body_or_id_over_its_limit_is_denied_before_it_reaches_the_queue() {
     let rig = Rig::with(|config| config.body_bytes_max = 10);
     rig.start("tally", "count.wat", &[size("s", 50_000_000, 8 * MIB)]).await;
     let large = rig.send("tally", "12345678901").await;

@@ -296,7 +296,7 @@ async fn the_next_user_of_a_name_inherits_no_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_id_that_cannot_be_retained_is_denied_over_http_before_it_runs_until_there_is_room() {
+async fn an_id_that_cannot_be_retained_is_denied_over_http_until_there_is_room() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let site = Site::start(folder.path(), "").await;
     let mut settings = settings(FailoverMode::Direct);

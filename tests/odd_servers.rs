@@ -70,7 +70,7 @@ fn expect(output: &Output, code: i32, words: &[&str]) -> Result<(), String> {
 }
 
 #[test]
-fn a_success_of_what_is_no_lifeboat_server_is_a_success_of_no_command() {
+fn no_command_succeeds_by_a_success_of_another_kind_of_server() {
     let workload = prebuilt("counter").display().to_string();
     let commands: &[&[&str]] = &[
         &["logout"],

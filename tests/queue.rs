@@ -131,7 +131,7 @@ async fn dropped_requests_are_not_executed() {
 }
 
 #[tokio::test]
-async fn what_is_dropped_includes_the_rest_of_a_turn_that_is_under_way() {
+async fn a_drop_includes_the_rest_of_a_turn_that_is_under_way() {
     // Each line that the guest logs suspends the service, in the middle of a request, until the test continues it.
     let (sender, held) = mpsc::channel();
     let held = Mutex::new(held);

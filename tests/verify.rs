@@ -399,7 +399,7 @@ fn a_restored_service_continues_its_own_history() {
 }
 
 #[test]
-fn a_snapshot_that_an_unfinished_restore_left_does_not_pass_for_one_of_the_next_service() {
+fn a_snapshot_of_an_unfinished_restore_is_not_one_of_the_next_service() {
     let storage = sample();
     // As far as a restore of `new` gets before a crash.
     let newest = storage.list().expect("lists").into_iter().filter(|file| file.starts_with("ant.")).max();
