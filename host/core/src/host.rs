@@ -19,7 +19,7 @@ use crate::budget::Account;
 use crate::credential::TokenHash;
 use crate::data::DataDirectory;
 use crate::fleet::{Fleet, MAINTENANCE_STORES, Machine};
-use crate::journal::MemoryJournal;
+use crate::journal::MemoryLog;
 use crate::monitor::Admission;
 use crate::scratch::ProgramError;
 use crate::service::{
@@ -237,8 +237,8 @@ impl Host {
         let place = self.begin(&spec.name)?;
         self.check_sizes(&spec)?;
         let queue_max = spec.queue_max;
-        let journal = Box::new(MemoryJournal::default());
-        let service = self.on_guests(Service::launch(spec, self.context.clone(), journal)).await?;
+        let log = Box::new(MemoryLog::default());
+        let service = self.on_guests(Service::launch(spec, self.context.clone(), log)).await?;
         place.run(service, queue_max, None);
         Ok(())
     }

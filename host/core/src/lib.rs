@@ -14,6 +14,7 @@ pub mod failover;
 pub mod fleet;
 #[doc(hidden)]
 pub mod fuzzing;
+mod history;
 pub mod host;
 pub mod journal;
 pub mod locks;

@@ -54,7 +54,8 @@ use crate::answers::{Answers, Caller, ForgottenTimes, IdKey};
 use crate::data::snapshot_writer::SnapshotWriter;
 use crate::failover::{HEADROOM_POINTS, Policy};
 use crate::fleet::Fleet;
-use crate::journal::{Commit, Journal, JournalError, Record, TransactionRecord};
+use crate::history::History;
+use crate::journal::{Commit, JournalError, Log, Record, TransactionRecord};
 use crate::vm::Vm;
 use clock::ServiceClock;
 use conditions::Conditions;
@@ -199,13 +200,12 @@ pub(crate) struct Service {
     shadow: Option<Shadow>,
 
     // The history.
-    journal: Box<dyn Journal>,
+    history: History,
     /// The commit of the last record.
     last_commit: Commit,
     last_sequence: Sequence,
     /// Queries that the instance has seen, but the journal does not hold.
     queries: PendingQueries,
-    answers: Answers,
     snapshots: Snapshots,
     /// The writer of snapshot files, if the service is durable.
     snapshot_writer: Option<SnapshotWriter>,
@@ -235,7 +235,7 @@ impl Service {
     pub(crate) async fn launch(
         spec: ServiceSpec,
         context: ServiceContext,
-        journal: Box<dyn Journal>,
+        log: Box<dyn Log>,
     ) -> Result<Self, LaunchError> {
         check_size(&spec)?;
         let lease = context.fleet.place(&spec.size)?;
@@ -244,10 +244,11 @@ impl Service {
             .map_err(|error| LaunchError::Instantiate { name: spec.name.clone(), error })?;
         let id = VmId { service: spec.name.clone(), number: 1 };
         let vm = Vm::new(id, Arc::clone(&spec.size), lease, instance);
-        Ok(Self::new(spec, context, journal, vm))
+        let answers = Answers::new(spec.deduplication_window, ForgottenTimes::default(), context.clock.now());
+        Ok(Self::new(spec, context, History::new(log, answers), vm))
     }
 
-    fn new(spec: ServiceSpec, context: ServiceContext, journal: Box<dyn Journal>, vm: Vm) -> Self {
+    fn new(spec: ServiceSpec, context: ServiceContext, history: History, vm: Vm) -> Self {
         let mut sizes = spec.sizes;
         if !sizes.contains(&spec.size) {
             sizes.push(Arc::clone(&spec.size));
@@ -271,11 +272,10 @@ impl Service {
             context,
             vm,
             shadow: None,
-            journal,
+            history,
             last_commit: Commit::done(),
             last_sequence: Sequence(0),
             queries: PendingQueries::default(),
-            answers: Answers::new(spec.deduplication_window, ForgottenTimes::default(), began.wall),
             snapshots: Snapshots::none(),
             snapshot_writer: None,
             clock: ServiceClock::new(began),
@@ -430,8 +430,8 @@ impl Service {
         match message {
             Message::FailOver { by, done, .. } => {
                 // The failover's record would wait for room, and the caller would wait with it.
-                if self.journal.is_stalled()
-                    && let Err(error @ JournalError::Stalled { .. }) = self.journal.room(0).await
+                if self.history.is_stalled()
+                    && let Err(error @ JournalError::Stalled { .. }) = self.history.reserve(0).await
                 {
                     let reason = error.to_string();
                     return drop(done.send(Err(Denial::Stalled { service: self.name.clone(), reason }.into())));
@@ -595,13 +595,13 @@ impl Service {
         if kind == Kind::Transaction {
             let room = (body.len() + lifeboat_api::transaction::REPLY_BYTES_MAX) as u64 + self.queries.bytes();
             // A shadow in progress may make the room, and should not be dropped for it.
-            while self.journal.check_room(room).is_err() && self.shadow.is_some() {
+            while self.history.check_room(room).is_err() && self.shadow.is_some() {
                 self.advance_shadow().await;
             }
-            if self.journal.check_room(room).is_err() && self.may_export() {
+            if self.history.check_room(room).is_err() && self.may_export() {
                 let _ = self.take_snapshot().await;
             }
-            if self.journal.check_room(room).is_err() {
+            if self.history.check_room(room).is_err() {
                 return Err(self.journal_full());
             }
         }
@@ -612,8 +612,7 @@ impl Service {
         // The attempt to make room may have lost the store.
         self.revive().await?;
         if kind == Kind::Transaction
-            && !self.journal.has_room(body.len() as u64)
-            && let Err(error) = self.journal.room(body.len() as u64).await
+            && let Err(error) = self.history.reserve(body.len() as u64).await
         {
             if matches!(error, JournalError::Stalled { .. }) {
                 return Err(Denial::Stalled { service: self.name.clone(), reason: error.to_string() });
@@ -621,7 +620,7 @@ impl Service {
             return Err(self.stop(error.to_string()).denial(&self.name));
         }
         // The answer could not be sent, and would be held as long as the journal is stalled.
-        if kind == Kind::Query && !self.last_commit.is_over() && self.journal.is_stalled() {
+        if kind == Kind::Query && !self.last_commit.is_over() && self.history.is_stalled() {
             let reason = "the journal is short of room, and what the query would show is not on the disk yet".into();
             return Err(Denial::Stalled { service: self.name.clone(), reason });
         }
@@ -729,17 +728,16 @@ impl Service {
             fuel_used: reply.fuel_used,
             query_fuel_used: self.vm.take_unwritten_fuel(),
         };
-        let answer_bytes = self.journal.answer_bytes(&record);
-        let commit = match self.journal.append(Record::Transaction(Arc::new(record))) {
-            Ok(_) if matches!(self.sabotage, Some(Sabotage::AckBeforeSync)) => Commit::done(),
-            Ok(commit) => commit,
+        let (commit, answer_bytes) = match self.history.append(&Record::Transaction(Arc::new(record))) {
+            Ok((_, bytes)) if matches!(self.sabotage, Some(Sabotage::AckBeforeSync)) => (Commit::done(), bytes),
+            Ok(appended) => appended,
             Err(error) => {
                 // The transaction was executed, but is not in the history. The guest must not continue from this state.
                 let stopped = self.stop(format!("a transaction could not be journalled: {error}"));
                 return Err(stopped.denial(&self.name));
             }
         };
-        if work.key.is_some() || self.answers.users() > 0 {
+        if work.key.is_some() || self.history.answers().users() > 0 {
             self.retain_answer(work, answer_bytes);
         }
         if reply.answer.is_kept() {
@@ -773,7 +771,7 @@ impl Service {
 
     /// Takes a snapshot if the tail is long.
     async fn snapshot_if_long(&mut self) {
-        let is_due = self.snapshots.is_tail_long(self.journal.tail_bytes());
+        let is_due = self.snapshots.is_tail_long(self.history.tail_bytes());
         if is_due && self.shadow.is_none() && self.may_export() {
             let _ = self.snapshot_soon().await;
         }
@@ -781,13 +779,13 @@ impl Service {
 
     /// Reports that the journal fills up, or that it has room again.
     fn watch_journal(&mut self) {
-        let due = self.conditions.journal_holds(&self.vm.id, self.journal.held_bytes());
+        let due = self.conditions.journal_holds(&self.vm.id, self.history.held_bytes());
         self.report(due);
     }
 
     /// Denies a transaction for which the journal has no room, and reports the first such denial.
     fn journal_full(&mut self) -> Denial {
-        let (denial, due) = self.conditions.journal_denies(&self.vm.id, self.journal.held_bytes());
+        let (denial, due) = self.conditions.journal_denies(&self.vm.id, self.history.held_bytes());
         self.report(due);
         denial
     }
@@ -819,8 +817,8 @@ impl Service {
 
     /// Journals a record that is not a transaction. Its loss would lose no state, but a journal that fails has ended.
     fn journal_event(&mut self, record: Record) {
-        match self.journal.append(record) {
-            Ok(commit) => self.last_commit = commit,
+        match self.history.append(&record) {
+            Ok((commit, _)) => self.last_commit = commit,
             Err(error) => drop(self.stop(format!("an event could not be journalled: {error}"))),
         }
     }
@@ -867,7 +865,7 @@ impl Service {
                 .map_or_else(|| self.snapshots.last().sequence(), SnapshotWriter::sequence),
             degraded: self.conditions.degraded().map(str::to_owned),
             unmovable: self.conditions.unmovable().map(str::to_owned),
-            journal: self.conditions.journal(&self.vm.id, self.journal.held_bytes()),
+            journal: self.conditions.journal(&self.vm.id, self.history.held_bytes()),
             stopped: self.conditions.stopped().map(str::to_owned),
             counts: self.counters.counts(),
         }

@@ -110,12 +110,6 @@ pub enum RehydrateError {
     /// Instantiation or restore failed.
     #[error(transparent)]
     Move(#[from] MoveError),
-    /// The records for the replay cannot be read.
-    #[error("the journal cannot be read: {reason}")]
-    Unreadable {
-        /// The reason.
-        reason: String,
-    },
     /// A replayed transaction ended differently from its first execution.
     #[error(
         "the replay diverged at sequence {sequence}, transaction '{id}': it was {recorded} and is {replayed}; the \

@@ -1,17 +1,16 @@
-//! A history on disk. Records go to the group commit of all services, the tail stays in memory for replays, and
-//! retained answers are read from where they were written.
+//! A log on disk. Records go to the group commit of all services, and retained answers are read from where they were
+//! written.
 //!
-//! One `DurableJournal` belongs to the task of one service. It never writes a file: [`Committer`] writes, and reports
+//! One `DurableLog` belongs to the task of one service. It never writes a file: [`Committer`] writes, and reports
 //! through a [`LocationFeed`] where records are, also when they are relocated later.
 
 use super::answer::{ANSWER_READ_BYTES, AnswerPlace, AnswerReader};
 use super::record::AnswerCheck;
+use super::retained::Retained;
 use super::{
-    Commit, FORGOTTEN_PLACES_MAX, ForgottenTail, JOURNAL_BYTES_MAX, Journal, JournalError, RECORD_BYTES, Record,
-    RelocatedAnswer, Relocation, Tail, TailEntry, TransactionRecord, index_near_front, record,
+    Appended, Commit, JournalError, Log, Pinned, RECORD_BYTES, Record, RelocatedAnswer, TransactionRecord, record,
 };
 use futures::future::{BoxFuture, FutureExt};
-use lifeboat_api::id::Epoch;
 use lifeboat_api::name::Name;
 use lifeboat_api::transaction::BODY_BYTES_MAX;
 use lifeboat_journal::commit::{Change, Committer, Entry, Room};
@@ -51,21 +50,15 @@ const _: () = assert!(RELOCATED_ANSWERS_MAX as u64 * RECORD_BYTES >= BODY_BYTES_
 /// How often an answer is looked up that was relocated meanwhile.
 const LOOKUPS_MAX: usize = 3;
 
-/// A history that outlives its process.
+/// A log that outlives its process.
 #[derive(Debug)]
-pub struct DurableJournal {
+pub struct DurableLog {
     service: Name,
     committer: Committer,
     location_feed: Arc<LocationFeed>,
-    /// The last submitted record.
+    /// The last submitted record. 0 if the journal has none of this service.
     last: RecordNumber,
-    is_begun: bool,
-    epoch: Epoch,
-    tail: Tail,
-    /// The retained answers, by record.
-    answered: VecDeque<Answered>,
-    /// The number of forgotten ones among them.
-    forgotten: usize,
+    answers: Retained<RetainedAnswer>,
     /// The bytes of relocated answers that are paid for by earlier writes. A negative value is still to be paid for.
     relocation_credit: i64,
     /// The relocated answers whose written size is not known yet, and the bytes that were paid for each.
@@ -74,22 +67,17 @@ pub struct DurableJournal {
     relocates_from: u64,
     /// The bytes of this service's records in the journal, counted from some point in time.
     journal_bytes: u64,
-    /// The value of `journal_bytes` when the last proven snapshot was taken.
-    snapshot_bytes: u64,
     /// The last update from the location feed.
     locations: LocationUpdate,
-    /// The index of the answer whose location is expected next: locations arrive in the order of the records.
-    next_placed: usize,
     room: Option<Room>,
-    /// The reason of the first refused record. An executed transaction is then missing from the history, and nothing
-    /// may follow it.
+    /// The reason of the first refused record. An executed transaction is then missing from the log, and nothing may
+    /// follow it.
     refused: Arc<OnceLock<String>>,
 }
 
 /// A retained answer, and where to find it.
 #[derive(Debug)]
-struct Answered {
-    number: RecordNumber,
+struct RetainedAnswer {
     place: Place,
     check: AnswerCheck,
     /// The bytes of this service's records, up to this one.
@@ -98,28 +86,20 @@ struct Answered {
 
 #[derive(Debug)]
 enum Place {
-    /// The answer is not retained any more.
-    Forgotten,
     /// The record was submitted, and its location is not known yet.
     Submitted(Arc<TransactionRecord>),
     At(Location),
 }
 
-/// The history of a service that was found when the journal was opened.
+/// The records of a service that were found when the journal was opened.
 #[derive(Debug, Default)]
-pub struct History {
+pub struct FoundLog {
     /// The last record; 0 if there is none.
     pub last: RecordNumber,
-    /// The epoch of the last record.
-    pub epoch: Epoch,
-    /// The entries that a replay repeats since the snapshot from which the service continues, in order.
-    pub tail: Vec<(RecordNumber, TailEntry)>,
     /// The transactions whose ids the clients gave, by record.
     pub answered: Vec<FoundAnswer>,
     /// The bytes of all records that were found.
     pub journal_bytes: u64,
-    /// The bytes of the records that are included in the snapshot from which the service continues.
-    pub snapshot_bytes: u64,
 }
 
 /// A transaction that was found, whose id the client gave.
@@ -133,35 +113,28 @@ pub struct FoundAnswer {
     pub journal_bytes: u64,
 }
 
-impl DurableJournal {
-    /// Creates the journal of a service with the given `history`.
+impl DurableLog {
+    /// Creates the log of a service of which the journal has the records `found`.
     #[must_use]
-    pub fn new(service: Name, committer: Committer, history: History) -> Self {
+    pub fn new(service: Name, committer: Committer, found: FoundLog) -> Self {
         let location_feed = Arc::new(LocationFeed::default());
         committer.register(&service, Arc::clone(&location_feed));
-        let answered = history.answered.into_iter().map(|found| Answered {
-            number: found.number,
-            place: Place::At(found.place.location),
-            check: found.place.check,
-            journal_bytes: found.journal_bytes,
-        });
+        let mut answers = Retained::default();
+        for FoundAnswer { number, place, journal_bytes } in found.answered {
+            answers
+                .push(number, RetainedAnswer { place: Place::At(place.location), check: place.check, journal_bytes });
+        }
         Self {
             service,
             committer,
             location_feed,
-            is_begun: history.last > RecordNumber(0),
-            last: history.last,
-            epoch: history.epoch,
-            tail: history.tail.into_iter().collect(),
-            answered: answered.collect(),
-            forgotten: 0,
+            last: found.last,
+            answers,
             relocation_credit: 0,
             relocated: VecDeque::new(),
             relocates_from: 0,
-            journal_bytes: history.journal_bytes,
-            snapshot_bytes: history.snapshot_bytes,
+            journal_bytes: found.journal_bytes,
             locations: LocationUpdate::default(),
-            next_placed: 0,
             room: None,
             refused: Arc::default(),
         }
@@ -186,14 +159,9 @@ impl DurableJournal {
                 }
                 None => paying_bytes += bytes,
             }
-            let is_next = |next: &Answered| next.number == *number;
-            if !self.answered.get(self.next_placed).is_some_and(is_next) {
-                // A record without a retained answer, or the first one since some were forgotten.
-                self.next_placed = self.answered.partition_point(|answered| answered.number < *number);
-            }
-            if let Some(answered) = self.answered.get_mut(self.next_placed).filter(|next| is_next(next)) {
-                answered.place.set(*location);
-                self.next_placed += 1;
+            // Locations arrive in the order of the records.
+            if let Some(answer) = self.answers.next_mut(*number) {
+                answer.place = Place::At(*location);
             }
         }
         self.relocation_credit = self
@@ -201,28 +169,22 @@ impl DurableJournal {
             .saturating_add_unsigned(paying_bytes / RELOCATED_SHARE)
             .min(RELOCATED_CREDIT_MAX.cast_signed());
         for moved in self.locations.moved.values() {
-            let first = self.answered.partition_point(|answered| answered.number < moved.first);
-            for answered in self.answered.range_mut(first..) {
-                let Some(location) = moved.location(answered.number) else { break };
-                answered.place.set(location);
+            for (number, answer) in self.answers.range_mut(moved.first) {
+                let Some(location) = moved.location(number) else { break };
+                answer.place = Place::At(location);
             }
         }
     }
 
-    fn find(&self, number: RecordNumber) -> Option<&Answered> {
-        let index = self.answered.binary_search_by_key(&number, |answered| answered.number).ok()?;
-        Some(&self.answered[index])
-    }
-
-    async fn read(&mut self, number: RecordNumber) -> Result<Option<Arc<TransactionRecord>>, JournalError> {
+    async fn read_answer(&mut self, number: RecordNumber) -> Result<Option<Arc<TransactionRecord>>, JournalError> {
         let mut lookups = 0;
         loop {
             lookups += 1;
             self.catch_up();
-            let place = match self.find(number) {
-                None | Some(Answered { place: Place::Forgotten, .. }) => return Ok(None),
-                Some(Answered { place: Place::Submitted(record), .. }) => return Ok(Some(Arc::clone(record))),
-                Some(Answered { place: Place::At(location), check, .. }) => {
+            let place = match self.answers.get(number) {
+                None => return Ok(None),
+                Some(RetainedAnswer { place: Place::Submitted(record), .. }) => return Ok(Some(Arc::clone(record))),
+                Some(RetainedAnswer { place: Place::At(location), check, .. }) => {
                     AnswerPlace { location: *location, check: *check }
                 }
             };
@@ -240,26 +202,18 @@ impl DurableJournal {
     }
 }
 
-impl Answered {
+impl RetainedAnswer {
     /// Returns whether the answer is on the disk, but not at `location`.
     fn is_elsewhere(&self, location: Location) -> bool {
         matches!(self.place, Place::At(now) if now != location)
     }
 }
 
-impl Place {
-    fn set(&mut self, location: Location) {
-        if !matches!(self, Self::Forgotten) {
-            *self = Self::At(location);
-        }
-    }
-}
-
 /// Relocation.
-impl DurableJournal {
-    /// Returns the first retained answers that are on the disk and pin more than `span_bytes`. Returns as many as are
-    /// relocated at once and paid for. Other answers that are skipped are forgotten once these are relocated.
-    fn due_answers(&self, span_bytes: u64) -> Vec<(RecordNumber, AnswerPlace)> {
+impl DurableLog {
+    /// Returns the first retained answers that are on the disk and hold up more than `span_bytes`. Returns as many as
+    /// are relocated at once and paid for.
+    fn due_places(&self, span_bytes: u64) -> Vec<(RecordNumber, AnswerPlace)> {
         let mut due = Vec::new();
         let Ok(credit) = u64::try_from(self.relocation_credit) else { return due };
         if credit == 0 || self.journal_bytes < self.relocates_from {
@@ -267,12 +221,11 @@ impl DurableJournal {
         }
         let paid = usize::try_from(credit.div_ceil(RECORD_BYTES)).unwrap_or(usize::MAX);
         let paid = paid.min(RELOCATED_ANSWERS_MAX);
-        let is_due = |answered: &&Answered| self.journal_bytes.saturating_sub(answered.journal_bytes) > span_bytes;
-        for Answered { number, place, check, .. } in self.answered.iter().take_while(is_due) {
-            match place {
-                Place::Forgotten => {}
-                Place::At(location) if due.len() < paid => {
-                    due.push((*number, AnswerPlace { location: *location, check: *check }));
+        for (number, answer) in self.answers.iter() {
+            let is_due = self.journal_bytes.saturating_sub(answer.journal_bytes) > span_bytes;
+            match answer.place {
+                Place::At(location) if is_due && due.len() < paid => {
+                    due.push((number, AnswerPlace { location, check: answer.check }));
                 }
                 Place::At(_) | Place::Submitted(_) => break,
             }
@@ -280,12 +233,12 @@ impl DurableJournal {
         due
     }
 
-    async fn relocate(&mut self, span_bytes: u64) -> Result<Vec<Relocation>, JournalError> {
+    async fn read_due(&mut self, span_bytes: u64) -> Vec<(RecordNumber, RelocatedAnswer)> {
         self.catch_up();
-        let (numbers, answers) = loop {
-            let (numbers, places): (Vec<_>, Vec<_>) = self.due_answers(span_bytes).into_iter().unzip();
+        loop {
+            let (numbers, places): (Vec<_>, Vec<_>) = self.due_places(span_bytes).into_iter().unzip();
             let Some((number, at)) = numbers.first().copied().zip(places.first().map(|place| place.location)) else {
-                return Ok(Vec::new());
+                return Vec::new();
             };
             let (reader, service) = (self.committer.reader().clone(), self.service.clone());
             let budget = RELOCATED_BYTES_MAX.min(usize::try_from(self.relocation_credit).unwrap_or_default());
@@ -296,23 +249,15 @@ impl DurableJournal {
             if is_failed && answers.is_empty() {
                 self.catch_up();
                 // The answer was relocated meanwhile. The location feed reports that before its segment is reclaimed.
-                if self.find(number).is_some_and(|answered| answered.is_elsewhere(at)) {
+                if self.answers.get(number).is_some_and(|answer| answer.is_elsewhere(at)) {
                     continue;
                 }
                 // The answer is damaged, and stays where it is.
                 self.relocates_from = self.journal_bytes.saturating_add(RELOCATED_CREDIT_MAX);
             }
-            break (numbers, answers);
-        };
-        // All answers that were read are relocated, so that none is read again.
-        let mut relocated = Vec::new();
-        for (from, answer) in numbers.into_iter().zip(answers) {
-            let transaction = Arc::clone(&answer.transaction);
-            self.append(Record::Relocated(answer))?;
-            self.forget_answer(from);
-            relocated.push(Relocation { transaction, from, to: self.last });
+            // All answers that were read are relocated, so that none is read again.
+            return numbers.into_iter().zip(answers).collect();
         }
-        Ok(relocated)
     }
 }
 
@@ -330,27 +275,73 @@ fn with_answer(bytes: u64) -> usize {
     usize::try_from(bytes.saturating_add(ANSWER_BYTES_GUESS)).unwrap_or(usize::MAX)
 }
 
-impl Journal for DurableJournal {
-    fn check_room(&self, bytes: u64) -> Result<(), JournalError> {
-        let bytes = self.held_bytes().saturating_add(bytes).saturating_add(RECORD_BYTES);
-        if bytes > JOURNAL_BYTES_MAX {
-            return Err(JournalError::Full { bytes, limit_bytes: JOURNAL_BYTES_MAX });
+impl Log for DurableLog {
+    fn append(&mut self, expected: RecordNumber, record: &Record) -> Result<Appended, JournalError> {
+        if let Some(reason) = self.refused.get() {
+            return Err(JournalError::Ended { reason: reason.clone() });
         }
-        Ok(())
+        JournalError::fence(expected, self.last)?;
+        self.catch_up();
+        let bytes = record::encode(record);
+        let mut room = if matches!(record, Record::Transaction(_)) { self.room.take() } else { None };
+        if let Some(room) = &mut room {
+            room.shrink(bytes.len());
+        }
+        let record_bytes = bytes.len() as u64;
+        let answer = answer_of(record).map(|transaction| {
+            let place = Place::Submitted(Arc::clone(transaction));
+            let check = AnswerCheck::of(&bytes, transaction.body_hash);
+            RetainedAnswer { place, check, journal_bytes: self.journal_bytes }
+        });
+        let change = if self.last == RecordNumber(0) {
+            Change::Begin { number: expected, record: bytes }
+        } else {
+            Change::Continue { number: expected, record: bytes }
+        };
+        let ticket = self
+            .committer
+            .submit(Entry { service: self.service.clone(), change }, room)
+            .map_err(|error| JournalError::ended(&error))?;
+        let refused = Arc::clone(&self.refused);
+        ticket.then(move |committed| {
+            if let Err(error) = committed {
+                let _ = refused.set(lifeboat_api::text::chain(error));
+            }
+        });
+        self.last = expected;
+        let mut answer_bytes = 0;
+        match record {
+            Record::Transaction(transaction) if transaction.is_id_kept => answer_bytes = transaction.bytes(),
+            Record::Relocated(RelocatedAnswer { transaction, .. }) => {
+                // A failure has no answer that counts, but it has a text.
+                let charged = transaction.answer_bytes().max(record_bytes);
+                self.relocation_credit = self.relocation_credit.saturating_sub_unsigned(charged);
+                self.relocated.push_back((expected, charged));
+            }
+            _ => {}
+        }
+        if let Some(answer) = answer {
+            self.answers.push(expected, answer);
+        }
+        Ok(Appended { commit: Commit::pending(ticket), answer_bytes, written_bytes: Some(self.journal_bytes) })
     }
 
-    fn is_stalled(&self) -> bool {
-        self.committer.denies()
+    fn read(&mut self, number: RecordNumber) -> BoxFuture<'_, Result<Option<Arc<TransactionRecord>>, JournalError>> {
+        self.read_answer(number).boxed()
     }
 
-    fn has_room(&mut self, bytes: u64) -> bool {
+    fn release(&mut self, number: RecordNumber) {
+        self.answers.release(number);
+    }
+
+    fn try_reserve(&mut self, bytes: u64) -> bool {
         if self.room.is_none() {
             self.room = self.committer.room_now(with_answer(bytes));
         }
         self.room.is_some() && !self.committer.denies()
     }
 
-    fn room(&mut self, bytes: u64) -> BoxFuture<'_, Result<(), JournalError>> {
+    fn reserve(&mut self, bytes: u64) -> BoxFuture<'_, Result<(), JournalError>> {
         async move {
             if self.room.is_none() || self.committer.denies() {
                 // The room that it already has would be missing from the room that it waits for.
@@ -363,122 +354,22 @@ impl Journal for DurableJournal {
         .boxed()
     }
 
-    fn tail_bytes(&self) -> u64 {
-        self.journal_bytes.saturating_sub(self.snapshot_bytes)
+    fn is_stalled(&self) -> bool {
+        self.committer.denies()
     }
 
-    fn held_bytes(&self) -> u64 {
-        // Failed transactions are not in the tail, but they are in the journal.
-        self.tail.bytes().max(self.tail_bytes())
-    }
-
-    fn answer_bytes(&self, record: &TransactionRecord) -> u64 {
-        record.bytes()
-    }
-
-    fn answers_span_bytes(&self) -> u64 {
-        self.answered.front().map_or(0, |first| self.journal_bytes.saturating_sub(first.journal_bytes))
-    }
-
-    fn last_record(&self) -> RecordNumber {
-        self.last
-    }
-
-    fn first_answer(&self) -> RecordNumber {
-        self.answered.front().map_or(self.last.next(), |first| first.number)
-    }
-
-    fn append(&mut self, record: Record) -> Result<Commit, JournalError> {
-        if let Some(reason) = self.refused.get() {
-            return Err(JournalError::Ended { reason: reason.clone() });
-        }
+    fn written_bytes(&mut self) -> Option<u64> {
         self.catch_up();
-        let bytes = record::encode(&record);
-        let number = self.last.next();
-        let mut room = if matches!(record, Record::Transaction(_)) { self.room.take() } else { None };
-        if let Some(room) = &mut room {
-            room.shrink(bytes.len());
-        }
-        let record_bytes = bytes.len() as u64;
-        let check = answer_of(&record).map(|transaction| AnswerCheck::of(&bytes, transaction.body_hash));
-        let change = if self.is_begun {
-            Change::Continue { number, record: bytes }
-        } else {
-            Change::Begin { number, record: bytes }
-        };
-        let ticket = self
-            .committer
-            .submit(Entry { service: self.service.clone(), change }, room)
-            .map_err(|error| JournalError::ended(&error))?;
-        let refused = Arc::clone(&self.refused);
-        ticket.then(move |committed| {
-            if let Err(error) = committed {
-                let _ = refused.set(lifeboat_api::text::chain(error));
-            }
-        });
-        self.last = number;
-        self.is_begun = true;
-        if let Some(entry) = record.tail_entry() {
-            self.tail.push(number, entry);
-        }
-        match record {
-            Record::Opened { epoch, .. } => self.epoch = epoch,
-            Record::Relocated(RelocatedAnswer { ref transaction, .. }) => {
-                // A failure has no answer that counts, but it has a text.
-                let bytes = transaction.answer_bytes().max(record_bytes);
-                self.relocation_credit = self.relocation_credit.saturating_sub_unsigned(bytes);
-                self.relocated.push_back((number, bytes));
-            }
-            Record::Transaction(_)
-            | Record::Snapshot { .. }
-            | Record::SlaFailure(_)
-            | Record::Failover(_)
-            | Record::Queries(_) => {}
-        }
-        if let Some((transaction, check)) = answer_of(&record).cloned().zip(check) {
-            let place = Place::Submitted(transaction);
-            self.answered.push_back(Answered { number, place, check, journal_bytes: self.journal_bytes });
-        }
-        Ok(Commit::pending(ticket))
+        Some(self.journal_bytes)
     }
 
-    fn tail(&self, after: RecordNumber) -> Result<Vec<TailEntry>, JournalError> {
-        Ok(self.tail.after(after))
+    fn pinned(&self) -> Option<Pinned> {
+        let (first, answer) = self.answers.first()?;
+        Some(Pinned { first, span_bytes: self.journal_bytes.saturating_sub(answer.journal_bytes) })
     }
 
-    fn answered(
-        &mut self,
-        number: RecordNumber,
-    ) -> BoxFuture<'_, Result<Option<Arc<TransactionRecord>>, JournalError>> {
-        self.read(number).boxed()
-    }
-
-    fn forget_tail(&mut self, through: RecordNumber) -> ForgottenTail {
-        self.catch_up();
-        self.snapshot_bytes = self.journal_bytes;
-        self.tail.forget(through)
-    }
-
-    fn forget_answer(&mut self, number: RecordNumber) {
-        let index = index_near_front(&self.answered, |answered| answered.number < number);
-        let Some(answered) = self.answered.get_mut(index).filter(|answered| answered.number == number) else { return };
-        if !matches!(std::mem::replace(&mut answered.place, Place::Forgotten), Place::Forgotten) {
-            self.forgotten += 1;
-        }
-        while self.answered.pop_front_if(|answered| matches!(answered.place, Place::Forgotten)).is_some() {
-            self.forgotten -= 1;
-            self.next_placed = self.next_placed.saturating_sub(1);
-        }
-        if self.forgotten > self.answered.len() / 2 && self.forgotten > FORGOTTEN_PLACES_MAX {
-            self.answered.retain(|answered| !matches!(answered.place, Place::Forgotten));
-            self.forgotten = 0;
-            // The next location update searches for it.
-            self.next_placed = self.answered.len();
-        }
-    }
-
-    fn relocate_answers(&mut self, span_bytes: u64) -> BoxFuture<'_, Result<Vec<Relocation>, JournalError>> {
-        self.relocate(span_bytes).boxed()
+    fn due(&mut self, span_bytes: u64) -> BoxFuture<'_, Vec<(RecordNumber, RelocatedAnswer)>> {
+        self.read_due(span_bytes).boxed()
     }
 }
 
@@ -487,31 +378,14 @@ mod tests {
     use super::*;
     use bytes::Bytes;
     use lifeboat_api::clock::Timestamp;
-    use lifeboat_api::id::Sequence;
+    use lifeboat_api::id::{Epoch, Sequence};
     use lifeboat_api::transaction::{Answer, ReplyHash};
     use lifeboat_journal::commit;
     use lifeboat_journal::frame::{BLOCK_BYTES, DirectoryId};
-    use lifeboat_journal::segments::{Log, Options, Origin};
+    use lifeboat_journal::segments::{self, Options, Origin};
     use lifeboat_journal::storage::{SimulatedStorage, Storage};
     use proptest::prelude::*;
     use std::collections::BTreeMap;
-
-    #[test]
-    fn what_failed_since_the_snapshot_counts_as_well_as_what_was_kept() {
-        let storage = Arc::new(SimulatedStorage::new(1));
-        let options = Options { segment_bytes: 256 * 1024, ..Options::new(DirectoryId([5; 16])) };
-        let (log, _) = Log::open(storage, options, Origin::Create, &mut |_| {}).expect("opens");
-        let (_writer, committer) = commit::start(log, commit::QUEUE_BYTES_MAX).expect("starts");
-        let journal = |snapshot_bytes| {
-            let history = History { journal_bytes: JOURNAL_BYTES_MAX, snapshot_bytes, ..History::default() };
-            DurableJournal::new(Name::new("ant").expect("a name"), committer.clone(), history)
-        };
-        // The tail is empty, because all of these transactions failed.
-        let refused = journal(0).check_room(0).expect_err("it is full");
-        assert!(matches!(refused, JournalError::Full { bytes, .. } if bytes > JOURNAL_BYTES_MAX), "{refused}");
-        assert_eq!(journal(JOURNAL_BYTES_MAX).check_room(0), Ok(()));
-        assert_eq!(journal(JOURNAL_BYTES_MAX).tail_bytes(), 0);
-    }
 
     fn name(text: &str) -> Name {
         Name::new(text).expect("a name")
@@ -519,7 +393,7 @@ mod tests {
 
     fn open(storage: &SimulatedStorage) -> (commit::Writer, Committer) {
         let options = Options::new(DirectoryId([5; 16]));
-        let (log, _) = Log::open(Arc::new(storage.clone()), options, Origin::Create, &mut |_| {}).expect("opens");
+        let (log, _) = segments::Log::open(Arc::new(storage.clone()), options, Origin::Create, &mut |_| {}).expect("opens");
         commit::start(log, commit::QUEUE_BYTES_MAX).expect("starts")
     }
 
@@ -542,10 +416,24 @@ mod tests {
         })
     }
 
-    /// Appends records to journals, all in one frame if the writer is fast enough, and waits until they are durable.
-    async fn commit(appended: Vec<(&mut DurableJournal, Record)>) {
-        let tickets: Vec<Commit> =
-            appended.into_iter().map(|(journal, record)| journal.append(record).expect("appended")).collect();
+    fn append(log: &mut DurableLog, record: &Record) -> Commit {
+        log.append(log.last.next(), record).expect("appended").commit
+    }
+
+    /// Relocates the answers that are due. Returns the records that held them.
+    async fn relocate(log: &mut DurableLog, span_bytes: u64) -> Vec<u64> {
+        let due = log.due(span_bytes).await;
+        let relocate = |(from, answer): (RecordNumber, RelocatedAnswer)| {
+            drop(append(log, &Record::Relocated(answer)));
+            log.release(from);
+            from.0
+        };
+        due.into_iter().map(relocate).collect()
+    }
+
+    /// Appends records to logs, all in one frame if the writer is fast enough, and waits until they are durable.
+    async fn commit(appended: Vec<(&mut DurableLog, Record)>) {
+        let tickets: Vec<Commit> = appended.into_iter().map(|(log, record)| append(log, &record)).collect();
         for ticket in tickets {
             ticket.durable().await.expect("durable");
         }
@@ -565,8 +453,8 @@ mod tests {
             runtime.block_on(async {
                 let storage = SimulatedStorage::new(1);
                 let (_writer, committer) = open(&storage);
-                let mut ant = DurableJournal::new(name("ant"), committer.clone(), History::default());
-                let mut bee = DurableJournal::new(name("bee"), committer.clone(), History::default());
+                let mut ant = DurableLog::new(name("ant"), committer.clone(), FoundLog::default());
+                let mut bee = DurableLog::new(name("bee"), committer.clone(), FoundLog::default());
                 let (mut read_bytes, mut relocated) = (0, 0);
                 for sequence in 1..300_u64 {
                     let of_ant = transaction(sequence, sequence.is_multiple_of(with_ids), body_bytes, answer_bytes);
@@ -576,7 +464,7 @@ mod tests {
                         (&mut ant, Record::Transaction(of_ant)),
                     ]).await;
                     let before = storage.read_bytes();
-                    let relocations = ant.relocate_answers(span_bytes).await.expect("relocated");
+                    let relocations = relocate(&mut ant, span_bytes).await;
                     let read = storage.read_bytes() - before;
                     let longest = ANSWER_READ_BYTES + answer_bytes + 35;
                     assert!(read <= (relocations.len() * longest) as u64, "{read} bytes for {}", relocations.len());
@@ -596,10 +484,10 @@ mod tests {
     async fn many_answers_that_are_due_are_relocated_some_at_a_time_and_none_is_read_twice() {
         let storage = SimulatedStorage::new(1);
         let (_writer, committer) = open(&storage);
-        let mut ant = DurableJournal::new(name("ant"), committer, History::default());
+        let mut ant = DurableLog::new(name("ant"), committer, FoundLog::default());
         let answers = 3 * RELOCATED_ANSWERS_MAX as u64;
         for sequence in 1..=answers {
-            drop(ant.append(Record::Transaction(transaction(sequence, true, 0, 0))).expect("appended"));
+            drop(append(&mut ant, &Record::Transaction(transaction(sequence, true, 0, 0))));
         }
         for sequence in 1..=20 {
             let long = transaction(answers + sequence, false, BODY_BYTES_MAX, 0);
@@ -608,15 +496,15 @@ mod tests {
         let before = storage.read_bytes();
         let mut relocated = Vec::new();
         for call in 0..3 {
-            let relocations = ant.relocate_answers(16 * BODY_BYTES_MAX as u64).await.expect("relocated");
+            let relocations = relocate(&mut ant, 16 * BODY_BYTES_MAX as u64).await;
             assert!(relocations.len() <= RELOCATED_ANSWERS_MAX, "{call}: {}", relocations.len());
-            relocated.extend(relocations.into_iter().map(|relocation| relocation.from.0));
+            relocated.extend(relocations);
         }
         assert_eq!(relocated, (1..=answers).collect::<Vec<_>>());
         let read = storage.read_bytes() - before;
         // The answers are close to each other.
         assert!(read <= answers * (ANSWER_READ_BYTES as u64), "{read}");
-        assert!(ant.relocate_answers(16 * BODY_BYTES_MAX as u64).await.expect("none is due").is_empty());
+        assert!(relocate(&mut ant, 16 * BODY_BYTES_MAX as u64).await.is_empty());
         assert_eq!(storage.read_bytes() - before, read);
     }
 
@@ -624,13 +512,13 @@ mod tests {
     async fn relocated_answers_are_charged_what_their_frames_take_and_pay_for_no_others() {
         let storage = SimulatedStorage::new(1);
         let (_writer, committer) = open(&storage);
-        let mut ant = DurableJournal::new(name("ant"), committer.clone(), History::default());
+        let mut ant = DurableLog::new(name("ant"), committer.clone(), FoundLog::default());
         for sequence in 1..=8 {
             commit(vec![(&mut ant, Record::Transaction(transaction(sequence, sequence == 1, 0, 0)))]).await;
         }
         ant.catch_up();
         let before = (ant.journal_bytes, ant.relocation_credit);
-        assert_eq!(ant.relocate_answers(0).await.expect("relocated").len(), 1);
+        assert_eq!(relocate(&mut ant, 0).await, [1]);
         committer.settle().await.expect("written");
         ant.catch_up();
         let written = ant.journal_bytes - before.0;
@@ -644,8 +532,8 @@ mod tests {
         runtime.block_on(async {
             let storage = SimulatedStorage::new(1);
             let (_writer, committer) = open(&storage);
-            let mut ant = DurableJournal::new(name("ant"), committer.clone(), History::default());
-            let mut bee = DurableJournal::new(name("bee"), committer.clone(), History::default());
+            let mut ant = DurableLog::new(name("ant"), committer.clone(), FoundLog::default());
+            let mut bee = DurableLog::new(name("bee"), committer.clone(), FoundLog::default());
             for sequence in 1..=3 {
                 let transaction = transaction(sequence, sequence == 1, 1000, 0);
                 commit(vec![(&mut ant, Record::Transaction(transaction))]).await;
@@ -658,7 +546,7 @@ mod tests {
             // Block the readers of answers.
             let (release, released) = std::sync::mpsc::channel::<()>();
             let waiting = tokio::task::spawn_blocking(move || released.recv().is_err());
-            let mut relocating = std::pin::pin!(ant.relocate(0));
+            let mut relocating = std::pin::pin!(relocate(&mut ant, 0));
             tokio::select! {
                 biased;
                 _ = &mut relocating => panic!("nothing was read"),
@@ -667,7 +555,7 @@ mod tests {
             let reclaimed = committer.reclaim(BTreeMap::from([(name("bee"), bee.last)])).await.expect("reclaimed");
             assert!(reclaimed.segments > 0, "{reclaimed:?}");
             drop(release);
-            assert_eq!(relocating.await.expect("relocated").len(), 1);
+            assert_eq!(relocating.await, [1]);
             assert!(waiting.await.expect("it has ended"));
         });
     }
@@ -676,31 +564,49 @@ mod tests {
     async fn a_repetition_reads_its_answer_and_neither_body_nor_frame_and_finds_damage() {
         let storage = SimulatedStorage::new(1);
         let (writer, committer) = open(&storage);
-        let mut ant = DurableJournal::new(name("ant"), committer, History::default());
+        let mut ant = DurableLog::new(name("ant"), committer, FoundLog::default());
         let long = transaction(1, true, BODY_BYTES_MAX, 100);
         commit(vec![(&mut ant, Record::Transaction(Arc::clone(&long)))]).await;
         ant.catch_up();
         let before = storage.read_bytes();
-        let answered = ant.answered(RecordNumber(1)).await.expect("readable").expect("retained");
+        let answered = ant.read(RecordNumber(1)).await.expect("readable").expect("retained");
         assert_eq!((&answered.answer, answered.body_hash), (&long.answer, long.body_hash));
         let read = storage.read_bytes() - before;
         assert!(read < 2 * ANSWER_READ_BYTES as u64, "{read} bytes of {BODY_BYTES_MAX}");
-        let Some(Answered { place: Place::At(location), .. }) = ant.find(RecordNumber(1)) else { panic!("durable") };
+        let Some(RetainedAnswer { place: Place::At(location), .. }) = ant.answers.get(RecordNumber(1)) else {
+            panic!("durable")
+        };
         let names = storage.list().expect("a list");
         let segment = names.iter().find(|name| name.ends_with(".segment")).expect("there is one");
         let offset = location.frame_offset;
         let body_at = (offset + location.record_offset) as usize + BLOCK_BYTES;
         storage.flip(segment, body_at, 1);
-        assert!(ant.answered(RecordNumber(1)).await.is_ok(), "no part of the answer is damaged");
+        assert!(ant.read(RecordNumber(1)).await.is_ok(), "no part of the answer is damaged");
         storage.flip(segment, body_at + BODY_BYTES_MAX - BLOCK_BYTES + 100, 1);
-        let error = ant.answered(RecordNumber(1)).await.expect_err("the answer is damaged");
+        let error = ant.read(RecordNumber(1)).await.expect_err("the answer is damaged");
         assert!(matches!(error, JournalError::Unreadable { .. }), "{error}");
         // The answer stays where it is, and does not stop the journal.
         for sequence in 2..4 {
             commit(vec![(&mut ant, Record::Transaction(transaction(sequence, true, BODY_BYTES_MAX, 0)))]).await;
-            assert!(ant.relocate_answers(BODY_BYTES_MAX as u64).await.expect("not now").is_empty());
+            assert!(relocate(&mut ant, BODY_BYTES_MAX as u64).await.is_empty());
         }
-        assert_eq!(ant.first_answer(), RecordNumber(1));
+        assert_eq!(ant.pinned().map(|pinned| pinned.first), Some(RecordNumber(1)));
         drop(writer);
+    }
+
+    #[tokio::test]
+    async fn a_record_that_does_not_follow_the_last_is_fenced_and_not_written() {
+        let storage = SimulatedStorage::new(1);
+        let (_writer, committer) = open(&storage);
+        let mut ant = DurableLog::new(name("ant"), committer.clone(), FoundLog::default());
+        commit(vec![(&mut ant, Record::Transaction(transaction(1, true, 0, 0)))]).await;
+        let record = Record::Transaction(transaction(2, true, 0, 0));
+        for expected in [0, 1, 3] {
+            let expected = RecordNumber(expected);
+            let error = ant.append(expected, &record).expect_err("it does not follow");
+            assert_eq!(error, JournalError::Fenced { expected, last: RecordNumber(1) });
+        }
+        commit(vec![(&mut ant, record)]).await;
+        assert!(ant.read(RecordNumber(2)).await.expect("readable").is_some());
     }
 }

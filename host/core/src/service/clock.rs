@@ -88,10 +88,10 @@ impl Service {
         let now = self.context.clock.now();
         let Look { put_back_from, is_behind_due } = self.clock.look(now);
         if let Some(before) = put_back_from {
-            self.answers.look_at_clock(before, self.moment());
+            self.history.look_at_clock(before, self.moment());
         }
         if is_behind_due {
-            let (last, ids_ahead) = (self.clock.last(), self.answers.far_ahead(now));
+            let (last, ids_ahead) = (self.clock.last(), self.history.answers().far_ahead(now));
             self.emit(Event::ClockBehind { service: self.name.clone(), now, last, ids_ahead });
         }
     }

@@ -71,7 +71,7 @@ impl Service {
     /// Rehydrates from the last valid snapshot and the tail after it, and continues in the fresh store. On an error the
     /// service continues in the old store. Returns how many transactions were replayed.
     async fn rehydrate_tail(&mut self) -> Result<u64, RehydrateError> {
-        let tail = self.journal.tail(self.snapshots.record())?;
+        let tail = self.history.tail(self.snapshots.record());
         let permit = self.context.fleet.maintenance_store().await;
         let Rehydrated { instance, replayed_transactions, replayed_queries, fuel_used, .. } =
             rehydrate(self.terms.context(), self.snapshots.last(), &tail).await?;
@@ -164,7 +164,7 @@ impl Service {
 
     pub(super) fn moved(&mut self) {
         let has_headroom = self.policy.has_headroom(self.vm.meter.memory.used, &self.vm.size);
-        let due = self.conditions.exported(&self.vm.id, self.journal.held_bytes(), has_headroom);
+        let due = self.conditions.exported(&self.vm.id, self.history.held_bytes(), has_headroom);
         self.report(due);
     }
 

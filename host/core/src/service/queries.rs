@@ -96,7 +96,7 @@ impl Service {
         if self.queries.queries.is_empty() {
             return;
         }
-        if self.journal.check_room(self.queries.bytes).is_err() {
+        if self.history.check_room(self.queries.bytes).is_err() {
             return self.queries.lose();
         }
         // A failed journal has ended, and the service has ended with it.
@@ -112,7 +112,7 @@ impl Service {
         let replay_fuel = self.queries.replay_fuel;
         self.queries.forget();
         let record = QueriesRecord { sequence: self.last_sequence, epoch: self.epoch, queries };
-        match self.journal.append(Record::Queries(Arc::new(record))) {
+        match self.history.append(&Record::Queries(Arc::new(record))) {
             // No answer waits for this record, because a query shows the state before it.
             Ok(_) => {
                 self.snapshots.note_kept(replay_fuel);

@@ -5,7 +5,8 @@ use super::{LaunchError, Service, ServiceContext, ServiceSpec, check_size};
 use crate::answers::{Answers, ForgottenTimes, KeptId};
 use crate::data::snapshot_writer::{RetainedSnapshot, SnapshotWriter};
 use crate::data::{DataDirectory, DataError, FoundService, FoundSnapshot, kept, last_transaction};
-use crate::journal::durable::{DurableJournal, History};
+use crate::history::{FoundHistory, History};
+use crate::journal::durable::{DurableLog, FoundLog};
 use crate::journal::{Commit, JournalError, Record, TailEntry, record};
 use crate::vm::Vm;
 use futures::future::BoxFuture;
@@ -79,8 +80,8 @@ impl Service {
         context: ServiceContext,
         directory: Arc<DataDirectory>,
     ) -> Result<(Self, Commit, SnapshotWriterTask), LaunchError> {
-        let journal = DurableJournal::new(spec.name.clone(), directory.committer().clone(), History::default());
-        let mut service = Self::launch(spec, context, Box::new(journal)).await?;
+        let log = DurableLog::new(spec.name.clone(), directory.committer().clone(), FoundLog::default());
+        let mut service = Self::launch(spec, context, Box::new(log)).await?;
         let empty = RetainedSnapshot { file: None, record: RecordNumber(0), first_answer: RecordNumber(1) };
         let task = service.open(directory, VecDeque::from([empty]));
         if let Some(reason) = service.conditions.stopped() {
@@ -156,24 +157,22 @@ impl Service {
         answered.retain(|answer| !replaced.contains(&answer.number));
         answered.sort_by_key(|answer| answer.number);
         let tail_bytes: u64 = found.records_after(&base).iter().map(|(_, record)| record::bytes_in_frame(record)).sum();
-        let history = History {
+        let found_log = FoundLog { last: found.last, answered, journal_bytes: found.journal_bytes };
+        let log = DurableLog::new(spec.name.clone(), directory.committer().clone(), found_log);
+        let found_history = FoundHistory {
             last: found.last,
-            epoch: spec.epoch,
             tail: numbered_tail,
-            answered,
-            journal_bytes: found.journal_bytes,
+            written_bytes: found.journal_bytes,
             snapshot_bytes: found.journal_bytes.saturating_sub(tail_bytes),
         };
-        let journal = DurableJournal::new(spec.name.clone(), directory.committer().clone(), history);
-        let mut service = Self::new(spec, context, Box::new(journal), vm);
-        service.answers = answers;
+        let history = History::continued(Box::new(log), answers, found_history);
+        let mut service = Self::new(spec, context, history, vm);
         service.last_sequence = last_sequence;
         service.clock.pass(last_timestamp);
         service.snapshots = Snapshots::new(snapshot, base.record(), fuel_used.saturating_sub(tail_fuel), tail_fuel);
         service.counters.replayed(replayed_transactions, fuel_used);
-        for _ in 0..=service.answers.users() {
-            service.forget_old_answers(service.moment());
-        }
+        let now = service.moment();
+        service.history.trim_all(now);
         let task = service.open(directory, kept.into_iter().rev().collect());
         service.emit(Event::Restored {
             vm: service.vm.id.clone(),

@@ -2,8 +2,8 @@
 
 use super::misses::MissKey;
 use super::{Service, Work};
-use crate::answers::{Caller, IdKey, KeptId, Moment};
-use crate::journal::{Relocation, TransactionRecord};
+use crate::answers::{Caller, IdKey, KeptId};
+use crate::journal::TransactionRecord;
 use lifeboat_api::id::id_time;
 use lifeboat_api::transaction::{Answer, Denial, Reply, ReplyHash, Request, RequestError, check_id};
 use tokio::sync::oneshot;
@@ -17,13 +17,9 @@ impl Service {
         request: &Request,
     ) -> Option<Result<Reply, Denial>> {
         let (key, id) = key.zip(request.id.as_ref())?;
-        let Some(number) = self.answers.find(key) else {
-            return self.may_not_execute(caller, id).map(Err);
-        };
-        let record = match self.journal.answered(number).await {
+        let record = match self.history.answered(key).await {
             Ok(Some(record)) => record,
-            // A missing record does not allow a second execution.
-            Ok(None) => return Some(Err(self.degraded_denial("the answer to this id cannot be found".into()))),
+            Ok(None) => return self.may_not_execute(caller, id).map(Err),
             Err(error) => return Some(Err(self.degraded_denial(error.to_string()))),
         };
         if matches!(&record.answer, Answer::Failed(cause) if cause.is_retryable()) {
@@ -42,12 +38,12 @@ impl Service {
 
     /// Denies an id that may have been answered and forgotten, judged by the time in the id.
     fn too_old(&mut self, caller: &Caller, id: &str) -> Option<Denial> {
-        let time = id_time(id).filter(|time| Some(*time) <= self.answers.ever_forgotten(caller))?;
+        let time = id_time(id).filter(|time| Some(*time) <= self.history.answers().ever_forgotten(caller))?;
         self.look_at_clock();
         let now = self.moment();
         // The clock may have been set forward as well.
-        self.answers.look_at_clock(now.wall, now);
-        let forgotten = self.answers.forgotten(caller, now.wall)?;
+        self.history.look_at_clock(now.wall, now);
+        let forgotten = self.history.answers().forgotten(caller, now.wall)?;
         (time <= forgotten).then(|| Denial::TooOld { id: id.to_owned(), time, forgotten })
     }
 
@@ -72,11 +68,7 @@ impl Service {
         id: String,
         found: oneshot::Sender<Result<Option<Reply>, RequestError>>,
     ) {
-        let record = match self.answers.find(&IdKey::new(&caller.user, caller.incarnation, &id)) {
-            None => Ok(None),
-            Some(number) => self.journal.answered(number).await,
-        };
-        match record {
+        match self.history.answered(&IdKey::new(&caller.user, caller.incarnation, &id)).await {
             Err(error) => drop(found.send(Err(self.degraded_denial(error.to_string()).into()))),
             Ok(None) => {
                 drop(found.send(self.may_not_execute(caller, &id).map_or(Ok(None), |denial| Err(denial.into()))))
@@ -128,16 +120,12 @@ impl Service {
 
     /// Denies a transaction whose id could not be retained, before it runs.
     pub(super) fn make_room_for_id(&mut self, caller: &Caller) -> Result<(), Denial> {
-        if self.answers.has_room() {
+        if self.history.answers().has_room() {
             return Ok(());
         }
         self.look_at_clock();
         let now = self.moment();
-        let mut forgotten = Vec::new();
-        let room = self.answers.make_room(caller, now, &mut forgotten);
-        for number in forgotten {
-            self.journal.forget_answer(number);
-        }
+        let room = self.history.make_room(caller, now);
         room.map_err(|retry_after| Denial::TooManyIds {
             service: self.name.clone(),
             user: caller.user.clone(),
@@ -154,42 +142,20 @@ impl Service {
                 key,
                 caller: Caller { user: work.user.clone(), incarnation: work.incarnation },
                 sequence: work.sequence,
-                number: self.journal.last_record(),
+                number: self.history.last_record(),
                 timestamp: now.steady,
                 id_time: id_time(&work.id),
                 bytes: answer_bytes,
             };
-            let replaced = self.answers.insert(kept, now.wall);
-            if let Some(replaced) = replaced {
-                self.journal.forget_answer(replaced);
-            }
+            self.history.index(kept, now.wall);
         }
-        self.forget_old_answers(now);
-    }
-
-    /// Forgets the answers beyond the deduplication window.
-    pub(super) fn forget_old_answers(&mut self, now: Moment) {
-        while let Some(number) = self.answers.trim(now) {
-            self.journal.forget_answer(number);
-        }
+        self.history.trim(now);
     }
 
     /// Relocates answers that would pin parts of the journal that nothing else needs.
     pub(super) async fn relocate_answers(&mut self) {
-        let span_bytes = self.answers.span_bytes_max();
-        if self.journal.answers_span_bytes() <= span_bytes {
-            return;
-        }
-        match self.journal.relocate_answers(span_bytes).await {
-            Ok(relocations) => {
-                for Relocation { transaction, from, to } in relocations {
-                    let key = IdKey::new(&transaction.user, transaction.incarnation, &transaction.id);
-                    if !self.answers.relocate(&key, from, to) {
-                        self.journal.forget_answer(to);
-                    }
-                }
-            }
-            Err(error) => drop(self.stop(format!("an answer could not be relocated: {error}"))),
+        if let Err(error) = self.history.relocate_answers().await {
+            drop(self.stop(format!("an answer could not be relocated: {error}")));
         }
     }
 }

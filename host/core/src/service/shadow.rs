@@ -307,14 +307,7 @@ impl Service {
             return;
         }
         // Queries that are not journalled yet come after the shadow's tail, as they do in the serving VM.
-        let through = self.journal.last_record();
-        let tail = match self.journal.tail(self.snapshots.record()) {
-            Ok(tail) => (tail, through),
-            Err(error) => {
-                self.shadow_lost(aim, &error.into());
-                return self.tell_waiting(waiting.into_iter().collect());
-            }
-        };
+        let tail = (self.history.tail(self.snapshots.record()), self.history.last_record());
         // A state that cannot be exported is moved by replay alone. That does not help a failover for memory.
         let is_movable = self.may_export();
         let exports = match aim {
@@ -388,14 +381,8 @@ impl Service {
             None => return,
         };
         shadow.rounds += 1;
-        let through = self.journal.last_record();
-        let tail = match self.journal.tail(caught.through) {
-            Ok(tail) => tail,
-            Err(error) => {
-                self.shadow_lost(shadow.aim, &error.into());
-                return self.tell_waiting(std::mem::take(&mut shadow.waiting));
-            }
-        };
+        let through = self.history.last_record();
+        let tail = self.history.tail(caught.through);
         let is_near = calls(&tail) <= PROMOTE_TRANSACTIONS_MAX || replay_fuel(&tail) <= PROMOTE_FUEL_MAX;
         match shadow.aim {
             // The snapshot was restored, and the replay of what was kept meanwhile gave equal replies. So it is proven.
@@ -443,8 +430,9 @@ impl Service {
         shadow.round_over().await;
         let waiting = std::mem::take(&mut shadow.waiting);
         let adopted = match shadow.over.take() {
-            Some(Ok(mut caught)) => match self.journal.tail(caught.through) {
-                Ok(tail) => match caught.rehydrated.replay(self.terms.context(), &tail).await {
+            Some(Ok(mut caught)) => {
+                let tail = self.history.tail(caught.through);
+                match caught.rehydrated.replay(self.terms.context(), &tail).await {
                     Ok(()) => {
                         self.take_over_snapshot(&mut caught, shadow.begun.take());
                         let replayed_transactions = self.take_over(caught);
@@ -457,12 +445,8 @@ impl Service {
                         self.shadow_lost(shadow.aim, &error);
                         false
                     }
-                },
-                Err(error) => {
-                    self.shadow_lost(shadow.aim, &error.into());
-                    false
                 }
-            },
+            }
             Some(Err(error)) => {
                 self.shadow_lost(shadow.aim, &error);
                 false

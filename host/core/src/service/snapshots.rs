@@ -130,9 +130,9 @@ impl Service {
     /// Journals that a snapshot of the current state begins. Returns the data that its file needs.
     pub(super) fn begin_snapshot(&mut self) -> Begun {
         self.journal_event(Record::Snapshot { sequence: self.last_sequence });
-        let forgotten = self.answers.forgotten_times();
+        let forgotten = self.history.answers().forgotten_times();
         Begun {
-            record: self.journal.last_record(),
+            record: self.history.last_record(),
             commit: self.last_commit.clone(),
             tail_fuel: self.snapshots.tail_fuel,
             resume_point: ResumePoint {
@@ -141,7 +141,7 @@ impl Service {
                 // The next transaction's record carries the fuel of queries since the last transaction.
                 fuel_used: self.vm.written_fuel(),
                 epoch: self.epoch,
-                first_answer: self.journal.first_answer(),
+                first_answer: self.history.first_answer(),
                 forgotten_id_time: forgotten.past.newest(),
             },
             forgotten,
@@ -155,7 +155,7 @@ impl Service {
     /// on a blocking thread, because some megabytes of either take milliseconds.
     pub(super) fn adopt_snapshot(&mut self, snapshot: Arc<Snapshot>, fuel: u64, begun: Begun) {
         self.counters.snapshot();
-        let forgotten = self.journal.forget_tail(begun.record);
+        let forgotten = self.history.forget_tail(begun.record);
         let before = self.snapshots.replace(snapshot, fuel, &begun);
         if !forgotten.is_empty() || before.state_bytes() > 0 {
             tokio::task::spawn_blocking(move || drop((forgotten, before)));
