@@ -43,7 +43,7 @@ async fn a_user_is_answered_as_before_whatever_another_sends_also_after_a_restar
     let few = |settings: &mut ServiceSettings| settings.deduplication_window.bytes = 64 * 1024;
     for (seed, with_ids) in [(1, true), (2, false)] {
         let mut storage = SimulatedStorage::new(seed);
-        let mut rig = start_with(&storage, FailoverMode::Direct, None, 1, few).await.expect("starts");
+        let mut rig = start_with(&storage, FailoverMode::Direct, 1, few).await.expect("starts");
         let mut of_ada = Vec::new();
         for number in 0..20 {
             let id = if number % 2 == 0 { format!("plain-{number}") } else { uuid7(ms(&rig), number) };
@@ -84,7 +84,7 @@ async fn a_user_is_answered_as_before_whatever_another_sends_also_after_a_restar
                 if turn == 0 {
                     storage = storage.crash();
                     drop(rig);
-                    let again = start_at(&storage, FailoverMode::Direct, None, restart + 2, Some(now), few).await;
+                    let again = start_at(&storage, FailoverMode::Direct, restart + 2, Some(now), few).await;
                     rig = again.expect("starts again");
                 }
             }
@@ -124,7 +124,7 @@ async fn answers_survive_a_cut_wherever_they_are_relocated() {
     let mut cut = None;
     loop {
         let storage = SimulatedStorage::new(7);
-        let rig = start_with(&storage, FailoverMode::Direct, None, 1, few).await.expect("starts");
+        let rig = start_with(&storage, FailoverMode::Direct, 1, few).await.expect("starts");
         let mut of_ada = Vec::new();
         for number in 0..5 {
             let id = format!("plain-{number}");
@@ -151,7 +151,7 @@ async fn answers_survive_a_cut_wherever_they_are_relocated() {
         }
         let storage = storage.crash();
         drop(rig);
-        let rig = start_with(&storage, FailoverMode::Direct, None, 2, few).await.expect("starts again");
+        let rig = start_with(&storage, FailoverMode::Direct, 2, few).await.expect("starts again");
         for (id, sequence) in &of_ada {
             let again = rig.send_as("ant", id, "1").await.expect("answered before");
             assert!(again.is_repeated && again.sequence == *sequence, "{id} ran twice after a cut at {cut:?}");
@@ -196,7 +196,7 @@ async fn a_clock_that_was_ahead_is_reported_with_the_number_of_ids_ahead() {
     const HOUR: Duration = Duration::from_secs(3_600);
     let few = |settings: &mut ServiceSettings| settings.deduplication_window.ids = 10;
     let mut storage = SimulatedStorage::new(4);
-    let mut rig = start_with(&storage, FailoverMode::Direct, None, 1, few).await.expect("starts");
+    let mut rig = start_with(&storage, FailoverMode::Direct, 1, few).await.expect("starts");
     let right = rig.clock.now();
     rig.clock.set(right.plus(HOUR));
     let behind = |rig: &Rig| {
@@ -236,7 +236,7 @@ async fn a_clock_that_was_ahead_is_reported_with_the_number_of_ids_ahead() {
         assert!(reported[0] > 0, "{restart}");
         storage = storage.crash();
         drop(rig);
-        rig = start_with(&storage, FailoverMode::Direct, None, 2, few).await.expect("starts again");
+        rig = start_with(&storage, FailoverMode::Direct, 2, few).await.expect("starts again");
     }
 }
 
@@ -244,7 +244,7 @@ async fn a_clock_that_was_ahead_is_reported_with_the_number_of_ids_ahead() {
 async fn no_retry_runs_twice_however_much_junk_other_users_send() {
     let few = |settings: &mut ServiceSettings| settings.deduplication_window.bytes = 256 * 1024;
     let mut storage = SimulatedStorage::new(5);
-    let mut rig = start_with(&storage, FailoverMode::Direct, None, 1, few).await.expect("starts");
+    let mut rig = start_with(&storage, FailoverMode::Direct, 1, few).await.expect("starts");
     let mut of_ada = Vec::new();
     for number in 0..10 {
         for id in [format!("plain-{number}"), uuid7(ms(&rig), number), uuid7(ms(&rig) + 55 * 60_000, number)] {
@@ -271,7 +271,7 @@ async fn no_retry_runs_twice_however_much_junk_other_users_send() {
             if turn == 0 {
                 storage = storage.crash();
                 drop(rig);
-                let again = start_at(&storage, FailoverMode::Direct, None, restart, Some(now), few).await;
+                let again = start_at(&storage, FailoverMode::Direct, restart, Some(now), few).await;
                 rig = again.expect("starts again");
             }
         }
@@ -281,7 +281,7 @@ async fn no_retry_runs_twice_however_much_junk_other_users_send() {
 #[tokio::test]
 async fn the_next_user_of_a_name_inherits_no_answer() {
     let storage = SimulatedStorage::new(3);
-    let rig = start_with(&storage, FailoverMode::Direct, None, 1, |_| {}).await.expect("starts");
+    let rig = start_with(&storage, FailoverMode::Direct, 1, |_| {}).await.expect("starts");
     let first = let_in(&rig, "bob", "ant");
     let answered = send(&rig, &first, "ant", Some("pay".into()), "1").await.expect("kept");
     assert!(send(&rig, &first, "ant", Some("pay".into()), "1").await.expect("kept").is_repeated);
@@ -301,7 +301,7 @@ async fn an_id_that_cannot_be_retained_is_denied_over_http_until_there_is_room()
     let site = Site::start(folder.path(), "").await;
     let mut settings = settings(FailoverMode::Direct);
     settings.deduplication_window.ids = 10;
-    let new = new_service("tally", "count.wat", settings, None);
+    let new = new_service("tally", "count.wat", settings);
     site.server.host().create_durable_service(new).await.expect("created");
     let admin = site.log_in("admin").await;
     let ada = site.user(&admin, "ada", "tally", &[Grant::Transact]).await;

@@ -44,6 +44,7 @@ mod client;
 mod durable;
 mod edges;
 mod failover;
+mod faulty_log;
 mod full;
 mod hostile;
 mod ids;

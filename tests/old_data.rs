@@ -3,13 +3,11 @@
 //! `tests/old-data` describes each directory. Its segments lack their trailing zeros, which the test restores.
 
 use crate::rig::{Rig, name};
-use crate::util::{lifeboat, root};
+use crate::util::{copy_directory, lifeboat, root};
 use lifeboat_api::transaction::Answer;
 use lifeboat_host::data::{DataOptions, Locked};
 use lifeboat_journal::storage::DiskStorage;
 use serde_json::Value;
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -26,14 +24,12 @@ fn kept(file: &str) -> PathBuf {
 /// Copies a directory into the state that the release left: files that only their owner can read, and segments of full
 /// length.
 fn copy(directory: &str, to: &Path) {
-    std::fs::create_dir(to).expect("a folder");
-    for entry in std::fs::read_dir(kept(directory)).expect("a directory") {
-        let entry = entry.expect("readable");
-        let target = to.join(entry.file_name());
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&target).expect("a new file");
-        std::io::copy(&mut std::fs::File::open(entry.path()).expect("readable"), &mut file).expect("copied");
-        if target.extension().is_some_and(|extension| extension == "segment") {
-            file.set_len(SEGMENT_BYTES).expect("as long as it was");
+    copy_directory(&kept(directory), to);
+    for entry in std::fs::read_dir(to).expect("a directory") {
+        let path = entry.expect("readable").path();
+        if path.extension().is_some_and(|extension| extension == "segment") {
+            let segment = std::fs::OpenOptions::new().write(true).open(path).expect("writable");
+            segment.set_len(SEGMENT_BYTES).expect("as long as it was");
         }
     }
 }

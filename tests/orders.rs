@@ -56,7 +56,7 @@ impl Order {
             Self::Stop => Ok(rig.host.stop_service(&service).await?),
             Self::Start => rig.host.start_service(&service, Epoch([7; 16])).await,
             Self::Create => {
-                let new = new_service(&service, "count.wat", settings(FailoverMode::Direct), None);
+                let new = new_service(&service, "count.wat", settings(FailoverMode::Direct));
                 rig.host.create_durable_service(new).await
             }
             Self::Remove => Ok(rig.host.remove_service(&service).await?),
@@ -102,7 +102,7 @@ async fn prepare() -> SimulatedStorage {
     let storage = SimulatedStorage::new(3);
     let rig = open(&storage).await;
     for service in ["ant", "idle"] {
-        create(&rig, service, "count.wat", settings(FailoverMode::Direct), None).await.expect("created");
+        create(&rig, service, "count.wat", settings(FailoverMode::Direct)).await.expect("created");
         rig.send_as(service, "first", "1").await.expect("kept");
     }
     rig.host.stop_service(&name("idle")).await.expect("stopped");
@@ -256,7 +256,7 @@ async fn a_removal_of_unknown_outcome_can_be_repeated_or_undone() {
         }
         rig.host.remove_service(&name("ant")).await.expect("removed");
         assert!(rig.host.quarantined(&name("ant")).is_none());
-        create(&rig, "ant", "count.wat", settings(FailoverMode::Direct), None).await.expect("the name is free");
+        create(&rig, "ant", "count.wat", settings(FailoverMode::Direct)).await.expect("the name is free");
         assert!(!rig.send_as("ant", "first", "1").await.expect("kept").is_repeated);
     }
     assert_eq!(unknown, 1, "one write makes it count");

@@ -46,7 +46,7 @@ async fn open(storage: &SimulatedStorage) -> Rig {
 
 /// Creates a service that has records before and after a snapshot.
 async fn used(rig: &Rig, service: &str) {
-    create(rig, service, "count.wat", settings(FailoverMode::Direct), None).await.expect("created");
+    create(rig, service, "count.wat", settings(FailoverMode::Direct)).await.expect("created");
     for id in ["a", "b", "c"] {
         rig.send_as(service, id, "x").await.expect("kept");
         if id == "b" {
@@ -78,7 +78,7 @@ async fn assert_kept(rig: &Rig, service: &str) {
     rig.grant(service);
     let denied = rig.send_as(service, "a", "x").await;
     assert!(matches!(&denied, Err(RequestError::Denied(Denial::Orphan { reason, .. })) if says(reason)), "{denied:?}");
-    let denied = create(rig, service, "count.wat", settings(FailoverMode::Direct), None).await;
+    let denied = create(rig, service, "count.wat", settings(FailoverMode::Direct)).await;
     assert!(denied.as_ref().is_err_and(|reason| says(reason)), "{denied:?}");
     let denied = rig.host.start_service(&name(service), Epoch([7; 16])).await;
     assert!(matches!(denied, Err(LaunchError::Data(DataError::Orphan { .. }))), "{denied:?}");
@@ -89,14 +89,14 @@ async fn assert_gone(rig: &Rig, storage: &SimulatedStorage, service: &str) {
     let left = storage.list().expect("lists");
     assert!(!left.iter().any(|file| file.starts_with(&format!("{service}."))), "{left:?}");
     assert_eq!(rig.host.quarantined(&name(service)), None);
-    create(rig, service, "count.wat", settings(FailoverMode::Direct), None).await.expect("the name is free");
+    create(rig, service, "count.wat", settings(FailoverMode::Direct)).await.expect("the name is free");
     assert_eq!(ok(&rig.send_as(service, "a", "x").await), "1");
 }
 
 /// Has another service write so much that the segment that is now the first one is reclaimed.
 async fn write_much(rig: &Rig, storage: &SimulatedStorage) {
     let first = segments(storage).remove(0);
-    create(rig, "busy", "count.wat", settings(FailoverMode::Direct), None).await.expect("created");
+    create(rig, "busy", "count.wat", settings(FailoverMode::Direct)).await.expect("created");
     for round in 0.. {
         for _ in 0..100 {
             rig.send("busy", "x".repeat(4000)).await.expect("kept");

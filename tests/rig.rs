@@ -14,6 +14,7 @@ use lifeboat_host::credential::Token;
 use lifeboat_host::data::{Contents, DataDirectory};
 use lifeboat_host::fleet::Machine;
 use lifeboat_host::host::{Host, HostConfig};
+use lifeboat_host::journal::Log;
 use lifeboat_host::service::{LaunchError, ServiceSpec, Status};
 use lifeboat_vm::workload::{LoadLimits, load};
 use std::sync::{Arc, Mutex};
@@ -131,6 +132,25 @@ impl Rig {
         sizes: &[Arc<Size>],
         change: impl FnOnce(&mut ServiceSpec),
     ) -> Result<(), LaunchError> {
+        let spec = self.spec(service, file, bytes, sizes, change).await;
+        self.host.create_service(spec).await
+    }
+
+    /// Starts `guest` as `service`, with records that go to `log`.
+    pub(crate) async fn start_with_log(&self, service: &str, guest: &str, sizes: &[Arc<Size>], log: Box<dyn Log>) {
+        let spec = self.spec(service, guest, &guest_bytes(guest), sizes, |_| {}).await;
+        self.host.create_service_with(spec, log).await.expect("the service starts");
+    }
+
+    /// Compiles a guest, and returns a specification of its service, on which ada has all grants.
+    async fn spec(
+        &self,
+        service: &str,
+        file: &str,
+        bytes: &[u8],
+        sizes: &[Arc<Size>],
+        change: impl FnOnce(&mut ServiceSpec),
+    ) -> ServiceSpec {
         let workload = load(file, bytes, &LoadLimits::default()).expect("the loader takes it");
         let program = self.host.compile(workload).await.expect("it compiles");
         let settings = ServiceSettings {
@@ -143,7 +163,7 @@ impl Rig {
         let mut spec = ServiceSpec::new(name(service), program, &settings, [7; 32], Epoch::default());
         change(&mut spec);
         self.grant(&spec.name);
-        self.host.create_service(spec).await
+        spec
     }
 
     /// Gives ada all grants on `service`.

@@ -40,6 +40,19 @@ pub(crate) fn guest(file: &str) -> PathBuf {
     root().join("tests/guests").join(file)
 }
 
+/// Copies the files of a directory into a new one. Only their owner can read them.
+pub(crate) fn copy_directory(from: &Path, to: &Path) {
+    use std::os::unix::fs::OpenOptionsExt;
+    std::fs::create_dir(to).expect("a folder");
+    for entry in std::fs::read_dir(from).expect("a directory") {
+        let entry = entry.expect("readable");
+        let target = to.join(entry.file_name());
+        let mut options = std::fs::OpenOptions::new();
+        let mut file = options.write(true).create_new(true).mode(0o600).open(&target).expect("a new file");
+        std::io::copy(&mut std::fs::File::open(entry.path()).expect("readable"), &mut file).expect("copied");
+    }
+}
+
 /// Returns the contents of README.md's fenced blocks of one language, in order.
 #[track_caller]
 pub(crate) fn readme_blocks(language: &str) -> Vec<String> {

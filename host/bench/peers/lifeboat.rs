@@ -99,7 +99,6 @@ impl Ledger {
             },
             secret: [7; 32],
             epoch: Epoch([1; 16]),
-            sabotage: None,
         })
         .await?;
         let mut authority = host.authority();

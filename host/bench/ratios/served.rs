@@ -225,7 +225,6 @@ impl Served {
             },
             secret: SECRET,
             epoch: Epoch::default(),
-            sabotage: None,
         };
         self.grant(&new.name);
         self.runtime.block_on(self.host.create_durable_service(new)).expect("the service starts");

@@ -19,7 +19,7 @@ use crate::budget::Account;
 use crate::credential::TokenHash;
 use crate::data::DataDirectory;
 use crate::fleet::{Fleet, MAINTENANCE_STORES, Machine};
-use crate::journal::MemoryLog;
+use crate::journal::{Log, MemoryLog};
 use crate::monitor::Admission;
 use crate::scratch::ProgramError;
 use crate::service::{
@@ -233,11 +233,18 @@ impl Host {
     /// # Errors
     /// [`LaunchError`]: nothing was created.
     pub async fn create_service(&self, spec: ServiceSpec) -> Result<(), LaunchError> {
+        self.create_service_with(spec, Box::new(MemoryLog::default())).await
+    }
+
+    /// Creates a service whose records go to `log`, which is empty, and its first VM.
+    ///
+    /// # Errors
+    /// [`LaunchError`]: nothing was created.
+    pub async fn create_service_with(&self, spec: ServiceSpec, log: Box<dyn Log>) -> Result<(), LaunchError> {
         self.admission.check()?;
         let place = self.begin(&spec.name)?;
         self.check_sizes(&spec)?;
         let queue_max = spec.queue_max;
-        let log = Box::new(MemoryLog::default());
         let service = self.on_guests(Service::launch(spec, self.context.clone(), log)).await?;
         place.run(service, queue_max, None);
         Ok(())

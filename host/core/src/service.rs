@@ -46,8 +46,6 @@ pub use queries::{QUERIES_HELD_BYTES_MAX, QUERIES_HELD_FUEL_MAX, QUERIES_HELD_MA
 pub(crate) use recover::SnapshotWriterTask;
 pub use reply::Answered;
 pub use shadow::{PROMOTE_FUEL_MAX, SHADOW_STATE_BYTES_MIN};
-#[doc(hidden)]
-pub use spec::Sabotage;
 pub use spec::{Counts, JournalStatus, LaunchError, ServiceSpec, Status};
 
 use crate::answers::{Answers, Caller, ForgottenTimes, IdKey};
@@ -192,7 +190,6 @@ pub(crate) struct Service {
     policy: Policy,
     failover: FailoverMode,
     epoch: Epoch,
-    sabotage: Option<Sabotage>,
     context: ServiceContext,
 
     // The serving VM, and the shadow that may replace it.
@@ -268,7 +265,6 @@ impl Service {
             policy: Policy { thresholds: spec.thresholds, sizes },
             failover: spec.failover,
             epoch: spec.epoch,
-            sabotage: spec.sabotage,
             context,
             vm,
             shadow: None,
@@ -515,13 +511,9 @@ impl Service {
         match settled {
             Ok(attempt) => {
                 let is_kept = attempt.answer.is_kept();
-                let sabotage = self.sabotage.take_if(|sabotage| sabotage.hits(&work, &attempt.answer));
-                match self.settle(&work, attempt, sabotage) {
+                match self.settle(&work, attempt) {
                     Err(denial) => reply.send(Err(denial.into())),
                     Ok((answered, commit)) => {
-                        if let Some(sabotage) = sabotage {
-                            self.break_the_promise(&work, sabotage).await;
-                        }
                         if is_kept && !self.conditions.is_stopped() {
                             self.fail_over_if_crossed(&work).await;
                         }
@@ -667,7 +659,7 @@ impl Service {
     }
 
     /// Charges and journals the outcome of an attempt, and returns the reply.
-    fn settle(&mut self, work: &Work, attempt: Attempt, sabotage: Option<Sabotage>) -> Result<(Reply, Commit), Denial> {
+    fn settle(&mut self, work: &Work, attempt: Attempt) -> Result<(Reply, Commit), Denial> {
         let Attempt { answer, fuel_used } = attempt;
         self.clock.pass(work.timestamp);
         if answer.is_kept() {
@@ -694,10 +686,6 @@ impl Service {
             failover: None,
         };
         let commit = match work.kind {
-            Kind::Transaction if matches!(sabotage, Some(Sabotage::DropOne(_))) => {
-                self.last_sequence = work.sequence;
-                Commit::done()
-            }
             Kind::Transaction => self.journal_transaction(work, &reply)?,
             Kind::Query => {
                 if reply.answer.is_kept() {
@@ -729,7 +717,6 @@ impl Service {
             query_fuel_used: self.vm.take_unwritten_fuel(),
         };
         let (commit, answer_bytes) = match self.history.append(&Record::Transaction(Arc::new(record))) {
-            Ok((_, bytes)) if matches!(self.sabotage, Some(Sabotage::AckBeforeSync)) => (Commit::done(), bytes),
             Ok(appended) => appended,
             Err(error) => {
                 // The transaction was executed, but is not in the history. The guest must not continue from this state.
@@ -868,33 +855,6 @@ impl Service {
             journal: self.conditions.journal(&self.vm.id, self.history.held_bytes()),
             stopped: self.conditions.stopped().map(str::to_owned),
             counts: self.counters.counts(),
-        }
-    }
-
-    /// Drops or doubles the transaction that was just answered.
-    async fn break_the_promise(&mut self, work: &Work, sabotage: Sabotage) {
-        match sabotage {
-            // The transaction was not journalled.
-            Sabotage::DropOne(_) => {
-                let _ = self.roll_back().await;
-            }
-            Sabotage::DoubleOne(_) => {
-                let again = Work {
-                    kind: Kind::Transaction,
-                    id: work.id.clone(),
-                    key: None,
-                    user: work.user.clone(),
-                    incarnation: work.incarnation,
-                    body: work.body.clone(),
-                    sequence: self.last_sequence.next(),
-                    timestamp: work.timestamp,
-                    epoch: work.epoch,
-                };
-                let size = Arc::clone(&self.vm.size);
-                let attempt = self.attempt(&again, self.vm.meter.cpu.remaining(), &size).await;
-                let _ = self.settle(&again, attempt, None);
-            }
-            Sabotage::AckBeforeSync => {}
         }
     }
 }

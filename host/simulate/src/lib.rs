@@ -17,5 +17,5 @@ mod traffic;
 
 pub use reconcile::{Finding, FindingKind, SEARCH_FUEL_MAX};
 pub use report::Report;
-pub use run::{Observer, Options, PACE_MAX, SEED_DEFAULT, SabotageKind, ServiceView, SimulateError, run};
+pub use run::{Fault, Observer, Options, PACE_MAX, SEED_DEFAULT, ServiceView, SimulateError, run};
 pub use scenario::{Scenario, ScenarioError};

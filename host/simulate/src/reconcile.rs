@@ -183,6 +183,20 @@ pub(super) async fn reconcile(
     Reconciled { records: records.len() as u64, queries: queries.len() as u64, model, findings }
 }
 
+/// Returns the answer that a replica gives to `next` after these records. None if the replica cannot be created.
+pub(super) async fn answer_after(
+    service: &Name,
+    replica: &mut impl Replica,
+    records: &[ClientRecord],
+    next: &ClientRecord,
+) -> Option<Answer> {
+    replica.renew().await.ok()?;
+    for record in in_order(service, records.to_vec(), &mut Vec::new()) {
+        replica.execute(record.call()).await;
+    }
+    Some(replica.execute(next.call()).await.answer)
+}
+
 /// Sorts by sequence and discards repetitions. An id with two sequences, or a sequence with two ids, is a finding.
 fn in_order(service: &Name, mut records: Vec<ClientRecord>, findings: &mut Vec<Finding>) -> Vec<ClientRecord> {
     records.sort_by_key(|record| record.sequence);

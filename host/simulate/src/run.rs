@@ -16,12 +16,13 @@
 mod tests;
 
 use crate::model::Model;
-use crate::reconcile::{ClientRecord, Finding, FindingKind, Reconciled, RoomyVm, reconcile};
+use crate::reconcile::{ClientRecord, Finding, FindingKind, Reconciled, RoomyVm, answer_after, reconcile};
 use crate::report::{
     Failovers, Failure, Outcomes, PauseTimings, Peaks, Reconciliation, Report, RunTimings, ServiceReport,
 };
 use crate::scenario::{BuiltIn, OPERATOR, Scenario, ServicePlan};
 use crate::traffic::{Outgoing, Stream, Traffic, bits, random};
+use bytes::Bytes;
 use lifeboat_api::access::Grant;
 use lifeboat_api::clock::{Timestamp, VirtualClock};
 use lifeboat_api::event::{Event, EventSink};
@@ -35,7 +36,7 @@ use lifeboat_host::answers::DeduplicationWindow;
 use lifeboat_host::catalog::ServiceSettings;
 use lifeboat_host::credential::Token;
 use lifeboat_host::host::{Host, HostConfig};
-use lifeboat_host::service::{LaunchError, Sabotage, ServiceSpec, Status};
+use lifeboat_host::service::{LaunchError, ServiceSpec, Status};
 use lifeboat_vm::engine::{EngineError, Program, load, slot_bytes};
 use lifeboat_vm::rehydrate::{MAINTENANCE_DEADLINE, MAINTENANCE_FUEL};
 use lifeboat_vm::store::{Allowance, Inputs};
@@ -105,12 +106,12 @@ pub struct Options {
     pub pace: Option<NonZeroU32>,
     /// Injects a fault on purpose, to show that the reconciliation detects it.
     #[doc(hidden)]
-    pub sabotage: Option<SabotageKind>,
+    pub fault: Option<Fault>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { seed: SEED_DEFAULT, pace: None, sabotage: None }
+        Self { seed: SEED_DEFAULT, pace: None, fault: None }
     }
 }
 
@@ -120,13 +121,13 @@ fn due(number: u64, pace: NonZeroU32) -> Duration {
     Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
 }
 
-/// A kind of fault to inject.
+/// A fault between a client and the host, at one transaction.
 #[doc(hidden)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SabotageKind {
-    /// A transaction is answered, but not retained.
+pub enum Fault {
+    /// The transaction is acknowledged, and does not reach the host.
     DropOne,
-    /// A transaction is answered and executed twice.
+    /// The transaction reaches the host twice, under two ids.
     DoubleOne,
 }
 
@@ -196,6 +197,17 @@ struct Stage<'a> {
     views: Vec<ServiceView>,
     tallies: Vec<Tally>,
     largest_memory_bytes: u64,
+    /// The fault that is still to be injected.
+    fault: Option<PlannedFault>,
+}
+
+/// A fault, and where it is injected.
+#[derive(Debug, Clone, Copy)]
+struct PlannedFault {
+    fault: Fault,
+    service: usize,
+    /// The first transaction of the service that may suffer it.
+    from: Sequence,
 }
 
 /// The most causes of failures and denials that a report distinguishes for a service.
@@ -249,6 +261,7 @@ impl<'a> Stage<'a> {
             views: Vec::new(),
             tallies: Vec::new(),
             largest_memory_bytes,
+            fault: options.fault.map(|fault| PlannedFault::new(fault, scenario)),
         };
         stage.launch_services(observer).await?;
         Ok(stage)
@@ -256,7 +269,6 @@ impl<'a> Stage<'a> {
 
     async fn launch_services(&mut self, observer: &mut impl Observer) -> Result<(), SimulateError> {
         let mut secrets = random(self.options.seed, Stream::Secrets);
-        let sabotage = self.sabotage();
         for (index, plan) in self.scenario.services.iter().enumerate() {
             observer.starting(&plan.name);
             let workload = load(plan.workload.name(), plan.workload.bytes())?;
@@ -269,10 +281,7 @@ impl<'a> Stage<'a> {
                 deduplication_window: DeduplicationWindow::default(),
                 failover: FailoverMode::Direct,
             };
-            let spec = ServiceSpec {
-                sabotage: sabotage.filter(|(service, _)| *service == index).map(|(_, sabotage)| sabotage),
-                ..ServiceSpec::new(plan.name.clone(), Arc::clone(&program), &settings, secret, Epoch::default())
-            };
+            let spec = ServiceSpec::new(plan.name.clone(), Arc::clone(&program), &settings, secret, Epoch::default());
             self.host.create_service(spec).await?;
             self.programs.push(program);
             self.secrets.push(secret);
@@ -281,20 +290,6 @@ impl<'a> Stage<'a> {
             self.views.push(ServiceView { status, thresholds: plan.thresholds });
         }
         Ok(())
-    }
-
-    /// Returns the service into which the fault is injected, and when: halfway. It is a counter if there is one, since
-    /// every addition shows in every later answer.
-    fn sabotage(&self) -> Option<(usize, Sabotage)> {
-        let services = &self.scenario.services;
-        let is_counter = |plan: &ServicePlan| plan.workload.built_in() == Some(BuiltIn::Counter);
-        let service = services.iter().position(is_counter).unwrap_or(0);
-        let traffic = self.scenario.traffic.iter().filter(|traffic| traffic.service == service);
-        let middle = Sequence(traffic.map(|traffic| traffic.count).sum::<u64>() / 2);
-        self.options.sabotage.map(|kind| match kind {
-            SabotageKind::DropOne => (service, Sabotage::DropOne(middle)),
-            SabotageKind::DoubleOne => (service, Sabotage::DoubleOne(middle)),
-        })
     }
 
     /// Sends every request, one at a time.
@@ -320,12 +315,25 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    async fn send(&mut self, Outgoing { service, user, id, body }: Outgoing) {
+    async fn send(&mut self, outgoing: Outgoing) {
         let pause = self.clock_random.random_range(0..=nanoseconds(BETWEEN_REQUESTS_MAX));
         self.clock.advance(Duration::from_nanos(pause));
-        let request = Request { id: Some(id), body: body.clone(), kind: Kind::Transaction };
-        let name = &self.scenario.services[service].name;
-        let answered = self.host.request(self.tokens[user].reveal(), name, request).await;
+        let service = outgoing.service;
+        let due = self
+            .fault
+            .filter(|planned| planned.service == service && self.views[service].status.sequence.next() >= planned.from);
+        let injects = |fault| due.is_some_and(|planned| planned.fault == fault);
+        if injects(Fault::DropOne) && self.drop_one(&outgoing).await {
+            self.fault = None;
+            return;
+        }
+        let Outgoing { user, id, body, .. } = outgoing;
+        let answered = self.transact(service, user, id.clone(), body.clone()).await;
+        if injects(Fault::DoubleOne) && matches!(&answered, Ok(Reply { answer: Answer::Ok(_), .. })) {
+            // Only the client's own request counts.
+            let _ = self.transact(service, user, format!("{id}-again"), body.clone()).await;
+            self.fault = None;
+        }
         let tally = &mut self.tallies[service];
         tally.requests += 1;
         match answered {
@@ -347,12 +355,52 @@ impl<'a> Stage<'a> {
         }
     }
 
+    async fn transact(&self, service: usize, user: usize, id: String, body: Bytes) -> Result<Reply, RequestError> {
+        let request = Request { id: Some(id), body, kind: Kind::Transaction };
+        self.host.request(self.tokens[user].reveal(), &self.scenario.services[service].name, request).await
+    }
+
+    /// Acknowledges a transaction that the host does not get. Returns false if its answer is not known to be `ok`: then
+    /// the transaction was not acknowledged.
+    ///
+    /// The host gets an empty transaction in its place, which the guest refuses. So the dropped one has a sequence of
+    /// its own, and its answer is what a VM gives that executes all acknowledged transactions before it.
+    async fn drop_one(&mut self, Outgoing { service, user, id, body }: &Outgoing) -> bool {
+        let in_place = self.transact(*service, *user, format!("{id}-dropped"), Bytes::new()).await;
+        let Ok(Reply { answer: Answer::Refused(_), sequence, timestamp, .. }) = in_place else { return false };
+        let (service, user) = (*service, self.scenario.users[*user].name.clone());
+        let (id, body, answer) = (id.clone(), body.clone(), Answer::Ok(Bytes::new()));
+        let dropped = ClientRecord { user, id, body, sequence, timestamp, answer };
+        let mut replica = self.replica(Arc::clone(&self.programs[service]), self.secrets[service]);
+        let tally = &mut self.tallies[service];
+        let name = &self.scenario.services[service].name;
+        match answer_after(name, &mut replica, &tally.acknowledged, &dropped).await {
+            Some(answer @ Answer::Ok(_)) => {
+                tally.requests += 1;
+                tally.outcomes.count(answer.outcome());
+                tally.acknowledged.push(ClientRecord { answer, ..dropped });
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Returns a VM with room for every state.
+    fn replica(&self, program: Arc<Program>, secret: [u8; 32]) -> RoomyVm {
+        let allowance = Allowance {
+            fuel: MAINTENANCE_FUEL,
+            memory_bytes: slot_bytes(self.largest_memory_bytes),
+            inputs: Inputs::Live { deadline: MAINTENANCE_DEADLINE },
+        };
+        RoomyVm { program, secret, allowance, instance: None }
+    }
+
     /// Sends the scenario's queries at the end.
     async fn ask_queries(&mut self, observer: &mut impl Observer) -> Result<(), SimulateError> {
         let operator = Name::new(OPERATOR).expect("a literal name");
         for (service, plan) in self.scenario.services.iter().enumerate() {
             for (index, query) in plan.queries.iter().enumerate() {
-                let body = bytes::Bytes::copy_from_slice(query.as_bytes());
+                let body = Bytes::copy_from_slice(query.as_bytes());
                 let request = Request { id: Some(format!("query-{index}")), body: body.clone(), kind: Kind::Query };
                 let answered = self.host.request(self.operator.reveal(), &plan.name, request).await;
                 match answered {
@@ -412,19 +460,15 @@ impl<'a> Stage<'a> {
         }
     }
 
-    async fn reconcile(self, observer: &mut impl Observer) -> Report {
-        let allowance = Allowance {
-            fuel: MAINTENANCE_FUEL,
-            memory_bytes: slot_bytes(self.largest_memory_bytes),
-            inputs: Inputs::Live { deadline: MAINTENANCE_DEADLINE },
-        };
+    async fn reconcile(mut self, observer: &mut impl Observer) -> Report {
         let mut findings = Vec::new();
         let mut services = Vec::new();
-        let parts =
-            self.scenario.services.iter().zip(self.programs).zip(self.secrets).zip(self.tallies).zip(self.views);
+        let (programs, secrets) = (std::mem::take(&mut self.programs), std::mem::take(&mut self.secrets));
+        let (tallies, views) = (std::mem::take(&mut self.tallies), std::mem::take(&mut self.views));
+        let parts = self.scenario.services.iter().zip(programs).zip(secrets).zip(tallies).zip(views);
         for ((((plan, program), secret), mut tally), view) in parts {
             observer.reconciling(&plan.name);
-            let mut replica = RoomyVm { program, secret, allowance, instance: None };
+            let mut replica = self.replica(program, secret);
             let model = plan.workload.built_in().map(Model::new);
             let acknowledged = std::mem::take(&mut tally.acknowledged);
             let mut reconciled = reconcile(&plan.name, acknowledged, &tally.queries, &mut replica, model).await;
@@ -454,6 +498,16 @@ impl<'a> Stage<'a> {
     }
 }
 
+impl PlannedFault {
+    /// Plans a fault halfway. It is for a counter if there is one, since every addition shows in every later answer.
+    fn new(fault: Fault, scenario: &Scenario) -> Self {
+        let is_counter = |plan: &ServicePlan| plan.workload.built_in() == Some(BuiltIn::Counter);
+        let service = scenario.services.iter().position(is_counter).unwrap_or(0);
+        let traffic = scenario.traffic.iter().filter(|traffic| traffic.service == service);
+        Self { fault, service, from: Sequence(traffic.map(|traffic| traffic.count).sum::<u64>() / 2) }
+    }
+}
+
 /// Creates the users, with their grants and a token each, and the operator with every grant.
 fn admit_users(host: &Host, scenario: &Scenario, seed: u64) -> (Token, Vec<Token>) {
     const FOREVER: Timestamp = Timestamp(u64::MAX);
@@ -480,7 +534,7 @@ fn admit_users(host: &Host, scenario: &Scenario, seed: u64) -> (Token, Vec<Token
     (operators, tokens)
 }
 
-fn client_record(user: Name, body: bytes::Bytes, reply: Reply) -> ClientRecord {
+fn client_record(user: Name, body: Bytes, reply: Reply) -> ClientRecord {
     let Reply { id, sequence, timestamp, answer, .. } = reply;
     ClientRecord { user, id, body, sequence, timestamp, answer }
 }

@@ -27,7 +27,7 @@ use lifeboat_host::credential::Token;
 use lifeboat_host::data::{DataOptions, keep_workload};
 use lifeboat_host::fleet::{MAINTENANCE_STORES, Machine};
 use lifeboat_host::host::{Host, HostConfig, NewService};
-use lifeboat_host::service::{Sabotage, ServiceSpec, Status};
+use lifeboat_host::service::{ServiceSpec, Status};
 use lines::Lines;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -94,20 +94,12 @@ pub(crate) struct Run {
     /// Print every reply, event and the usage as JSON, one object a line
     #[arg(long)]
     json: bool,
-    /// Break the promise on purpose, to see that a test notices
-    #[arg(long, value_name = "HOW", value_enum, hide = true)]
-    sabotage: Option<Broken>,
     /// The workload: a component, a core module, or either as text; not needed by a service that is there already
     #[arg(value_name = "WORKLOAD")]
     workload: Option<PathBuf>,
     /// What somebody may take for a file of transactions, or for arguments of the program
     #[arg(hide = true)]
     surplus: Vec<OsString>,
-}
-
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum Broken {
-    AckBeforeSync,
 }
 
 fn after_help() -> String {
@@ -257,13 +249,12 @@ impl Run {
         let services = u32::try_from(entries.len() + 1).unwrap_or(u32::MAX);
         let host =
             self.host(Needs { services, memories, largest_memory_bytes }, service, failovers)?.with_data(directory);
-        let sabotage = self.sabotage.map(|Broken::AckBeforeSync| Sabotage::AckBeforeSync);
         let mut epochs = Vec::new();
         for _ in 0..=entries.len() {
             epochs.push(random_epoch()?);
         }
         let epoch = epochs.pop().unwrap_or_default();
-        host.recover_with(contents, || epochs.pop().unwrap_or_default(), sabotage).await;
+        host.recover(contents, || epochs.pop().unwrap_or_default()).await;
         host.bring_back_found().await;
         if let Some(reason) = host.quarantined(service) {
             host.stop().await.context("the data directory was not closed cleanly")?;
@@ -282,7 +273,7 @@ impl Run {
             let (name, settings) = (service.clone(), settings.clone());
             let secret = random()?;
             let workload_bytes = workload_bytes.into();
-            let new = NewService { name, workload, workload_bytes, settings, secret, epoch, sabotage };
+            let new = NewService { name, workload, workload_bytes, settings, secret, epoch };
             host.create_durable_service(new).await?;
         }
         Ok((host, is_journal_damaged))

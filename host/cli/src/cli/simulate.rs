@@ -11,9 +11,7 @@ use clap::{Args, ValueEnum};
 use lifeboat_api::event::Event;
 use lifeboat_api::name::Name;
 use lifeboat_host::service::LaunchError;
-use lifeboat_simulate::{
-    Observer, Options, Report, SEED_DEFAULT, SabotageKind, Scenario, ServiceView, SimulateError, run,
-};
+use lifeboat_simulate::{Fault, Observer, Options, Report, SEED_DEFAULT, Scenario, ServiceView, SimulateError, run};
 use std::io::{self, IsTerminal, Write};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -55,9 +53,9 @@ pub(crate) struct Simulate {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Sabotage {
-    /// Answer one and forget it.
+    /// Acknowledge one that the host does not get.
     DropOne,
-    /// Answer one and execute it twice.
+    /// Send one to the host twice, under two ids.
     DoubleOne,
 }
 
@@ -67,11 +65,11 @@ impl Simulate {
             None => Scenario::built_in(),
             Some(path) => Scenario::read(path).map_err(|error| UsageError(error.to_string()))?,
         };
-        let sabotage = self.sabotage.map(|sabotage| match sabotage {
-            Sabotage::DropOne => SabotageKind::DropOne,
-            Sabotage::DoubleOne => SabotageKind::DoubleOne,
+        let fault = self.sabotage.map(|sabotage| match sabotage {
+            Sabotage::DropOne => Fault::DropOne,
+            Sabotage::DoubleOne => Fault::DoubleOne,
         });
-        let options = Options { seed: self.seed, pace: self.pace, sabotage };
+        let options = Options { seed: self.seed, pace: self.pace, fault };
         let mut view = View::choose(self.json);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()

@@ -10,7 +10,6 @@ use super::durable::check_stall;
 use super::programs::Made;
 use super::registry::Rest;
 use crate::data::{DataDirectory, DataError};
-use crate::service::Sabotage;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use lifeboat_api::event::Event;
@@ -41,7 +40,6 @@ pub(super) struct Awaited {
     pub(super) name: Name,
     pub(super) workload: WorkloadHash,
     pub(super) epoch: Epoch,
-    pub(super) sabotage: Option<Sabotage>,
     /// The quarantine that the attempts end.
     pub(super) quarantine: QuarantineId,
 }
@@ -150,13 +148,13 @@ impl Host {
     /// # Errors
     /// Why recovery was not tried.
     async fn find_again(&self, directory: &Arc<DataDirectory>, awaited: &Awaited, made: Made) -> Result<(), String> {
-        let Awaited { name, epoch, sabotage, .. } = awaited;
+        let Awaited { name, epoch, .. } = awaited;
         let program = made.map_err(|error| chain(&*error))?;
         check_stall(directory).map_err(|error| chain(&error))?;
         let _still = directory.hold_still().await;
         let found = directory.find(name).await.map_err(|error| chain(&error))?;
         let found = found.ok_or_else(|| chain(&DataError::NoService { service: name.clone() }))?;
-        self.recover_one(found, ready(Ok(program)), *epoch, *sabotage).await;
+        self.recover_one(found, ready(Ok(program)), *epoch).await;
         Ok(())
     }
 
@@ -209,7 +207,7 @@ mod tests {
         let name = Name::new("bank").expect("a name");
         let (quarantine, another) = (host.awaited.id(), host.awaited.id());
         let workload = WorkloadHash::of(b"x");
-        let awaited = Awaited { name: name.clone(), workload, epoch: Epoch::default(), sabotage: None, quarantine };
+        let awaited = Awaited { name: name.clone(), workload, epoch: Epoch::default(), quarantine };
         let of = |quarantine| Rest::Quarantined { reason: "its process was killed".into(), awaited: quarantine };
         assert!(!host.is_awaited(&awaited), "it runs, or was removed");
         for (rest, is_awaited) in

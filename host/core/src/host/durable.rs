@@ -8,7 +8,7 @@ use super::{Host, Running};
 use crate::catalog::{Room, ServiceEntry, ServiceSettings};
 use crate::data::{self, Contents, DataDirectory, DataError, FoundService, findings};
 use crate::scratch::{ProgramError, stored_workload};
-use crate::service::{LaunchError, QUEUE_MAX, Sabotage, Service, ServiceSpec, Status};
+use crate::service::{LaunchError, QUEUE_MAX, Service, ServiceSpec, Status};
 use bytes::Bytes;
 use lifeboat_api::event::{Event, EventSink};
 use lifeboat_api::id::{Epoch, WorkloadHash};
@@ -37,9 +37,6 @@ pub struct NewService {
     pub secret: [u8; 32],
     /// The first epoch of the service, drawn at random as well.
     pub epoch: Epoch,
-    /// A deliberate fault.
-    #[doc(hidden)]
-    pub sabotage: Option<Sabotage>,
 }
 
 impl Host {
@@ -54,9 +51,8 @@ impl Host {
     /// service that cannot be brought back is quarantined: requests to it are denied with the reason, and other
     /// services are not affected. [`Host::bring_back`] makes further attempts where they may help.
     ///
-    /// `epoch` draws an epoch for each service. `sabotage` applies to all.
-    #[doc(hidden)]
-    pub async fn recover_with(&self, contents: Contents, mut epoch: impl FnMut() -> Epoch, sabotage: Option<Sabotage>) {
+    /// `epoch` draws an epoch for each service.
+    pub async fn recover(&self, contents: Contents, mut epoch: impl FnMut() -> Epoch) {
         for event in findings(&contents) {
             (self.context.events)(&event);
         }
@@ -76,22 +72,13 @@ impl Host {
             let (epoch, workload) = (epoch(), found.entry.workload);
             async move {
                 let Some(directory) = &self.data else { return };
-                self.recover_one(found, self.stored_program(directory, &workload), epoch, sabotage).await;
+                self.recover_one(found, self.stored_program(directory, &workload), epoch).await;
             }
         });
         futures::future::join_all(recovering).await;
         if let Some(directory) = &self.data {
             directory.set_recovered();
         }
-    }
-
-    /// Brings back every service of the data directory, in parallel, and reports the result of each by events. A
-    /// service that cannot be brought back is quarantined: requests to it are denied with the reason, and other
-    /// services are not affected. [`Host::bring_back`] makes further attempts where they may help.
-    ///
-    /// `epoch` draws an epoch for each service.
-    pub async fn recover(&self, contents: Contents, epoch: impl FnMut() -> Epoch) {
-        self.recover_with(contents, epoch, None).await;
     }
 
     /// Brings back one service with the program that `program` makes. Returns whether the service runs. Otherwise it is
@@ -101,7 +88,6 @@ impl Host {
         found: FoundService,
         program: impl Future<Output = Made>,
         epoch: Epoch,
-        sabotage: Option<Sabotage>,
     ) -> bool {
         let Some(directory) = &self.data else { return false };
         let (name, workload) = (found.name.clone(), found.entry.workload);
@@ -115,7 +101,7 @@ impl Host {
                 let then = if awaited.is_some() { format!("; {}", tried_again()) } else { String::new() };
                 chain(&*error) + &then
             })?;
-            let spec = ServiceSpec { sabotage, ..spec(name.clone(), program, &found.entry, epoch) };
+            let spec = spec(name.clone(), program, &found.entry, epoch);
             self.check_sizes(&spec).map_err(|error| error.to_string())?;
             let recovering = Service::bring_up(spec, self.context.clone(), Arc::clone(directory), found);
             self.on_guests(recovering).await.map_err(|error| chain(&error))
@@ -133,7 +119,7 @@ impl Host {
         }
         place.rest(Rest::Quarantined { reason, awaited });
         if let Some(quarantine) = awaited {
-            self.awaited.add(Awaited { name, workload, epoch, sabotage, quarantine });
+            self.awaited.add(Awaited { name, workload, epoch, quarantine });
         }
         false
     }
@@ -199,7 +185,7 @@ impl Host {
     /// If the host has no data directory.
     pub async fn create_durable_service(&self, new: NewService) -> Result<(), LaunchError> {
         let directory = self.data.as_ref().expect("the host has a data directory");
-        let NewService { name, workload, workload_bytes, settings, secret, epoch, sabotage } = new;
+        let NewService { name, workload, workload_bytes, settings, secret, epoch } = new;
         let _turn = self.turn(&name).await?;
         self.admission.check()?;
         // Otherwise the first record would wait for room, and the caller with it.
@@ -221,7 +207,7 @@ impl Host {
             accepted_divergences: BTreeSet::new(),
             first_snapshot: None,
         };
-        let spec = ServiceSpec { sabotage, ..spec(name.clone(), program, &entry, epoch) };
+        let spec = spec(name.clone(), program, &entry, epoch);
         let place = self.begin(&name)?;
         self.check_sizes(&spec)?;
         let service = name.clone();

@@ -152,7 +152,7 @@ impl Host {
         let found = directory.find(name).await?.ok_or_else(|| none(name))?;
         let service = name.clone();
         on_disk(&directory, move |directory| directory.set_stopped(&service, false)).await?;
-        if !self.recover_one(found, ready(program), epoch, None).await {
+        if !self.recover_one(found, ready(program), epoch).await {
             let reason = self.quarantined(name).unwrap_or_default();
             return Err(LaunchError::Quarantined { name: name.clone(), reason });
         }

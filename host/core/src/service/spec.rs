@@ -1,6 +1,6 @@
 //! The definition of a service, its status, and the errors of its start.
 
-use super::{QUEUE_MAX, Work};
+use super::QUEUE_MAX;
 use crate::answers::DeduplicationWindow;
 use crate::catalog::ServiceSettings;
 use crate::data::DataError;
@@ -13,7 +13,6 @@ use lifeboat_api::meter::Meter;
 use lifeboat_api::name::Name;
 use lifeboat_api::size::{Bytes as ByteCount, BytesBeside, Size};
 use lifeboat_api::sla::{FailoverMode, Thresholds};
-use lifeboat_api::transaction::{Answer, Kind};
 use lifeboat_vm::engine::{EngineError, Program};
 use lifeboat_vm::instance::MoveError;
 use lifeboat_vm::workload::LoadError;
@@ -45,9 +44,6 @@ pub struct ServiceSpec {
     pub deduplication_window: DeduplicationWindow,
     /// The most requests of one user that may wait, as [`QUEUE_MAX`].
     pub queue_max: usize,
-    /// A deliberate fault, to show that the reconciliation notices it.
-    #[doc(hidden)]
-    pub sabotage: Option<Sabotage>,
 }
 
 impl ServiceSpec {
@@ -71,7 +67,6 @@ impl ServiceSpec {
             failover: *failover,
             deduplication_window: *deduplication_window,
             queue_max: QUEUE_MAX,
-            sabotage: None,
         }
     }
 }
@@ -79,25 +74,6 @@ impl ServiceSpec {
 impl std::fmt::Debug for ServiceSpec {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ServiceSpec").field("name", &self.name).field("size", &self.size).finish_non_exhaustive()
-    }
-}
-
-/// A deliberate fault at one transaction, or at all of them.
-#[doc(hidden)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sabotage {
-    /// Answers the first `ok` from this sequence on, and drops the transaction.
-    DropOne(Sequence),
-    /// Answers the first `ok` from this sequence on, and executes the transaction twice.
-    DoubleOne(Sequence),
-    /// Sends every answer before its record is durable.
-    AckBeforeSync,
-}
-
-impl Sabotage {
-    pub(super) fn hits(self, work: &Work, answer: &Answer) -> bool {
-        let (Self::DropOne(from) | Self::DoubleOne(from)) = self else { return false };
-        work.kind == Kind::Transaction && work.sequence >= from && matches!(answer, Answer::Ok(_))
     }
 }
 

@@ -98,8 +98,7 @@ async fn create(shared: &Arc<Shared>, name: Name, settings: ServiceSettings, byt
     getrandom::fill(&mut secret)
         .and_then(|()| getrandom::fill(&mut epoch.0))
         .map_err(|error| Problem::later("no_randomness", format!("no random numbers can be had: {error}")))?;
-    let new =
-        NewService { name: name.clone(), workload, workload_bytes: bytes, settings, secret, epoch, sabotage: None };
+    let new = NewService { name: name.clone(), workload, workload_bytes: bytes, settings, secret, epoch };
     shared.host.create_durable_service(new).await?;
     one(shared, &name).await
 }

@@ -65,10 +65,8 @@ async fn the_seed_alone_decides_the_report() {
 #[tokio::test]
 async fn a_lost_or_doubled_transaction_is_named() {
     let scenario = short();
-    for (sabotage, kind) in
-        [(SabotageKind::DropOne, FindingKind::Lost), (SabotageKind::DoubleOne, FindingKind::Duplicated)]
-    {
-        let report = play(&scenario, Options { sabotage: Some(sabotage), ..Options::default() }).await;
+    for (fault, kind) in [(Fault::DropOne, FindingKind::Lost), (Fault::DoubleOne, FindingKind::Duplicated)] {
+        let report = play(&scenario, Options { fault: Some(fault), ..Options::default() }).await;
         let [finding] = &report.findings[..] else { panic!("{report}") };
         assert_eq!(finding.kind, kind);
         assert_eq!(&*finding.service, "tally");
@@ -100,8 +98,8 @@ async fn a_broken_promise_of_the_ledger_is_found() {
     for user in &mut scenario.users {
         user.services = vec![scenario.services[0].name.clone()];
     }
-    for (sabotage, lost_and_duplicated) in [(SabotageKind::DropOne, (1, 0)), (SabotageKind::DoubleOne, (0, 1))] {
-        let report = play(&scenario, Options { sabotage: Some(sabotage), ..Options::default() }).await;
+    for (fault, lost_and_duplicated) in [(Fault::DropOne, (1, 0)), (Fault::DoubleOne, (0, 1))] {
+        let report = play(&scenario, Options { fault: Some(fault), ..Options::default() }).await;
         assert_eq!((report.lost, report.duplicated), lost_and_duplicated, "{report}");
         assert_eq!(report.diverged, 0, "{report}");
     }
