@@ -8,7 +8,7 @@
 //! `cargo bench -p lifeboat --bench ratios -- NAME` measures the experiments whose name contains `NAME`.
 //!
 //! Each experiment is a file: [`transaction`], [`metering`], [`ready`], [`failover`], [`panics`], [`durable`],
-//! [`shadow`], [`http`], [`neighbour`], [`idle`]. [`served`] is a host with services, and [`ledger`] is a client of
+//! [`relocation`], [`shadow`], [`http`], [`neighbour`], [`idle`]. [`served`] is a host with services, and [`ledger`] is a client of
 //! one. [`bare`] and [`disk`] are the controls, [`pairs`] and [`cpu`] take the measurements, [`child`] runs this
 //! program as a separate process, and [`report`] prints the table.
 
@@ -26,6 +26,7 @@ mod neighbour;
 mod pairs;
 mod panics;
 mod ready;
+mod relocation;
 mod report;
 mod served;
 mod shadow;
@@ -41,7 +42,7 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 /// An experiment's name and the function that measures it.
 type Experiment = (&'static str, fn() -> Vec<Row>);
 
-const EXPERIMENTS: [Experiment; 15] = [
+const EXPERIMENTS: [Experiment; 16] = [
     ("transaction-trivial", transaction::trivial),
     ("transaction-with-ids", transaction::with_ids),
     ("transaction-one-at-a-time", transaction::one_at_a_time),
@@ -53,6 +54,7 @@ const EXPERIMENTS: [Experiment; 15] = [
     ("durable-throughput", durable::throughput),
     ("durable-latency", durable::latency),
     ("durable-recovery", durable::recovery),
+    ("relocation", relocation::relocation),
     ("shadow", shadow::shadow),
     ("http", http::http),
     ("neighbour", neighbour::neighbour),
