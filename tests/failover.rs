@@ -11,7 +11,7 @@ use lifeboat_api::transaction::{Answer, Denial, Reply, ReplyHash, RequestError};
 use lifeboat_host::answers::{DeduplicationWindow, ID_FLOOR};
 use lifeboat_host::fleet::Machine;
 use lifeboat_host::journal::{QueriesRecord, QueryRecord, TailEntry, TransactionRecord};
-use lifeboat_host::service::{LaunchError, Status};
+use lifeboat_host::service::{LaunchError, ServiceSpec, Status};
 use lifeboat_vm::rehydrate::{Maintenance, RehydrateError, ReplayContext, rehydrate};
 use lifeboat_vm::snapshot::Snapshot;
 use lifeboat_vm::workload::{LoadLimits, load};
@@ -398,6 +398,22 @@ async fn a_service_whose_replay_diverges_stops_with_its_answers_retained() {
 }
 
 /// Starts a guest that loses its count in a restore, in shadow mode.
+/// The order joins the shadow of an earlier one, whose snapshot lacks the transaction between them.
+#[tokio::test]
+async fn an_order_for_a_snapshot_ends_with_one_that_has_all_transactions_before_it() {
+    let rig = Rig::new();
+    let sizes = [size("s", 20_000_000, 8 * MIB)];
+    let shadow = |spec: &mut ServiceSpec| spec.failover = FailoverMode::Shadow;
+    rig.try_start("tally", "count.wat", &sizes, shadow).await.expect("starts");
+    for expected in 1..=20_u64 {
+        let (first, sent, second) =
+            futures::future::join3(rig.snapshot("tally"), rig.send("tally", "x"), rig.snapshot("tally")).await;
+        assert_eq!(ok(&sent), expected.to_string());
+        assert!(first.snapshot_sequence.0 >= expected - 1, "{first:?}");
+        assert_eq!(second.snapshot_sequence.0, expected, "{second:?}");
+    }
+}
+
 async fn start_forgetful(rig: &Rig) {
     let sizes = [size("s", 50_000_000, 8 * MIB)];
     let started = rig.try_start("tally", "forgetful.wat", &sizes, |spec| spec.failover = FailoverMode::Shadow);

@@ -5,7 +5,8 @@ use crate::rig::{MIB, Rig, cause, guest_bytes, ok, size};
 use lifeboat_api::event::Event;
 use lifeboat_api::meter::Resource;
 use lifeboat_api::size::Size;
-use lifeboat_host::service::LaunchError;
+use lifeboat_api::sla::FailoverMode;
+use lifeboat_host::service::{LaunchError, ServiceSpec};
 use lifeboat_vm::workload::{LoadLimits, load};
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -173,6 +174,16 @@ async fn a_guest_whose_snapshot_never_ends_is_unmovable() {
 #[tokio::test]
 async fn a_guest_whose_snapshot_writes_for_ever_is_unmovable() {
     unmovable("endless-snapshot.wat", "the guest's snapshot failed: ").await;
+}
+
+#[tokio::test]
+async fn the_first_export_by_a_shadow_has_the_memory_of_the_size_and_its_headroom() {
+    let rig = Rig::new();
+    let shadow = |spec: &mut ServiceSpec| spec.failover = FailoverMode::Shadow;
+    rig.try_start("hostile", "endless-snapshot.wat", &[size("s", 100_000_000, 8 * MIB)], shadow).await.expect("starts");
+    assert_eq!(ok(&rig.send("hostile", "x").await), "1");
+    let reason = rig.snapshot("hostile").await.unmovable.expect("it cannot be exported");
+    assert!(reason.contains("exported over 75497472 bytes"), "72 MiB: {reason}");
 }
 
 #[tokio::test]

@@ -432,15 +432,18 @@ impl Service {
                     let reason = error.to_string();
                     return drop(done.send(Err(Denial::Stalled { service: self.name.clone(), reason }.into())));
                 }
-                let is_alive = self.revive().await.is_ok();
-                let order = Order { from: self.vm.id.clone(), sequence: self.last_sequence, done };
+                let is_alive = match self.revive().await {
+                    Err(denial) if !self.conditions.is_stopped() => return drop(done.send(Err(denial.into()))),
+                    revived => revived.is_ok(),
+                };
+                let order = Order { from: self.vm.id.clone(), snapshot_of: None, done };
                 // The shadow of an earlier forced failover serves this order as well, and keeps that operator's name.
                 let is_under_way = self.shadow.as_ref().and_then(Shadow::failover_cause) == Some(FailoverCause::Forced);
                 if !is_under_way {
                     self.forced_by = Some(by);
                 }
                 if is_alive && self.prefers_shadow() {
-                    return self.begin_shadow(Aim::FailOver(FailoverCause::Forced), Some(order));
+                    return self.begin_shadow(Aim::FailOver(FailoverCause::Forced), vec![order]);
                 }
                 if is_alive {
                     let _ = self.fail_over(FailoverCause::Forced).await;
@@ -448,12 +451,15 @@ impl Service {
                 self.answer_order(order);
             }
             Message::Snapshot { done, .. } => {
-                let is_alive = self.revive().await.is_ok();
-                let order = Order { from: self.vm.id.clone(), sequence: self.last_sequence, done };
+                let is_alive = match self.revive().await {
+                    Err(denial) if !self.conditions.is_stopped() => return drop(done.send(Err(denial.into()))),
+                    revived => revived.is_ok(),
+                };
+                let order = Order { from: self.vm.id.clone(), snapshot_of: Some(self.last_sequence), done };
                 if is_alive && self.prefers_shadow() {
                     // A failover in progress may export nothing, and then yields no snapshot.
                     self.finish_shadow().await;
-                    return self.begin_shadow(Aim::Snapshot, Some(order));
+                    return self.begin_shadow(Aim::Snapshot, vec![order]);
                 }
                 if is_alive {
                     let _ = self.take_snapshot().await;
@@ -746,7 +752,7 @@ impl Service {
         self.fail_sla(resource, usage, &work.id);
         if self.prefers_shadow() {
             let (from, from_machine) = (self.vm.id.clone(), self.vm.lease.machine().clone());
-            self.begin_shadow(Aim::FailOver(resource.into()), None);
+            self.begin_shadow(Aim::FailOver(resource.into()), Vec::new());
             if self.shadow.is_some() {
                 self.triggered = Some(Triggered::Begun { cause: resource.into(), from, from_machine });
             }

@@ -393,7 +393,8 @@ mod tests {
 
     fn open(storage: &SimulatedStorage) -> (commit::Writer, Committer) {
         let options = Options::new(DirectoryId([5; 16]));
-        let (log, _) = segments::Log::open(Arc::new(storage.clone()), options, Origin::Create, &mut |_| {}).expect("opens");
+        let (log, _) =
+            segments::Log::open(Arc::new(storage.clone()), options, Origin::Create, &mut |_| {}).expect("opens");
         commit::start(log, commit::QUEUE_BYTES_MAX).expect("starts")
     }
 

@@ -23,19 +23,25 @@ pub struct Ordered {
     pub status: Status,
     /// The VM in which the order found it.
     pub from: VmId,
-    /// Whether the last proven snapshot has every transaction that was executed before the order.
+    /// Whether the last proven snapshot has every transaction that was executed before the order. True for an order that
+    /// is not for a snapshot.
     pub is_snapshotted: bool,
 }
 
 /// An order in progress, and the channel to its caller.
 pub(super) struct Order {
     pub(super) from: VmId,
-    /// The last transaction before the order.
-    pub(super) sequence: Sequence,
+    /// The last transaction before the order, if the order is for a snapshot.
+    pub(super) snapshot_of: Option<Sequence>,
     pub(super) done: oneshot::Sender<Result<Ordered, RequestError>>,
 }
 
 impl Order {
+    /// Returns whether the order is for a snapshot of more than the last proven one, which is that of `proven`.
+    pub(super) fn awaits_snapshot_after(&self, proven: Sequence) -> bool {
+        self.snapshot_of.is_some_and(|sequence| sequence > proven)
+    }
+
     /// Reports the end of the order, after which the last proven snapshot is that of `proven`. `durable` is whether its records
     /// are on the disk. Ignores a caller that is gone.
     pub(super) fn tell(self, status: Status, proven: Sequence, durable: Result<(), JournalError>) {
@@ -45,7 +51,10 @@ impl Order {
                 let service = status.vm.service;
                 Err(OutcomeUnknown { service, id: None, reason: error.to_string() }.into())
             }
-            _ => Ok(Ordered { status, from: self.from, is_snapshotted: proven >= self.sequence }),
+            _ => {
+                let is_snapshotted = !self.awaits_snapshot_after(proven);
+                Ok(Ordered { status, from: self.from, is_snapshotted })
+            }
         };
         let _ = self.done.send(told);
     }

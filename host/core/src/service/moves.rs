@@ -19,6 +19,7 @@ use lifeboat_vm::rehydrate::{
     INSTANTIATE_OVERHEAD_FUEL, REPLAY_OVERHEAD_FUEL, RehydrateError, Rehydrated, rehydrate, restore,
 };
 use lifeboat_vm::snapshot::Snapshot;
+use lifeboat_vm::store::Allowance;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -87,7 +88,7 @@ impl Service {
     /// Takes a snapshot now, or begins a shadow that takes it.
     pub(super) async fn snapshot_soon(&mut self) -> Result<(), Stopped> {
         if self.prefers_shadow() {
-            self.begin_shadow(Aim::Snapshot, None);
+            self.begin_shadow(Aim::Snapshot, Vec::new());
             return Ok(());
         }
         self.take_snapshot().await.map(drop)
@@ -139,13 +140,20 @@ impl Service {
 
     /// Exports the state from the serving store.
     async fn export(&mut self) -> Result<(Snapshot, u64), MoveError> {
-        let mut allowance = self.context.maintenance.export_allowance(self.snapshots.export_needs());
-        if !self.snapshots.export_needs().is_large {
-            allowance.memory_bytes = self.export_memory_bytes();
-        }
+        let allowance = self.export_allowance();
         let exported = self.vm.instance.snapshot(self.last_sequence, self.clock.last(), allowance).await;
         self.vm.instance.take_log();
         exported
+    }
+
+    /// Returns the limits of an export, in the serving VM or in a shadow.
+    pub(super) fn export_allowance(&self) -> Allowance {
+        let needs = self.snapshots.export_needs();
+        let allowance = self.context.maintenance.export_allowance(needs);
+        if needs.is_large {
+            return allowance;
+        }
+        Allowance { memory_bytes: self.export_memory_bytes(), ..allowance }
     }
 
     /// Records the resource that an export lacked, so that the next export gets more of it. Returns whether a retry at

@@ -22,10 +22,9 @@ use lifeboat_api::id::Sequence;
 use lifeboat_api::sla::FailoverMode;
 use lifeboat_journal::frame::RecordNumber;
 use lifeboat_vm::engine::joined;
-use lifeboat_vm::rehydrate::{
-    ExportNeeds, INSTANTIATE_OVERHEAD_FUEL, RehydrateError, Rehydrated, rehydrate, replay_fuel, restore,
-};
+use lifeboat_vm::rehydrate::{INSTANTIATE_OVERHEAD_FUEL, RehydrateError, Rehydrated, rehydrate, replay_fuel, restore};
 use lifeboat_vm::snapshot::Snapshot;
+use lifeboat_vm::store::Allowance;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -224,7 +223,7 @@ async fn bring_up(
     snapshot: Arc<Snapshot>,
     (tail, through): (Vec<TailEntry>, RecordNumber),
     at: (Sequence, Timestamp),
-    exports: Option<ExportNeeds>,
+    exports: Option<Allowance>,
     progress: Arc<Progress>,
 ) -> Result<Caught, RehydrateError> {
     let permit = permit.await;
@@ -235,10 +234,9 @@ async fn bring_up(
         replayed => replayed?,
     }
     let mut exported = None;
-    if let Some(needs) = exports {
+    if let Some(allowance) = exports {
         let (sequence, timestamp) = at;
-        let (snapshot, export_fuel) =
-            rehydrated.instance.snapshot(sequence, timestamp, terms.maintenance.export_allowance(needs)).await?;
+        let (snapshot, export_fuel) = rehydrated.instance.snapshot(sequence, timestamp, allowance).await?;
         let snapshot = Arc::new(snapshot);
         let (replayed_transactions, fuel_used) = (rehydrated.replayed_transactions, rehydrated.fuel_used);
         let replayed_queries = rehydrated.replayed_queries;
@@ -297,7 +295,7 @@ impl Service {
     }
 
     /// Begins a shadow. An existing one that was for a snapshot serves a failover instead, if that is asked for.
-    pub(super) fn begin_shadow(&mut self, aim: Aim, waiting: Option<Order>) {
+    pub(super) fn begin_shadow(&mut self, aim: Aim, waiting: Vec<Order>) {
         if let Some(shadow) = &mut self.shadow {
             // A shadow that exports its state can serve a failover as well.
             if matches!(aim, Aim::FailOver(_)) && shadow.aim == Aim::Snapshot {
@@ -316,7 +314,7 @@ impl Service {
             Aim::FailOver(FailoverCause::Memory) | Aim::Snapshot => true,
         };
         let begun = exports.then(|| self.begin_snapshot());
-        let exports = exports.then(|| self.snapshots.export_needs());
+        let exports = exports.then(|| self.export_allowance());
         let fleet = Arc::clone(&self.context.fleet);
         let permit = async move { fleet.maintenance_store().await };
         let at = (self.last_sequence, self.clock.last());
@@ -336,7 +334,7 @@ impl Service {
             // serving VM than they were alone.
             free_fuel: self.snapshots.fuel().saturating_mul(RESTORES_MAX).saturating_add(TAIL_FUEL_MAX),
             kept_fuel_before: self.snapshots.kept_fuel(),
-            waiting: waiting.into_iter().collect(),
+            waiting,
         });
     }
 
@@ -350,6 +348,17 @@ impl Service {
     fn tell_waiting(&self, waiting: Vec<Order>) {
         for order in waiting {
             self.answer_order(order);
+        }
+    }
+
+    /// Answers the orders that a shadow has served. An order for a snapshot that joined it may have come after
+    /// transactions that its snapshot lacks: another shadow serves these.
+    fn serve_waiting(&mut self, waiting: Vec<Order>) {
+        let proven = self.snapshots.last().sequence();
+        let (unserved, served) = waiting.into_iter().partition(|order| order.awaits_snapshot_after(proven));
+        self.tell_waiting(served);
+        if !unserved.is_empty() {
+            self.begin_shadow(Aim::Snapshot, unserved);
         }
     }
 
@@ -391,16 +400,16 @@ impl Service {
                 self.counters.replayed(replayed_transactions, fuel_used);
                 self.take_over_snapshot(&mut caught, shadow.begun.take());
                 drop_elsewhere(caught);
-                self.tell_waiting(std::mem::take(&mut shadow.waiting));
+                self.serve_waiting(std::mem::take(&mut shadow.waiting));
             }
             Aim::FailOver(cause) if is_near => {
                 let start = Instant::now();
                 if let Err(error) = caught.rehydrated.replay(self.terms.context(), &tail).await {
                     self.shadow_lost(shadow.aim, &error);
-                } else {
-                    self.promote_shadow(cause, caught, shadow.begun.take(), start);
+                    return self.tell_waiting(std::mem::take(&mut shadow.waiting));
                 }
-                self.tell_waiting(std::mem::take(&mut shadow.waiting));
+                self.promote_shadow(cause, caught, shadow.begun.take(), start);
+                self.serve_waiting(std::mem::take(&mut shadow.waiting));
             }
             Aim::Snapshot | Aim::FailOver(_) => {
                 let progress = Arc::new(Progress::default());
