@@ -152,9 +152,11 @@ impl UnderLoad {
         (0..count).map(move |window| (first(window + 1) - first(window)) as f64)
     }
 
+    /// Returns the longest time without an answer, from the order to the end.
     fn silence(&self) -> Duration {
         let meanwhile = self.answers.iter().filter(|answer| (self.forced..=self.over).contains(*answer));
-        let gaps = meanwhile.clone().zip(meanwhile.skip(1)).map(|(answer, next)| *next - *answer);
+        let times = [self.forced].into_iter().chain(meanwhile.copied()).chain([self.over]);
+        let gaps = times.clone().zip(times.skip(1)).map(|(answer, next)| next - answer);
         gaps.max().unwrap_or_default()
     }
 }

@@ -15,7 +15,7 @@
 use super::handle::Order;
 use super::snapshots::Begun;
 use super::{ReplayTerms, Service, TAIL_FUEL_MAX};
-use crate::journal::TailEntry;
+use crate::journal::{JOURNAL_BYTES_MAX, TailEntry};
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::event::FailoverCause;
 use lifeboat_api::id::Sequence;
@@ -55,6 +55,9 @@ const SHORT_FUEL_MAX: u64 = 40 * PROMOTE_FUEL_MAX;
 
 /// The most transactions and queries of a short round, which may each be long.
 const SHORT_TRANSACTIONS_MAX: usize = 16;
+
+/// The most that the serving VM may keep of a round's replay, in quarters.
+const QUARTERS_MAX: u64 = 3;
 
 /// The number of short or barely shrinking rounds after which the serving VM is slowed more. Its clients hardly notice
 /// that in short rounds, and the other rounds would not end without it.
@@ -180,21 +183,52 @@ impl Shadow {
     }
 }
 
-/// The slowdown of the serving VM, which depends on the earlier rounds.
+/// The slowdown of the serving VM, which depends on the earlier rounds and on the journal's room.
 ///
 /// That VM may keep three quarters of the round's replay meanwhile, so that each round is shorter than the previous
-/// one. After every [`PATIENT_ROUNDS`] short or barely shrinking rounds it may keep a quarter less.
-#[derive(Debug, Default)]
+/// one. After every [`PATIENT_ROUNDS`] short or barely shrinking rounds it may keep a quarter less. It may keep less
+/// from the start if the journal would be full before the last round: then it could keep nothing until the shadow is
+/// promoted, for seconds.
+#[derive(Debug)]
 struct Restraint {
     /// The replay of the current round, in fuel.
     round_fuel: u64,
     /// The number of rounds that were short, or not a fifth shorter than the previous one.
     telling_rounds: u32,
+    /// The quarters of the current round's replay for which the journal has room, in this round and in all later ones.
+    room_quarters: u64,
+}
+
+/// What the rounds of a shadow add to the journal, and what is left there, in bytes.
+#[derive(Debug, Clone, Copy)]
+struct Room {
+    /// The bytes of the part of the journal that the round replays.
+    round_bytes: u64,
+    /// The bytes that the journal can still hold.
+    left_bytes: u64,
+}
+
+impl Room {
+    /// Returns the quarters of a round's replay that the serving VM may keep, so that this round and all later ones take
+    /// no more than three quarters of the room.
+    fn quarters(self) -> u64 {
+        // With a share s, what they keep together is s / (1 - s) of what the round replays.
+        let room_bytes = self.left_bytes / 4 * 3;
+        let quarters = room_bytes.saturating_mul(4).checked_div(room_bytes.saturating_add(self.round_bytes));
+        quarters.unwrap_or(QUARTERS_MAX).clamp(1, QUARTERS_MAX)
+    }
+}
+
+impl Default for Restraint {
+    fn default() -> Self {
+        Self { round_fuel: 0, telling_rounds: 0, room_quarters: QUARTERS_MAX }
+    }
 }
 
 impl Restraint {
     /// Begins a round that replays this much. Returns the fuel that the serving VM may keep in the round at any rate.
-    fn begin_round(&mut self, fuel: u64, transactions: usize) -> u64 {
+    fn begin_round(&mut self, fuel: u64, transactions: usize, room: Room) -> u64 {
+        self.room_quarters = room.quarters();
         let is_short = fuel <= SHORT_FUEL_MAX || transactions <= SHORT_TRANSACTIONS_MAX;
         let is_stuck = self.round_fuel > 0 && fuel > self.round_fuel / 5 * 4;
         self.telling_rounds += u32::from(is_short || is_stuck);
@@ -205,7 +239,7 @@ impl Restraint {
     /// Returns the fuel that must be replayed before a VM continues that has kept `kept_fuel`. Returns `None` if it
     /// need not wait.
     fn awaited_fuel(&self, kept_fuel: u64, replayed_fuel: u64, free_fuel: u64) -> Option<u64> {
-        let quarters = 3_u64.saturating_sub(u64::from(self.telling_rounds / PATIENT_ROUNDS));
+        let quarters = self.room_quarters.saturating_sub(u64::from(self.telling_rounds / PATIENT_ROUNDS));
         if kept_fuel <= replayed_fuel / 4 * quarters + free_fuel {
             return None;
         }
@@ -413,7 +447,11 @@ impl Service {
             }
             Aim::Snapshot | Aim::FailOver(_) => {
                 let progress = Arc::new(Progress::default());
-                shadow.free_fuel = shadow.restraint.begin_round(replay_fuel(&tail), calls(&tail));
+                let room = Room {
+                    round_bytes: tail.iter().map(TailEntry::bytes).sum(),
+                    left_bytes: JOURNAL_BYTES_MAX.saturating_sub(self.history.held_bytes()),
+                };
+                shadow.free_fuel = shadow.restraint.begin_round(replay_fuel(&tail), calls(&tail), room);
                 let tail = (tail, through);
                 shadow.round = tokio::spawn(catch_up(Arc::clone(&self.terms), caught, tail, Arc::clone(&progress)));
                 shadow.progress = progress;
@@ -543,15 +581,18 @@ mod tests {
     }
 
     /// Returns the number of rounds until a shadow is promoted, and the fuel that they replay altogether. The shadow
-    /// replays as fast as the serving VM executes calls of these costs, one after another. Fuel also stands for time.
-    fn rounds(first_fuel: u64, calls: &[u64]) -> (u32, u64) {
+    /// replays as fast as the serving VM executes calls of these costs, one after another. Fuel also stands for time, and
+    /// for bytes: the journal has room for `left` beside the tail of the first round.
+    fn rounds(first_fuel: u64, calls: &[u64], left: u64) -> (u32, u64) {
         let mut calls = calls.iter().cycle();
         let (mut restraint, mut rounds, mut replayed_fuel) = (Restraint::default(), 0, 0);
         let (mut tail_fuel, mut tail) = (first_fuel, usize::MAX);
         while tail > PROMOTE_TRANSACTIONS_MAX && tail_fuel > PROMOTE_FUEL_MAX && rounds < 1_000 {
             rounds += 1;
             replayed_fuel += tail_fuel;
-            let free_fuel = restraint.begin_round(tail_fuel, tail);
+            let held = replayed_fuel - first_fuel;
+            let room = Room { round_bytes: tail_fuel, left_bytes: left.saturating_sub(held) };
+            let free_fuel = restraint.begin_round(tail_fuel, tail, room);
             let (mut now, mut kept_fuel, mut kept) = (0, 0, 0);
             while now < tail_fuel {
                 if let Some(awaited) = restraint.awaited_fuel(kept_fuel, now, free_fuel) {
@@ -574,12 +615,22 @@ mod tests {
         let mut some_long = vec![20_000; 200];
         some_long[17] = 20_000_000;
         for calls in [&[25_000][..], &[1_000], &[1_000_000], &[40_000_000], &one_long, &some_long] {
-            let (rounds, replayed_fuel) = rounds(first_fuel, calls);
+            let (rounds, replayed_fuel) = rounds(first_fuel, calls, u64::MAX / 8);
             assert!(
                 rounds <= 60 && replayed_fuel <= 8 * first_fuel,
                 "{rounds} rounds, {replayed_fuel}: {:?}",
                 &calls[..1]
             );
+        }
+    }
+
+    #[test]
+    fn a_shadow_is_promoted_before_the_journal_is_full() {
+        let first_fuel = 2_000_000_000;
+        for left in [first_fuel * 2 / 3, first_fuel, 2 * first_fuel, 4 * first_fuel] {
+            let (_, replayed_fuel) = rounds(first_fuel, &[25_000], left);
+            let kept_fuel = replayed_fuel - first_fuel;
+            assert!(kept_fuel <= left, "{kept_fuel} of {left}");
         }
     }
 }
