@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -761,6 +761,38 @@ fn answers_that_nobody_reads_are_printed_by_the_next_run() {
     let again = rig.client(["batch", "count", "--resume"]).arg(&resume).arg(&lines).output();
     assert_eq!(again.exits(0), "1\n", "executed once, and told");
     assert!(!resume.exists());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_batch_whose_answers_cannot_be_written_gives_one_order() {
+    let rig = Rig::with_service("count", "counter", &[]);
+    let (resume, lines) = (rig.folder.path().join("resume"), rig.folder.path().join("lines"));
+    std::fs::write(&lines, "{\"json\":{\"add\":1}}\n").expect("writable");
+    let batch = |options: &[&Path], answers: std::fs::File| {
+        let mut batch = Command::new(env!("CARGO_BIN_EXE_lifeboat"));
+        batch.args(["batch", "count"]).arg(&lines).args(options).env("LIFEBOAT_PROFILE", rig.profile());
+        let output = batch.stdin(Stdio::null()).stdout(answers).output().expect("it starts");
+        let told = String::from_utf8(output.stderr).expect("text");
+        assert_eq!(output.status.code(), Some(4), "{told}");
+        told
+    };
+    let full = || std::fs::File::options().write(true).open("/dev/full").expect("Linux has it");
+    let room = "make room for the answers or write them to another file, then";
+    let told = batch(&[], full());
+    let expected = format!(
+        "lifeboat: all up to line 1 may be done: {room} go on with line 1, with the same ids; a line that had none may then \
+         be done twice, which --resume FILE prevents: cannot write the answers: no space left on the device\n"
+    );
+    assert_eq!(told, expected);
+    let told = batch(&["--resume".as_ref(), &resume], full());
+    let expected = format!(
+        "lifeboat: all up to line 1 may be done: {room} the same command does what is left, and prints all answers: cannot \
+         write the answers: no space left on the device\n"
+    );
+    assert_eq!(told, expected);
+    let again = rig.client(["batch", "count", "--resume"]).arg(&resume).arg(&lines).output();
+    assert_eq!(again.exits(0), "2\n", "executed once with the file");
 }
 
 #[test]

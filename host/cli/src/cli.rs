@@ -232,7 +232,7 @@ impl Unusable {
 
     /// Returns whether a line about this reason already contains the remedy.
     fn is_told_with_remedy(&self, line: &str) -> bool {
-        self.remedy == MAKE_ROOM && line.contains("make room")
+        matches!(self.kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) && line.contains("make room")
     }
 
     /// Finds the reason in an error. An error that a server reports about its own files does not concern this user.

@@ -42,7 +42,7 @@ const ALL: Codes = &[
     ),
     FILE_WRONG,
     WORKLOAD_REFUSED,
-    EITHER_FAILED,
+    (HOST, "the host failed, the server could not do it, or the answers of batch could not be written"),
     NOT_REACHED,
 ];
 
@@ -265,7 +265,7 @@ const COMMANDS: &[(&str, Codes)] = &[
                  one",
             ),
             SERVICE_OR_FILE_WRONG,
-            SERVER_FAILED,
+            (HOST, "the server could not do it, or the answers could not be written"),
             NOT_REACHED,
         ],
     ),

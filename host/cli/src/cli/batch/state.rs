@@ -268,8 +268,11 @@ impl End {
             }
             Self::NobodyReads | Self::Unwritable => {
                 let (last, go_on) = (grouped(sent.last_line), how_to_go_on(answers.flushed, false, sent.has_file));
-                let nobody_reads = if self == Self::NobodyReads { "nobody reads the answers any more; " } else { "" };
-                Some(format!("{nobody_reads}all up to line {last} may be done: {go_on}"))
+                let (cause, remedy) = match self {
+                    Self::NobodyReads => ("nobody reads the answers any more; ", ""),
+                    _ => ("", "make room for the answers or write them to another file, then "),
+                };
+                Some(format!("{cause}all up to line {last} may be done: {remedy}{go_on}"))
             }
             Self::Broken { is_token_void } => {
                 let after = if is_token_void { "after lifeboat login " } else { "" };
@@ -407,6 +410,11 @@ mod tests {
         let text =
             format!("nobody reads the answers any more; all up to line 1,002 may be done: go on with line 901{twice}");
         assert_eq!(reason(End::NobodyReads, &answers, open), text);
+        let text = format!(
+            "all up to line 1,002 may be done: make room for the answers or write them to another file, then go on with \
+             line 901{twice}"
+        );
+        assert_eq!(reason(End::Unwritable, &answers, open), text);
         let with_file = Sent { has_file: true, ..open };
         let text = "1,000 lines are answered, 2 more may be done or not; after lifeboat login the same command does what \
                     is left, and prints all answers";
