@@ -791,6 +791,9 @@ fn a_batch_whose_answers_cannot_be_written_gives_one_order() {
          write the answers: no space left on the device\n"
     );
     assert_eq!(told, expected);
+    // Such a descriptor is an error too, which the standard library's own standard output hides.
+    let told = batch(&["--resume".as_ref(), &resume], std::fs::File::open("/dev/null").expect("readable"));
+    assert!(told.contains(room) && told.contains("Bad file descriptor"), "{told}");
     let again = rig.client(["batch", "count", "--resume"]).arg(&resume).arg(&lines).output();
     assert_eq!(again.exits(0), "2\n", "executed once with the file");
 }

@@ -190,7 +190,7 @@ impl Batch {
     async fn drive(&self, mut sending: Sending, lines: &Mutex<Lines>, report: &Report) -> anyhow::Result<Ended> {
         let unwritable = |error: io::Error| Some(anyhow::Error::new(error).context("cannot write the answers"));
         let mut stop = Stop::new()?;
-        let mut out = BufWriter::new(io::stdout().lock());
+        let mut out = BufWriter::new(standard_output().context("cannot write the answers")?);
         let (mut state, mut answers, mut error) = (State::default(), Answers::default(), None);
         let end = loop {
             let event = match next(&mut sending, &mut stop, &mut out, &mut answers).await {
@@ -312,10 +312,15 @@ async fn next(sending: &mut Sending, stop: &mut Stop, out: &mut impl Write, answ
     }
 }
 
+/// Returns standard output as a file. Unlike `io::stdout`, it reports a descriptor that is not open for writing.
+fn standard_output() -> io::Result<File> {
+    Ok(File::from(io::stdout().as_fd().try_clone_to_owned()?))
+}
+
 /// Syncs the answers to disk if they go to a file. The resume file, from which they could be printed again, is removed
 /// after that.
 fn sync_answers() -> io::Result<()> {
-    let out = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    let out = standard_output()?;
     if out.metadata()?.is_file() { out.sync_all() } else { Ok(()) }
 }
 
