@@ -113,8 +113,8 @@ impl LogInLimits {
         }
     }
 
-    /// Counts an attempt to log in as `user` from `address`. Until it succeeds it counts as a
-    /// failure of the address; a success does not erase earlier failures.
+    /// Counts an attempt to log in as `user` from `address`. Until it succeeds it counts as a failure of the address,
+    /// unless the user has logged in from there. A success does not erase earlier failures.
     ///
     /// # Errors
     /// How long to wait, if the attempt may not be made now. Nothing is counted then: a refused call costs nothing.
@@ -135,7 +135,9 @@ impl LogInLimits {
             let attempts = key.attempts();
             self.buckets.entry(key).take(attempts, now);
         }
-        *self.failed.entry(network(address)) = now;
+        if trust != Trust::Known {
+            *self.failed.entry(network(address)) = now;
+        }
         Ok(())
     }
 
@@ -159,7 +161,8 @@ impl LogInLimits {
                 self.buckets.entry(key).give_back(attempts);
             }
         }
-        if trust != Trust::Failed {
+        // Before a fresh attempt, the address had no failure that counted.
+        if trust == Trust::Fresh {
             self.failed.remove(&network(address));
         }
     }
@@ -352,6 +355,21 @@ mod tests {
             limits.not_made(&name("ada"), address(1), Trust::Fresh);
         }
         assert_eq!(limits.trust(&name("ada"), address(1), NOW), Trust::Fresh);
+    }
+
+    #[test]
+    fn a_known_user_does_not_erase_the_failures_of_others_at_the_address() {
+        let mut limits = LogInLimits::default();
+        let (ada, home) = (name("ada"), address(1));
+        assert_eq!(limits.attempt(&ada, home, NOW), Ok(()));
+        limits.succeeded(&ada, home, Trust::Fresh);
+        assert_eq!(limits.attempt(&name("bob"), home, NOW), Ok(()));
+        assert_eq!(limits.attempt(&ada, home, NOW), Ok(()));
+        limits.succeeded(&ada, home, Trust::Known);
+        assert_eq!(limits.trust(&name("bob"), home, NOW), Trust::Failed);
+        assert_eq!(limits.attempt(&ada, home, NOW), Ok(()));
+        limits.not_made(&ada, home, Trust::Known);
+        assert_eq!(limits.trust(&name("bob"), home, NOW), Trust::Failed);
     }
 
     #[test]
