@@ -115,6 +115,27 @@ fn a_configuration_whose_data_is_gone_gets_another_data_directory() {
 }
 
 #[test]
+fn the_variable_names_the_data_directory_of_init_as_that_of_serve() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (server, data) = (folder.path().join("server"), folder.path().join("else where/data"));
+    fs::create_dir(folder.path().join("else where")).expect("a new one");
+    let init = || init(&server).env("LIFEBOAT_DATA", &data);
+    let serve = format!(
+        "LIFEBOAT_DATA='{}' lifeboat serve --config {}",
+        data.display(),
+        server.join("lifeboat.toml").display()
+    );
+    assert_eq!(init().output().exits(0), format!("{serve}\n"));
+    assert!(!server.join("data").exists(), "no server would serve it");
+    assert!(lets_in(data.parent().expect("a folder"), "admin", "correct horse"));
+    init().output().exits_with_one_line(2, &["is not overwritten", &format!("start it with {serve}, or")]);
+    // The same with a configuration whose data directory is gone.
+    fs::remove_dir_all(&data).expect("it is there");
+    assert_eq!(init().output().exits(0), format!("{serve}\n"));
+    check(&server.join("lifeboat.toml")).env("LIFEBOAT_DATA", &data).output().exits(0);
+}
+
+#[test]
 fn a_data_directory_is_not_made_the_folder_of_another() {
     let folder = tempfile::tempdir().expect("a folder");
     let run = lifeboat(["run", "--service", "count", "--data"]).arg(folder.path()).arg(prebuilt("counter"));

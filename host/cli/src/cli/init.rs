@@ -14,7 +14,7 @@ use lifeboat_api::clock::{Clock, SystemClock};
 use lifeboat_api::name::Name;
 use lifeboat_host::auth::{AccountError, Accounts, check_password};
 use lifeboat_host::catalog::{CATALOG_FILE, CatalogError};
-use lifeboat_server::config::{CONFIG_FILE, Config, ConfigErrors, DATA, Overrides, TEMPLATE};
+use lifeboat_server::config::{CONFIG_FILE, Config, ConfigErrors, DATA, DATA_VARIABLE, Overrides, TEMPLATE};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -27,7 +27,8 @@ const PASSWORD_TRIES: u32 = 3;
 const AFTER_HELP: &str = "\
 It writes DIR/lifeboat.toml, in which every key stands with its default, and DIR/data, in which the first admin is kept.
 Nothing that is there is overwritten. After a crash, run it again: it goes on where it was. Where DIR/lifeboat.toml is there
-and its data directory is not, or has no users, it makes that, with a first admin.";
+and its data directory is not, or has no users, it makes that, with a first admin. The variable LIFEBOAT_DATA stands for
+DIR/data, as it does for lifeboat serve.";
 
 /// Arguments of `init`.
 #[derive(Debug, Args)]
@@ -48,23 +49,24 @@ impl Init {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
         let config = self.directory.join(CONFIG_FILE);
         let has_config = fs::symlink_metadata(&config).is_ok();
+        let of_config =
+            |ConfigErrors(errors): ConfigErrors| UsageErrors(errors.iter().map(ToString::to_string).collect());
+        let overrides = Overrides::from_environment(|name| std::env::var_os(name)).map_err(ConfigErrors::from);
+        let overrides = overrides.map_err(of_config)?;
+        let serve = serve(&config, overrides.data.as_deref());
         // The directory that a configuration names may be gone or moved.
         let data = if has_config {
-            let read = Overrides::from_environment(|name| std::env::var_os(name))
-                .map_err(ConfigErrors::from)
-                .and_then(|overrides| Config::read(&config, &overrides))
-                .map_err(|ConfigErrors(errors)| UsageErrors(errors.iter().map(ToString::to_string).collect()))?;
+            let read = Config::read(&config, &overrides).map_err(of_config)?;
             if has_users(&read.data) {
                 return Err(UsageError(format!(
-                    "{} is there already, and is not overwritten; start it with {}, or name another folder",
+                    "{} is there already, and is not overwritten; start it with {serve}, or name another folder",
                     shown(&config),
-                    serve(&config)
                 ))
                 .into());
             }
             read.data
         } else {
-            self.directory.join(DATA)
+            overrides.data.unwrap_or_else(|| self.directory.join(DATA))
         };
         if fs::symlink_metadata(self.directory.join(CATALOG_FILE)).is_ok() {
             let shown = shown(&self.directory);
@@ -101,7 +103,7 @@ impl Init {
             write_config(&config).with_context(|| format!("cannot write {}", shown(&config)))?;
             let _ = writeln!(io::stderr(), "wrote {}; now start the server:", shown(&config));
         }
-        let _ = writeln!(io::stdout(), "{}", serve(&config));
+        let _ = writeln!(io::stdout(), "{serve}");
         Ok(ExitCode::from(exit::OK))
     }
 
@@ -180,9 +182,11 @@ fn write_config(path: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// Returns the command that starts the server.
-fn serve(config: &Path) -> String {
-    format!("lifeboat serve --config {}", quoted(&config.display().to_string()))
+/// Returns the command that starts the server. `data` is the data directory by the environment.
+fn serve(config: &Path, data: Option<&Path>) -> String {
+    let variable =
+        data.map_or(String::new(), |data| format!("{DATA_VARIABLE}={} ", quoted(&data.display().to_string())));
+    format!("{variable}lifeboat serve --config {}", quoted(&config.display().to_string()))
 }
 
 fn shown(path: &Path) -> String {
