@@ -123,6 +123,57 @@ async fn an_order_is_reported_as_done_once_it_is_on_the_disk() {
     assert_eq!(snapshots(), 0);
 }
 
+/// Returns the snapshot files, oldest first.
+fn snapshot_files(storage: &SimulatedStorage) -> Vec<String> {
+    let names = storage.list().expect("the power is on").into_iter();
+    names.filter(|name| name.ends_with(".snapshot")).collect()
+}
+
+/// Returns the texts of the retained events of a kind.
+async fn texts(site: &Site, admin: &str, kind: &str) -> Vec<String> {
+    let told = site.get(&format!("/v1/events?follow=false&event={kind}"), admin).await;
+    assert_eq!(told.status, 200, "{told:?}");
+    let data = told.text().lines().filter_map(|line| line.strip_prefix("data: "));
+    let events = data.map(|data| serde_json::from_str::<Value>(data).expect("JSON"));
+    events.map(|event| event["text"].as_str().expect("a text").to_owned()).collect()
+}
+
+/// Executes transaction `number` of `bank`, and has a snapshot written.
+async fn snapshot(site: &Site, admin: &str, number: u64) {
+    let id = number.to_string();
+    assert_eq!(site.transact(admin, "bank", &id, "x").await.text(), id);
+    let done = site.post("/v1/services/bank/snapshot", admin, "").await;
+    assert_eq!(done.status, 200, "{done:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_snapshot_that_cannot_be_removed_is_reported_as_that() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let storage = SimulatedStorage::new(1);
+    let site = Site::start_on(Arc::new(storage.clone()), folder.path(), "").await;
+    let admin = site.log_in("admin").await;
+    site.deploy(&admin, "bank", "count.wat", "size=small").await;
+    snapshot(&site, &admin, 1).await;
+    snapshot(&site, &admin, 2).await;
+    let files = snapshot_files(&storage);
+    let fault = storage.fail_in(&files[0], Operation::Remove, 1);
+    snapshot(&site, &admin, 3).await;
+    // Reclaims follow removals, and an order waits for neither.
+    until(|| async { fault.has_fired() && !texts(&site, &admin, "old_snapshots_not_removed").await.is_empty() }).await;
+    let told = texts(&site, &admin, "old_snapshots_not_removed").await;
+    let expected = format!(
+        "Old snapshots not removed: bank does not need them, but they take space: cannot remove snapshot '{}': ",
+        files[0]
+    );
+    assert!(told.len() == 1 && told[0].starts_with(&expected), "{told:?}");
+    assert!(told[0].ends_with("the next snapshot tries again"), "{told:?}");
+    assert_eq!(texts(&site, &admin, "snapshot_not_kept").await, [""; 0]);
+    assert_eq!(snapshot_files(&storage).len(), 3);
+    snapshot(&site, &admin, 4).await;
+    until(|| async { snapshot_files(&storage).len() == 2 }).await;
+    site.stop().await;
+}
+
 /// Fills the journal with records that do not belong to services while the disk accepts no new segment. Then has a
 /// transaction of `bank` wait for room: it was executed before the shortage was known. Returns its answer.
 async fn hold_a_transaction(storage: &SimulatedStorage, site: &Site, admin: &str) -> Answered {

@@ -158,6 +158,13 @@ pub enum Event {
         /// The reason.
         reason: String,
     },
+    /// Snapshots that a service no longer needs could not be removed or opened. The next snapshot tries again.
+    OldSnapshotsNotRemoved {
+        /// The service.
+        service: Name,
+        /// The reason, which names the first of them.
+        reason: String,
+    },
     /// A part of the journal is damaged.
     JournalDamaged {
         /// The part, and the kind of damage.
@@ -238,6 +245,7 @@ impl Event {
             | Self::SnapshotDamaged { service, .. }
             | Self::SnapshotUnusable { service, .. }
             | Self::SnapshotNotKept { service, .. }
+            | Self::OldSnapshotsNotRemoved { service, .. }
             | Self::JournalPinned { service, .. }
             | Self::Log { service, .. } => Some(service),
             Self::JournalDamaged { .. }
@@ -270,6 +278,7 @@ impl Event {
         Self::SnapshotDamaged { .. } => "snapshot_damaged",
         Self::SnapshotUnusable { .. } => "snapshot_unusable",
         Self::SnapshotNotKept { .. } => "snapshot_not_kept",
+        Self::OldSnapshotsNotRemoved { .. } => "old_snapshots_not_removed",
         Self::JournalDamaged { .. } => "journal_damaged",
         Self::JournalPinned { .. } => "journal_pinned",
         Self::JournalTorn { .. } => "journal_torn",
@@ -566,6 +575,12 @@ impl fmt::Display for Event {
             Self::SnapshotNotKept { service, reason } => {
                 write!(f, "Snapshot not kept: {service} keeps its older ones: {}", Printable(reason))
             }
+            Self::OldSnapshotsNotRemoved { service, reason } => write!(
+                f,
+                "Old snapshots not removed: {service} does not need them, but they take space: {}; remove the file, or let \
+                 this user remove it: the next snapshot tries again",
+                Printable(reason)
+            ),
             Self::JournalDamaged { damage } => write!(f, "Journal damaged: {damage}"),
             Self::JournalPinned { service, journal_bytes } => write!(
                 f,

@@ -18,7 +18,6 @@ use lifeboat_journal::storage::Storage;
 use lifeboat_vm::engine::joined;
 use lifeboat_vm::snapshot::Snapshot;
 use std::collections::VecDeque;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::watch;
@@ -173,7 +172,7 @@ impl Retention {
                     self.need();
                     if let Err(error) = self.prune().await {
                         let reason = chain(&error);
-                        (self.events)(&Event::SnapshotNotKept { service: self.service.clone(), reason });
+                        (self.events)(&Event::OldSnapshotsNotRemoved { service: self.service.clone(), reason });
                     }
                     self.directory.reclaim(&self.events).await;
                 }
@@ -236,25 +235,33 @@ impl Retention {
     async fn prune(&self) -> Result<(), SnapshotFileError> {
         let storage = Arc::clone(self.directory.storage());
         let oldest = self.kept.front().map_or(RecordNumber(0), |oldest| oldest.record);
-        let name = snapshot_file::file_name(&self.service, oldest);
         let service = self.service.clone();
-        let pruned = tokio::task::spawn_blocking(move || prune(&*storage, &service, oldest));
-        let failed = |source| SnapshotFileError::Storage { name, action: "remove those before", source };
-        joined(pruned).await.map_err(failed)
+        joined(tokio::task::spawn_blocking(move || prune(&*storage, &service, oldest))).await
     }
 }
 
 /// Removes the snapshots of `service` before record `oldest`, in whatever state their files are.
-fn prune(storage: &dyn Storage, service: &Name, oldest: RecordNumber) -> io::Result<()> {
-    let mut is_changed = false;
-    for name in storage.list()? {
-        let is_older = snapshot_record(&name, service).is_some_and(|record| record < oldest);
-        if is_older {
-            storage.remove(&name)?;
-            is_changed = true;
+///
+/// # Errors
+/// The first that failed: the others are removed nevertheless.
+fn prune(storage: &dyn Storage, service: &Name, oldest: RecordNumber) -> Result<(), SnapshotFileError> {
+    let failed = |name: &str, action| {
+        let name = name.to_owned();
+        move |source| SnapshotFileError::Storage { name, action, source }
+    };
+    let retained = snapshot_file::file_name(service, oldest);
+    let (mut is_changed, mut result) = (false, Ok(()));
+    for name in storage.list().map_err(failed(&retained, "look for those before"))? {
+        if snapshot_record(&name, service).is_some_and(|record| record < oldest) {
+            let removed = storage.remove(&name);
+            is_changed |= removed.is_ok();
+            result = result.and(removed.map_err(failed(&name, "remove")));
         }
     }
-    if is_changed { storage.sync_directory() } else { Ok(()) }
+    if is_changed {
+        result = result.and(storage.sync_directory().map_err(failed(&retained, "sync the directory of")));
+    }
+    result
 }
 
 /// Returns the record in the name of a snapshot file of `service`, whatever state the file is in.
@@ -272,4 +279,25 @@ fn parse_file_name(file: &str) -> Option<(&str, RecordNumber)> {
     let (service, number) = kinds.iter().find_map(|kind| file.strip_suffix(kind))?.rsplit_once('.')?;
     let is_ours = number.len() == 20 && number.bytes().all(|byte| byte.is_ascii_digit());
     Some((service, RecordNumber(number.parse().ok().filter(|_| is_ours)?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lifeboat_journal::storage::{Operation, SimulatedStorage};
+
+    #[test]
+    fn a_snapshot_that_cannot_be_removed_retains_no_other() {
+        let storage = SimulatedStorage::new(1);
+        let bank = Name::new("bank").expect("a name");
+        let name = |record| snapshot_file::file_name(&bank, RecordNumber(record));
+        for record in 1..=5 {
+            storage.create(&name(record)).expect("a new one");
+        }
+        let _faults = [2, 3].map(|record| storage.fail_in(&name(record), Operation::Remove, 1));
+        let error = prune(&storage, &bank, RecordNumber(5)).expect_err("two of four");
+        assert!(error.to_string().contains(&name(2)), "{error}");
+        let left = storage.crash().list().expect("lists");
+        assert_eq!(left, [name(2), name(3), name(5)], "the removal of the others is synced");
+    }
 }
