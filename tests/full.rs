@@ -9,6 +9,7 @@ use lifeboat_api::clock::Timestamp;
 use lifeboat_api::name::Name;
 use lifeboat_host::catalog::{AccountsChange, CATALOG_FILE, CatalogError, Room, TokenEntry};
 use lifeboat_host::credential::TokenHash;
+use lifeboat_host::data::{DataOptions, Locked};
 use lifeboat_journal::commit::{Change, Entry};
 use lifeboat_journal::frame::RecordNumber;
 use lifeboat_journal::storage::{Operation, SimulatedStorage, Storage};
@@ -169,6 +170,46 @@ async fn an_old_snapshot_that_cannot_be_removed_is_reported_as_that() {
     assert!(told[0].ends_with("the next snapshot tries again"), "{told:?}");
     assert_eq!(texts(&site, &admin, "snapshot_not_kept").await, [""; 0]);
     assert_eq!(snapshot_files(&storage).len(), 3);
+    snapshot(&site, &admin, 4).await;
+    until(|| async { snapshot_files(&storage).len() == 2 }).await;
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_snapshot_that_cannot_be_opened_prevents_no_start() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let storage = SimulatedStorage::new(1);
+    let site = Site::start_on(Arc::new(storage.clone()), folder.path(), "").await;
+    let admin = site.log_in("admin").await;
+    site.deploy(&admin, "bank", "count.wat", "size=small").await;
+    snapshot(&site, &admin, 1).await;
+    snapshot(&site, &admin, 2).await;
+    let files = snapshot_files(&storage);
+    let fault = storage.fail_in(&files[0], Operation::Remove, 1);
+    snapshot(&site, &admin, 3).await;
+    until(|| async { fault.has_fired() }).await;
+    site.stop().await;
+    let files = snapshot_files(&storage);
+    assert_eq!(files.len(), 3);
+    // The two newest are needed. That the disk fails now proves nothing about them.
+    for file in &files[1..] {
+        let storage = storage.copy();
+        let _fault = storage.fail_in(file, Operation::Open, 1);
+        let locked = Locked::open(Arc::new(storage), None).expect("free");
+        let error = locked.open_journal(&DataOptions::default()).expect_err("one that is needed");
+        assert!(error.to_string().contains(file), "{error}");
+    }
+    let copy = storage.copy();
+    let _fault = copy.fail_in(&files[0], Operation::Open, 1);
+    let contents = Locked::open(Arc::new(copy), None).expect("free").read(None).expect("readable");
+    let found = &contents.services[0];
+    assert_eq!((found.damaged_snapshots.len(), &found.unreadable_snapshots[0].0), (0, &files[0]));
+    let fault = storage.fail_in(&files[0], Operation::Open, 1);
+    let site = Site::start_on(Arc::new(storage.clone()), folder.path(), "").await;
+    assert!(fault.has_fired());
+    let admin = site.log_in("admin").await;
+    let told = texts(&site, &admin, "old_snapshots_not_removed").await;
+    assert!(told.len() == 1 && told[0].contains(&format!("cannot open snapshot '{}': ", files[0])), "{told:?}");
     snapshot(&site, &admin, 4).await;
     until(|| async { snapshot_files(&storage).len() == 2 }).await;
     site.stop().await;

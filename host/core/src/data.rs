@@ -1003,6 +1003,9 @@ pub fn findings(contents: &Contents) -> Vec<Event> {
             let (file, reason) = (file.clone(), reason.clone());
             events.push(Event::SnapshotDamaged { service: found.name.clone(), file, reason });
         }
+        for (_, reason) in &found.unreadable_snapshots {
+            events.push(Event::OldSnapshotsNotRemoved { service: found.name.clone(), reason: reason.clone() });
+        }
         if let Err(reason) = &found.standing {
             events.push(Event::Quarantined { service: found.name.clone(), reason: reason.clone() });
         }

@@ -47,6 +47,13 @@ pub enum Finding {
         /// The damage.
         reason: String,
     },
+    /// The file of a snapshot that the service does not need cannot be read.
+    SnapshotUnreadable {
+        /// The name of the file.
+        file: String,
+        /// The reason.
+        reason: String,
+    },
     /// The workload cannot be read or run.
     Workload {
         /// Why the workload is unusable.
@@ -94,6 +101,7 @@ impl fmt::Display for Finding {
         match self {
             Self::Quarantined { reason } => write!(f, "quarantined: {reason}"),
             Self::SnapshotDamaged { reason, .. } => write!(f, "snapshot damaged: {reason}"),
+            Self::SnapshotUnreadable { reason, .. } => write!(f, "old snapshot unreadable, and not needed: {reason}"),
             Self::Workload { reason } => write!(f, "workload: {reason}"),
             Self::SnapshotUnusable { sequence, reason } => {
                 write!(f, "snapshot of transaction {sequence} cannot be restored: {reason}")
@@ -196,6 +204,9 @@ pub async fn verify(
     }
     for (file, reason) in &found.damaged_snapshots {
         proof.findings.push(Finding::SnapshotDamaged { file: file.clone(), reason: reason.clone() });
+    }
+    for (file, reason) in &found.unreadable_snapshots {
+        proof.findings.push(Finding::SnapshotUnreadable { file: file.clone(), reason: reason.clone() });
     }
     match program {
         Ok(program) => {

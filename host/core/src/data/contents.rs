@@ -52,6 +52,8 @@ pub struct FoundService {
     pub snapshots: Vec<FoundSnapshot>,
     /// The files of damaged snapshots, and the damage of each.
     pub damaged_snapshots: Vec<(String, String)>,
+    /// The files of unreadable snapshots that the service does not need, and the reason of each.
+    pub unreadable_snapshots: Vec<(String, String)>,
     /// Its records after the oldest of those snapshots, or all records, in order.
     pub records: Vec<(RecordNumber, Record)>,
     /// The transactions with ids from clients, in order, as far back as the journal goes.
@@ -194,6 +196,7 @@ impl Gathering {
                 entry,
                 snapshots: Vec::new(),
                 damaged_snapshots: Vec::new(),
+                unreadable_snapshots: Vec::new(),
                 records: Vec::new(),
                 answered: Vec::new(),
                 first: RecordNumber(0),
@@ -222,6 +225,10 @@ impl Gathering {
                     found.damaged_snapshots.push((name, reason));
                 }
                 Err(error) if error.is_damage() => found.damaged_snapshots.push((name, error.to_string())),
+                // It should have been removed, and the next snapshot tries that again.
+                Err(error @ SnapshotFileError::Storage { .. }) if found.snapshots.len() >= SNAPSHOTS_RETAINED => {
+                    found.unreadable_snapshots.push((name, chain(&error)));
+                }
                 // A disk that fails now may work tomorrow, so its failure proves nothing about the snapshot.
                 Err(error @ SnapshotFileError::Storage { .. }) => return Err(error.into()),
                 // A newer host wrote the snapshot, which is intact. That host can continue with it.

@@ -44,7 +44,9 @@ impl Services {
             false => output::fitting(table(&contents, &self.directory)),
         };
         is_pipe_open(io::stdout().write_all(text.as_bytes()))?;
-        let is_sound = |found: &FoundService| found.standing.is_ok() && found.damaged_snapshots.is_empty();
+        let is_sound = |found: &FoundService| {
+            found.standing.is_ok() && found.damaged_snapshots.is_empty() && found.unreadable_snapshots.is_empty()
+        };
         let is_whole = contents.recovery.damages.is_empty() && contents.orphans.is_empty();
         let is_all_sound = is_whole && contents.services.iter().all(is_sound);
         Ok(ExitCode::from(if is_all_sound { exit::OK } else { exit::SOME_NOT_OK }))
@@ -100,7 +102,9 @@ impl<'a> Row<'a> {
     fn as_json(&self) -> Value {
         let Self { found, newest, vm_number, size } = self;
         let (ids, oldest_id) = found.ids();
-        let damaged = found.damaged_snapshots.iter().map(|(file, reason)| json!({"file": file, "reason": reason}));
+        let files = |files: &[(String, String)]| -> Vec<Value> {
+            files.iter().map(|(file, reason)| json!({"file": file, "reason": reason})).collect()
+        };
         json!({
             "name": found.name,
             "workload": found.entry.workload.to_string(),
@@ -111,7 +115,8 @@ impl<'a> Row<'a> {
                 "sequence": newest.sequence(), "state_bytes": newest.state_bytes(), "file": newest.file,
             })),
             "never_restored": self.is_never_restored(),
-            "damaged_snapshots": damaged.collect::<Vec<_>>(),
+            "damaged_snapshots": files(&found.damaged_snapshots),
+            "unreadable_snapshots": files(&found.unreadable_snapshots),
             "journal_bytes": found.journal_bytes,
             // Only a server knows the length of the queue.
             "queue_length": null,
@@ -157,6 +162,9 @@ fn table(contents: &Contents, directory: &Directory) -> String {
     for found in &contents.services {
         for (_, reason) in &found.damaged_snapshots {
             text += &format!("{}: snapshot damaged: {reason}\n", found.name);
+        }
+        for (_, reason) in &found.unreadable_snapshots {
+            text += &format!("{}: old snapshot unreadable, and not needed: {reason}\n", found.name);
         }
     }
     for orphan in &contents.orphans {
