@@ -8,6 +8,7 @@ use lifeboat_host::data::{DataError, Locked};
 use lifeboat_journal::storage::DiskStorage;
 use serde_json::Value;
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -352,6 +353,23 @@ fn a_data_directory_whose_segments_are_gone_is_damaged_for_every_command() {
         }
     }
     both_refuse(&file, 1, &["the journal has no segments", "put them back from the newest copy of the directory"]);
+}
+
+#[test]
+fn a_certificate_is_read_once_by_the_check() {
+    let folder = tempfile::tempdir().expect("a folder");
+    init(folder.path()).output().exits(0);
+    let (file, pipe) = (folder.path().join("lifeboat.toml"), folder.path().join("certificate"));
+    let tls = format!("[server.tls]\ncertificate = \"certificate\"\nkey = '{}'\n", tls_file("server.key").display());
+    fs::write(&file, tls).expect("a file can be written");
+    shell("mkfifo certificate").within(folder.path()).output().exits(0);
+    // A second reader of the pipe would wait for ever.
+    let writer = std::thread::spawn(move || {
+        let mut writer = fs::OpenOptions::new().write(true).open(pipe).expect("there is a reader");
+        writer.write_all(&fs::read(tls_file("server.pem")).expect("readable")).expect("it is read");
+    });
+    check(&file).output().exits(0);
+    writer.join().expect("it does not panic");
 }
 
 #[test]

@@ -7,7 +7,6 @@ use lifeboat_api::clock::{Clock, SystemClock};
 use lifeboat_api::text::plain;
 use lifeboat_server::Listener;
 use lifeboat_server::config::{CONFIG_FILE, Config as ServerConfiguration, ConfigError, Draft, NamedFiles, Overrides};
-use lifeboat_server::tls::Validity;
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -65,7 +64,8 @@ impl Check {
         // If the file has errors, this might check a default in place of the intended directory.
         let of_data = if errors.is_empty() { check_data(&config, &files) } else { Ok(None) };
         let mut wrong = errors;
-        wrong.extend(files.check(&config, now, self.insecure));
+        let (of_files, validity) = files.check(&config, now, self.insecure);
+        wrong.extend(of_files);
         let unbound = Listener::check(config.server.listen).err();
         wrong.extend(unbound.map(|error| files.of_listen(error.to_string())));
         wrong.sort_by_key(ConfigError::place);
@@ -93,7 +93,7 @@ impl Check {
         };
         is_pipe_open(io::stdout().write_all(text.as_bytes()))?;
         if let Some(tls) = &config.server.tls
-            && let Some(warning) = Validity::of_file(&tls.certificate).and_then(|validity| validity.warning(now))
+            && let Some(warning) = validity.and_then(|validity| validity.warning(now))
         {
             tell(format_args!("the certificate '{}' {warning}", tls.certificate.display().to_string().escape_debug()));
         }

@@ -2,7 +2,7 @@
 
 use super::tables::{Named, NamedWorkload};
 use super::{Config, ConfigError, ServiceConfig};
-use crate::tls::{self, TlsFile, Unencrypted};
+use crate::tls::{self, TlsFile, Unencrypted, Validity};
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::size::Size;
 use lifeboat_host::failover::HEADROOM_POINTS;
@@ -49,22 +49,26 @@ impl NamedFiles {
         }
     }
 
-    /// Checks the files as a server would use them, and returns each error with its position.
+    /// Checks the files as a server would use them, and returns each error with its position, and the validity of the
+    /// certificate if it can be used.
     ///
     /// The certificate and its key must load, and the certificate must be valid at `now`. Every workload must load and
     /// fit its size in `config`, which names the files. An address off loopback requires TLS or `is_insecure`.
     #[must_use]
-    pub fn check(&self, config: &Config, now: Timestamp, is_insecure: bool) -> Vec<ConfigError> {
-        let mut wrong = Vec::new();
+    pub fn check(&self, config: &Config, now: Timestamp, is_insecure: bool) -> (Vec<ConfigError>, Option<Validity>) {
+        let (mut wrong, mut validity) = (Vec::new(), None);
         // An incomplete [server.tls] is reported separately.
         if config.server.is_exposed() && !is_insecure && self.certificate.is_none() && self.key.is_none() {
             let error = Unencrypted { address: config.server.listen };
             wrong.push(self.listen.error(error.to_string()));
         }
         if let Some(files) = &config.server.tls {
-            for error in tls::load(&files.certificate, &files.key, now).err().unwrap_or_default() {
-                let place = if error.what == TlsFile::Key { &self.key } else { &self.certificate };
-                wrong.extend(place.as_ref().map(|place| place.error(error.to_string())));
+            match tls::load(&files.certificate, &files.key, now) {
+                Ok(loaded) => validity = loaded.validity,
+                Err(errors) => wrong.extend(errors.iter().filter_map(|error| {
+                    let place = if error.what == TlsFile::Key { &self.key } else { &self.certificate };
+                    place.as_ref().map(|place| place.error(error.to_string()))
+                })),
             }
         }
         for (path, service, place) in &self.workloads {
@@ -74,7 +78,7 @@ impl NamedFiles {
             });
             wrong.extend(check_workload(path, size).err().map(|message| place.error(message)));
         }
-        wrong
+        (wrong, validity)
     }
 
     /// Returns an error with this message at the position of the address to listen on.
