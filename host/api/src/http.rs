@@ -32,74 +32,74 @@ pub const JSON_LINES: &str = "application/jsonl";
 /// The media type of a [`Problem`].
 pub const PROBLEM_JSON: &str = "application/problem+json";
 
-/// Why a request was not done, after RFC 9457.
+/// A problem that prevented a request, after RFC 9457.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Problem {
-    /// Always `about:blank`: the code says which it is.
+    /// Always `about:blank`: `code` names the problem.
     #[serde(rename = "type")]
     pub kind: String,
-    /// What the status stands for.
+    /// The meaning of the status.
     pub title: String,
     /// The HTTP status.
     pub status: u16,
-    /// Which problem it is, for programs: it never changes.
+    /// The name of the problem, for programs. It never changes.
     pub code: String,
-    /// What, where, the value, the bound and the remedy, for people.
+    /// The problem, its place, the value, the bound and the remedy, for people.
     pub detail: String,
-    /// How the transaction or query ended, if the request was one.
+    /// The outcome of the transaction or query, if the request was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<String>,
 }
 
-/// Who wants in.
+/// The credentials of a user who logs in.
 #[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LogInRequest {
     /// The user's name.
     #[schemars(length(max = NAME_BYTES_MAX))]
     pub user: String,
-    /// Their password.
+    /// The password.
     #[schemars(length(max = PASSWORD_CHARS_MAX))]
     pub password: String,
 }
 
-/// A token, which is shown once.
+/// A token. The server returns it only once.
 #[derive(Clone, Serialize, Deserialize, JsonSchema)]
 pub struct LogInReply {
-    /// For `Authorization: Bearer`.
+    /// The token, for `Authorization: Bearer`.
     pub token: String,
-    /// Whose it is.
+    /// The user of the token.
     pub user: String,
     /// Whether they may do everything.
     pub is_admin: bool,
-    /// Until when it holds, RFC 3339.
+    /// The time at which the token expires, RFC 3339.
     pub expires: String,
 }
 
 /// Grants by service: any of `transact`, `observe`, `operate`.
 pub type Grants = BTreeMap<String, BTreeSet<String>>;
 
-/// Whose token it is.
+/// The user of a token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WhoAmI {
     /// Their name.
     pub user: String,
     /// Whether they may do everything.
     pub is_admin: bool,
-    /// What they may do. An admin needs no grants.
+    /// The grants of the user. An admin needs none.
     pub grants: Grants,
-    /// Until when the token holds, RFC 3339.
+    /// The time at which the token expires, RFC 3339.
     pub expires: String,
 }
 
-/// A user who is to be added.
+/// A new user.
 #[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewUser {
     /// Their name.
     #[schemars(regex(pattern = NAME_PATTERN))]
     pub user: String,
-    /// Their first password.
+    /// The first password.
     #[schemars(length(min = PASSWORD_CHARS_MIN, max = PASSWORD_CHARS_MAX))]
     pub password: String,
     /// Whether they may do everything.
@@ -107,14 +107,15 @@ pub struct NewUser {
     pub is_admin: bool,
 }
 
-/// Another password.
+/// A new password.
 #[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewPassword {
-    /// The new one.
+    /// The new password.
     #[schemars(length(min = PASSWORD_CHARS_MIN, max = PASSWORD_CHARS_MAX))]
     pub password: String,
-    /// The one that holds until now: needed for one's own, also an admin's; not for another's, as an admin.
+    /// The present password. Users need it to change their own password, and so do admins. An admin does not need it
+    /// for the password of another user.
     #[serde(default)]
     #[schemars(length(max = PASSWORD_CHARS_MAX))]
     pub old: Option<String>,
@@ -127,39 +128,39 @@ pub struct User {
     pub user: String,
     /// Whether they may do everything.
     pub is_admin: bool,
-    /// What they may do.
+    /// The grants of the user.
     pub grants: Grants,
 }
 
 /// All users.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Users {
-    /// By name.
+    /// The users, by name.
     pub users: Vec<User>,
 }
 
-/// What was used of a resource, and its limit.
+/// The usage and the limit of a resource.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ResourceUsage {
-    /// Used.
+    /// The amount in use.
     pub used: u64,
     /// The limit.
     pub limit: u64,
-    /// What both are counted in.
+    /// The unit of both amounts.
     pub unit: String,
-    /// Used by limit.
+    /// The amount in use, in percent of the limit.
     pub utilisation_percent: f64,
 }
 
-/// How a service is in life.
+/// The state of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ServiceState {
-    /// It serves.
+    /// The service runs.
     Running,
-    /// It was stopped by an operator, or its state was lost while it ran.
+    /// An operator stopped the service, or its state was lost while it ran.
     Stopped,
-    /// It could not be brought back.
+    /// The service could not be restored.
     Quarantined,
 }
 
@@ -170,17 +171,17 @@ pub struct Service {
     pub name: String,
     /// The BLAKE3 hash of the workload that it runs.
     pub workload: String,
-    /// Whether it serves.
+    /// The state of the service.
     pub state: ServiceState,
-    /// Why it does not, if it does not.
+    /// The reason why the service does not run, if it does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// How it fails over: `direct`, `shadow`, `auto`.
+    /// The failover mode: `direct`, `shadow`, `auto`.
     pub failover: String,
-    /// Requests and orders that wait, if it runs.
+    /// The number of waiting requests and operator commands, if the service runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue_length: Option<usize>,
-    /// The rest, if it serves.
+    /// The VM, if the service runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vm: Option<Vm>,
 }
@@ -198,103 +199,103 @@ pub struct Vm {
     pub sequence: u64,
     /// The last transaction of the newest snapshot that is on the disk.
     pub snapshot_sequence: u64,
-    /// By resource: `cpu`, `memory`.
+    /// The usage by resource: `cpu`, `memory`.
     pub resources: BTreeMap<String, ResourceUsage>,
-    /// Why it is degraded, if it is.
+    /// The reason why the service is degraded, if it is.
     pub degraded: Option<String>,
-    /// Why it is unmovable, if it is.
+    /// The reason why the service is unmovable, if it is.
     pub unmovable: Option<String>,
-    /// How full its journal is and what helps, once its history since the last snapshot takes half of what it may.
+    /// The fill level of its journal and the remedy, once the history since the last snapshot takes half of its limit.
     #[serde(default)]
     pub journal_filling: Option<String>,
-    /// Whether it denies transactions since its journal is full.
+    /// Whether the service denies transactions because its journal is full.
     #[serde(default)]
     pub journal_full: bool,
-    /// Why it is stopped, if its state could not be brought back.
+    /// The reason why the service is stopped, if its state could not be restored.
     pub stopped: Option<String>,
 }
 
 /// Services.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Services {
-    /// By name.
+    /// The services, by name.
     pub services: Vec<Service>,
 }
 
-/// How a service is to run. What is left out is as the server's configuration says.
+/// The settings of a new service. The server's configuration supplies those that are omitted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Deployment {
     /// The name of the size of its first VM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<String>,
-    /// Fuel of each VM, in the place of the size's.
+    /// The fuel of each VM, instead of the size's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fuel: Option<u64>,
-    /// `direct`, `shadow`, `auto`.
+    /// The failover mode: `direct`, `shadow`, `auto`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failover: Option<String>,
 }
 
-/// Whose requests are to be dropped from the queue of a service.
+/// The requests to drop from the queue of a service.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DropRequest {
-    /// The user who sent them.
+    /// The user who sent the requests.
     #[schemars(regex(pattern = NAME_PATTERN))]
     pub user: String,
-    /// Those with this id alone.
+    /// The id of the only request to drop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = ID_PATTERN))]
     pub id: Option<String>,
 }
 
-/// What was dropped.
+/// The result of a drop.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DropReply {
-    /// How many requests: they were denied, and not executed.
+    /// The number of dropped requests. They were denied, and not executed.
     pub dropped: usize,
 }
 
-/// What a service used and did since the server started, or since it was created if that was later.
+/// The usage and the counters of a service since the server started, or since its creation if that was later.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Usage {
     /// The service.
     pub service: String,
-    /// When the server started, which is when it began to count.
+    /// The time at which the server started and the counters began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<String>,
-    /// Its VM, if it serves.
+    /// Its VM, if the service runs.
     pub vm: Option<Vm>,
-    /// Requests that wait.
+    /// The number of waiting requests.
     pub queue_length: usize,
-    /// Requests by outcome.
+    /// The number of requests by outcome.
     pub outcomes: BTreeMap<String, u64>,
-    /// SLA failures by resource.
+    /// The number of SLA failures by resource.
     pub sla_failures: BTreeMap<String, u64>,
-    /// Failovers by cause.
+    /// The number of failovers by cause.
     pub failovers: BTreeMap<String, u64>,
 }
 
-/// What all services that a user may observe used, and for an admin the host.
+/// The usage of all services that the user may observe and, for an admin, of the host.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct AllUsage {
-    /// When the server started, which is when it began to count.
+    /// The time at which the server started and the counters began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<String>,
     /// The last sample of the host, for admins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<serde_json::Value>,
-    /// By name.
+    /// The services, by name.
     pub services: Vec<Usage>,
 }
 
-/// What became of a transaction that is not answered yet, or not at all.
+/// The state of a transaction that has no answer, or none yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TransactionState {
     /// `pending` or `unknown`.
     pub state: String,
-    /// What that means, for people.
+    /// The meaning of the state, for people.
     pub detail: String,
 }
 

@@ -241,40 +241,47 @@ fn router(shared: &Arc<Shared>) -> Router {
     let key_pattern = transactions::key_pattern();
     let answered = |route: Route| {
         route
-            .gives(200, "ok: what the guest answered", Some(GUESTS))
-            .gives(422, "refused or failed: the header Lifeboat-Outcome tells which", PROBLEM)
-            .gives(503, "failed, and worth trying again; or denied for now", PROBLEM)
+            .gives(200, "ok: the guest's reply", Some(GUESTS))
+            .gives(422, "refused or failed: the header Lifeboat-Outcome reports which", PROBLEM)
+            .gives(503, "failed, and a retry may succeed; or denied for now", PROBLEM)
     };
     let sizes: Vec<&str> = shared.config.sizes.iter().map(|size| size.name.as_str()).collect();
     let get = |path, needs, summary| Route::new(Method::GET, path, needs, summary);
     let post = |path, needs, summary| Route::new(Method::POST, path, needs, summary);
     let put = |path, needs, summary| Route::new(Method::PUT, path, needs, summary);
-    let delete = |path, needs, summary| Route::new(Method::DELETE, path, needs, summary).gives(204, "gone", None);
+    let delete = |path, needs, summary| Route::new(Method::DELETE, path, needs, summary).gives(204, "removed", None);
     Api::new(Arc::clone(shared))
-        .route(get("/healthz", Nobody, "Whether the server answers").gives(200, "it does", TEXT), health::health)
-        .route(get("/readyz", Nobody, "Whether the server serves").gives(200, "it does", TEXT), health::ready)
+        .route(get("/healthz", Nobody, "Check that the server answers").gives(200, "it answers", TEXT), health::health)
+        .route(get("/readyz", Nobody, "Check that the server is ready").gives(200, "it is ready", TEXT), health::ready)
         .route(
-            get("/metrics", scrapes, "Everything that is counted, for Prometheus").gives(
+            get("/metrics", scrapes, "Get all metrics, for Prometheus").gives(
                 200,
-                "OpenMetrics text, or that of Prometheus",
+                "text in the format of OpenMetrics or of Prometheus",
                 Some(Content::Any(&["application/openmetrics-text", "text/plain"])),
             ),
             health::metrics,
         )
         .route(
-            post("/v1/login", Nobody, "Get a token").takes(json_of::<LogInRequest>()).gives(
+            post("/v1/login", Nobody, "Log in and get a token").takes(json_of::<LogInRequest>()).gives(
                 200,
-                "a token, which is shown once",
+                "a token, which is returned only once",
                 Some(json_of::<LogInReply>()),
             ),
             users::log_in,
         )
-        .route(post("/v1/logout", AnyUser, "Make the token void").gives(204, "it is void", None), users::log_out)
+        .route(post("/v1/logout", AnyUser, "Make the token void").gives(204, "the token is void", None), users::log_out)
         .route(
-            get("/v1/whoami", AnyUser, "Whose token it is").gives(200, "theirs", Some(json_of::<WhoAmI>())),
+            get("/v1/whoami", AnyUser, "Get the user of the token").gives(
+                200,
+                "the user and the grants",
+                Some(json_of::<WhoAmI>()),
+            ),
             users::who_am_i,
         )
-        .route(get("/v1/users", Admin, "All users").gives(200, "by name", Some(json_of::<Users>())), users::list)
+        .route(
+            get("/v1/users", Admin, "List all users").gives(200, "the users by name", Some(json_of::<Users>())),
+            users::list,
+        )
         .route(
             post("/v1/users", Admin, "Add a user").takes(json_of::<NewUser>()).gives(
                 201,
@@ -284,28 +291,28 @@ fn router(shared: &Arc<Shared>) -> Router {
             users::add,
         )
         .route(
-            put("/v1/users/{user}/password", AnyUser, "Change one's password, or as an admin anybody's")
+            put("/v1/users/{user}/password", AnyUser, "Change a password: a user's own or, for an admin, any user's")
                 .describes(
-                    "Without \"old\", an admin sets the password of anybody else. One's own, also an admin's, is changed \
-                     with \"old\": whether it may be left out depends on whose token it is.",
+                    "Users change their own passwords with \"old\", and so do admins. An admin sets the password of \
+                     another user without \"old\". Whether \"old\" may be omitted depends on the user of the token.",
                 )
                 .takes(json_of::<NewPassword>())
                 .gives(204, "changed; all tokens of the user are void", None)
-                .gives(403, "not granted; or old_password: it is one's own, and old is missing", PROBLEM)
-                .gives(401, "no token, or one that does not hold; or wrong_credentials: old is not the password", PROBLEM),
+                .gives(403, "not granted; or old_password: a user's own password needs old, which is missing", PROBLEM)
+                .gives(401, "no valid token; or wrong_credentials: old is not the password", PROBLEM),
             users::set_password,
         )
         .route(delete("/v1/users/{user}", Admin, "Remove a user"), users::remove)
         .route(
-            put("/v1/users/{user}/grants/{service}/{grant}", Admin, "Let a user do something to a service")
+            put("/v1/users/{user}/grants/{service}/{grant}", Admin, "Grant a user access to a service")
                 .gives(204, "granted", None),
             users::grant,
         )
-        .route(delete("/v1/users/{user}/grants/{service}/{grant}", Admin, "Take a grant away"), users::revoke)
+        .route(delete("/v1/users/{user}/grants/{service}/{grant}", Admin, "Revoke a grant"), users::revoke)
         .route(
-            get("/v1/services", AnyUser, "The services on which one has a grant").gives(
+            get("/v1/services", AnyUser, "List the services on which the user has a grant").gives(
                 200,
-                "by name",
+                "the services by name",
                 Some(json_of::<Services>()),
             ),
             services::list,
@@ -317,36 +324,40 @@ fn router(shared: &Arc<Shared>) -> Router {
                 .parameter(
                     "query",
                     "fuel",
-                    "fuel of each VM, in the place of the size's",
+                    "fuel of each VM, instead of the size's",
                     json!({ "type": "integer", "minimum": FUEL_MIN, "maximum": u64::MAX }),
                 )
                 .parameter(
                     "query",
                     "failover",
-                    "how it moves into a fresh VM",
+                    "how the service moves to a fresh VM",
                     json!({ "enum": ["direct", "shadow", "auto"] }),
                 )
-                .gives(201, "it serves", Some(json_of::<Service>()))
+                .gives(201, "the service runs", Some(json_of::<Service>()))
                 .gives(422, "the workload is refused", PROBLEM),
             services::deploy,
         )
         .route(
-            get("/v1/services/{name}", OBSERVE, "How a service is").gives(200, "so", Some(json_of::<Service>())),
+            get("/v1/services/{name}", OBSERVE, "Get the state of a service").gives(
+                200,
+                "the state",
+                Some(json_of::<Service>()),
+            ),
             services::inspect,
         )
-        .route(delete("/v1/services/{name}", Admin, "Remove a service and its history for good"), services::remove)
+        .route(delete("/v1/services/{name}", Admin, "Remove a service and its history permanently"), services::remove)
         .route(
-            post("/v1/services/{name}/stop", OPERATE, "Snapshot a service and give up its VM").gives(
+            post("/v1/services/{name}/stop", OPERATE, "Take a snapshot of a service and release its VM").gives(
                 200,
-                "how it is then",
+                "the state of the service afterwards",
                 Some(json_of::<Service>()),
             ),
             services::stop,
         )
         .route(
-            post("/v1/services/{name}/start", OPERATE, "Bring back a service that was stopped or quarantined").gives(
+            post("/v1/services/{name}/start", OPERATE, "Start a service that was stopped or quarantined").gives(
                 200,
-                "how it is then",
+                "the state of the service afterwards",
                 Some(json_of::<Service>()),
             ),
             services::start,
@@ -354,33 +365,36 @@ fn router(shared: &Arc<Shared>) -> Router {
         .route(
             post("/v1/services/{name}/failover", OPERATE, "Move a service to a fresh VM").gives(
                 200,
-                "how it is then",
+                "the state of the service afterwards",
                 Some(json_of::<Service>()),
             ),
             services::fail_over,
         )
         .route(
-            post("/v1/services/{name}/drop", OPERATE, "Drop what a user has in the queue of a service")
+            post("/v1/services/{name}/drop", OPERATE, "Drop the queued requests of a user to a service")
                 .takes(json_of::<DropRequest>())
-                .gives(200, "so many requests", Some(json_of::<DropReply>())),
+                .gives(200, "the number of dropped requests", Some(json_of::<DropReply>())),
             services::drop_queued,
         )
         .route(
-            post("/v1/services/{name}/snapshot", OPERATE, "Take a snapshot").gives(
+            post("/v1/services/{name}/snapshot", OPERATE, "Take a snapshot of a service").gives(
                 200,
-                "how it is then",
+                "the state of the service afterwards",
                 Some(json_of::<Service>()),
             ),
             services::snapshot,
         )
         .route(
             answered(
-                post("/v1/services/{name}/transactions", TRANSACT, "Execute a transaction, once").may_take(ANY).parameter(
-                    "header",
-                    "Idempotency-Key",
-                    "the transaction's id: the same id and body are answered the same, once executed",
-                    json!({ "type": "string", "pattern": key_pattern }),
-                ),
+                post("/v1/services/{name}/transactions", TRANSACT, "Execute a transaction, once for each id")
+                    .may_take(ANY)
+                    .parameter(
+                        "header",
+                        "Idempotency-Key",
+                        "the transaction's id: a repetition of the same id and body gets the same answer and is not \
+                         executed again",
+                        json!({ "type": "string", "pattern": key_pattern }),
+                    ),
             ),
             transactions::transact,
         )
@@ -388,9 +402,9 @@ fn router(shared: &Arc<Shared>) -> Router {
             answered(get(
                 "/v1/services/{name}/transactions/{id}",
                 TRANSACT,
-                "What became of a transaction of one's own, as it was answered",
+                "Look up the answer to one of the user's own transactions",
             ))
-            .gives(202, "pending: ask again", Some(json_of::<TransactionState>()))
+            .gives(202, "pending: try again later", Some(json_of::<TransactionState>()))
             .gives(404, "unknown: never executed, or beyond the deduplication window", PROBLEM),
             transactions::look_up,
         )
@@ -398,56 +412,71 @@ fn router(shared: &Arc<Shared>) -> Router {
             post(
                 "/v1/services/{name}/transactions:batch",
                 TRANSACT,
-                "Many transactions, one a line, while answers come",
+                "Execute many transactions, one per line, with answers streamed meanwhile",
             )
             .may_take(Content::Bytes(JSON_LINES))
-            .gives(200, "an answer a line, in the order of the requests", Some(Content::Bytes(JSON_LINES))),
+            .gives(
+                200,
+                "one answer per line, in the order of the requests",
+                Some(Content::Bytes(JSON_LINES)),
+            ),
             batch::transact,
         )
         .route(
-            answered(post("/v1/services/{name}/query", TRANSACT, "Ask a service; nothing is changed").may_take(ANY)),
+            answered(
+                post("/v1/services/{name}/query", TRANSACT, "Query a service without changing its state").may_take(ANY),
+            ),
             transactions::query,
         )
         .route(
-            get("/v1/services/{name}/usage", OBSERVE, "What a service used and did since the server started").gives(
+            get("/v1/services/{name}/usage", OBSERVE, "Get the usage of a service since the server started").gives(
                 200,
-                "so much",
+                "the usage",
                 Some(json_of::<Usage>()),
             ),
             services::usage,
         )
         .route(
-            get("/v1/usage", AnyUser, "The same of every service that one may observe, and for admins of the host")
-                .gives(200, "so much", Some(json_of::<AllUsage>())),
+            get(
+                "/v1/usage",
+                AnyUser,
+                "Get the usage of all services that the user may observe, and of the host for admins",
+            )
+            .gives(200, "the usage", Some(json_of::<AllUsage>())),
             services::all_usage,
         )
         .route(
-            get("/v1/events", AnyUser, "What happens to the services that one may observe, and for admins to the host")
-                .parameter("query", "service", "that of one service alone", name_schema())
-                .parameter(
-                    "query",
-                    "event",
-                    "that of one kind alone, such as failover, sla_failure or log; and gap in any case",
-                    json!({ "type": "string", "enum": events::kinds().collect::<Vec<_>>() }),
-                )
-                .parameter(
-                    "query",
-                    "follow",
-                    "false ends the stream with what has happened so far",
-                    json!({ "type": "boolean", "default": true }),
-                )
-                .parameter(
-                    "header",
-                    "Last-Event-ID",
-                    "go on after this event; what is gone of that is told by an event gap",
-                    json!({ "type": "string" }),
-                )
-                .gives(
-                    200,
-                    "server-sent events; a gap has after and before, the ids around what is gone, and how many it missed",
-                    Some(Content::Bytes("text/event-stream")),
-                )
-                .gives(404, "there is no service of that name, and no event of one is kept", PROBLEM),
+            get(
+                "/v1/events",
+                AnyUser,
+                "Stream the events of all services that the user may observe, and of the host for admins",
+            )
+            .parameter("query", "service", "only the events of this service", name_schema())
+            .parameter(
+                "query",
+                "event",
+                "only the events of this kind, such as failover, sla_failure or log; a gap is always sent",
+                json!({ "type": "string", "enum": events::kinds().collect::<Vec<_>>() }),
+            )
+            .parameter(
+                "query",
+                "follow",
+                "if false, the stream ends after the events so far",
+                json!({ "type": "boolean", "default": true }),
+            )
+            .parameter(
+                "header",
+                "Last-Event-ID",
+                "continue after this event; a gap event reports the events that are no longer retained",
+                json!({ "type": "string" }),
+            )
+            .gives(
+                200,
+                "server-sent events; a gap has the ids after and before of its two neighbours, and missed, the number \
+                 of missing events",
+                Some(Content::Bytes("text/event-stream")),
+            )
+            .gives(404, "there is no service of that name, and no event of one is retained", PROBLEM),
             events::stream_events,
         )
         .finish()
