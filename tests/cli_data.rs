@@ -138,7 +138,7 @@ fn commands_that_look_need_no_permission_to_write() {
     ] {
         let looked = nobody.of(folder.command(command, &arguments)).output();
         looked.exits(0);
-        assert!(looked.stderr.contains("cannot be written to: it is only read"), "{command}: {}", looked.stderr);
+        assert!(looked.stderr.contains("is not writable: it is only read"), "{command}: {}", looked.stderr);
         assert_eq!(looked.stderr.matches("only read").count(), 1);
     }
     assert!(folder.files() == before, "nothing was changed");
@@ -159,7 +159,7 @@ fn a_directory_that_others_may_write_to_is_refused_with_the_remedy() {
     let set = |mode| std::fs::set_permissions(folder.path("data"), std::fs::Permissions::from_mode(mode));
     set(0o775).expect("ours");
     let refused = folder.send("counter", &prebuilt("counter"), &[add(1)]);
-    assert!(refused.stderr.contains("others may write to it (mode 0775)"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("others can write to it (mode 0775)"), "{}", refused.stderr);
     let is_told = refused.stderr.contains("chmod go-w") && !refused.stderr.contains("as the owner");
     assert!(is_told && refused.code == 2, "{}", refused.stderr);
     set(0o755).expect("ours");
@@ -365,7 +365,7 @@ fn an_id_that_earlier_releases_accepted_is_not_executed_again() {
     assert_eq!(sent("M\u{fc}ller-7").exits(0), "2\n");
     let refused = sent("M\u{fc}ller-8");
     let told = refused.exits(1);
-    assert!(told.contains("is none; use printable ASCII characters"), "{told}");
+    assert!(told.contains("is not valid; use printable ASCII characters"), "{told}");
     assert_eq!(sent("next").exits(0), "3\n", "nothing was executed in between");
 }
 
@@ -435,18 +435,19 @@ fn a_directory_in_the_place_of_a_file_is_named_with_a_remedy() {
     let workload = format!("{}.workload", hash.expect("it is there"));
     std::fs::remove_file(directory.join(&workload)).expect("it is there");
     std::fs::create_dir(directory.join(&workload)).expect("a folder");
-    let is_directory = format!("'{workload}' is a directory, and not a file: move it away, and put");
+    let is_directory = format!("'{workload}' is a directory, not a file: move it away, and restore");
     let output = folder.output("verify", &[]);
     let text = output.exits(1);
     assert!(text.contains(&is_directory) && text.contains("counter: proven from"), "{text}");
     folder.output("query", &["count", "x"]).exits_with_one_line(1, &[&is_directory]);
     std::fs::remove_file(directory.join("lock")).expect("it is there");
     std::fs::create_dir(directory.join("lock")).expect("a folder");
-    folder.output("services", &[]).exits_with_one_line(1, &["'lock' is a directory, and not a file: move it away"]);
+    folder.output("services", &[]).exits_with_one_line(1, &["'lock' is a directory, not a file: move it away"]);
     std::fs::remove_dir(directory.join("lock")).expect("it is there");
     std::fs::remove_file(directory.join("catalog.redb")).expect("it is there");
     std::fs::create_dir(directory.join("catalog.redb")).expect("a folder");
-    folder.output("services", &[]).exits_with_one_line(1, &["whose catalog.redb is gone, or is no file (ls -l shows"]);
+    let is_missing = "but its catalog.redb is missing or is not a file (check with ls -l)";
+    folder.output("services", &[]).exits_with_one_line(1, &[is_missing]);
 }
 
 // Divergence that an operator accepts.
@@ -527,14 +528,14 @@ fn a_service_continues_elsewhere_from_its_portable_snapshot() {
     );
     there
         .output("query", &["--at", "1", "copy", TOTAL])
-        .exits_with_one_line(2, &["'copy': name 5; lifeboat data journal"]);
+        .exits_with_one_line(2, &["is not retained: name 5; lifeboat data journal"]);
 
     // The copy continues with the next transaction. It does not repeat what the original may have executed.
     let output = there.run_with(&["--service", "copy", "--envelope"]).input(format!("{uuid}\n{}\n", add(1))).output();
     let lines: Vec<&str> = output.exits(1).lines().collect();
     assert!(lines[0].contains("\"denied\"") && lines[0].contains("forgotten"), "{lines:?}");
     assert!(
-        lines[0].contains("is of 2023-11-14T22:13:20.000Z, and ids up to 2023-11-14T22:13:20.000Z are"),
+        lines[0].contains("has the time 2023-11-14T22:13:20.000Z, and ids up to 2023-11-14T22:13:20.000Z are"),
         "{lines:?}"
     );
     assert_eq!(lines[1], "17");
@@ -567,7 +568,7 @@ fn a_file_that_is_no_portable_snapshot_is_refused_before_any_write() {
     };
     refused(b"", 2, "is not a snapshot");
     refused(b"(module)", 2, "is not a snapshot");
-    refused(&bytes[..60], 1, "is cut off: it is 60 bytes long, and any begins with 64;");
+    refused(&bytes[..60], 1, "is cut off: it is 60 bytes long, and every snapshot has at least 64;");
     let cut = bytes.len() - 1;
     refused(&bytes[..cut], 1, &format!("is {cut} bytes long, but was written with {};", bytes.len()));
     let step = bytes.len() / 40;
@@ -605,7 +606,7 @@ fn the_trusted_state_of_a_quarantined_service_can_be_saved() {
     assert!(services.exits(1).contains("journal damaged: segment 1"), "{}", services.exits(1));
     let run = folder.run_with(&["--service", "counter"]).output();
     assert_eq!(run.exits(1), "");
-    assert!(run.stderr.contains(" counter --out FILE saves what can be trusted"), "{}", run.stderr);
+    assert!(run.stderr.contains(" counter --out FILE saves the state that can be trusted"), "{}", run.stderr);
     let journal = folder.output("journal", &["counter"]);
     // The second start may be in the damaged frame.
     assert!((4..=5).contains(&journal.exits(1).lines().count()), "{}", journal.exits(1));
@@ -616,13 +617,13 @@ fn the_trusted_state_of_a_quarantined_service_can_be_saved() {
 
     let query = folder.output("query", &["counter", TOTAL]);
     assert_eq!(query.exits(1), "3\n");
-    let trusted = "its state after transaction 2, the last that can be trusted; later ones, if there are any,";
+    let trusted = "its state after transaction 2, the last that can be trusted; later transactions, if there are any,";
     assert!(query.stderr.contains(trusted), "{}", query.stderr);
     assert!(verify.exits(1).contains("counter: its state after transaction 2 is the last that can be trusted\n"));
     assert_eq!(folder.output("query", &["--at", "1", "counter", TOTAL]).exits(0), "1\n");
     folder.output("query", &["--at", "3", "counter", TOTAL]).exits_with_one_line(2, &["0 to 2"]);
     let resume = folder.output("accept-divergence", &["counter", "--at", "2"]);
-    resume.exits_with_one_line(2, &["quarantined", "does not mend"]);
+    resume.exits_with_one_line(2, &["quarantined", "does not repair"]);
 
     let file = folder.path("rest");
     let snapshot = folder.command("snapshot", &["counter", "--out"]).arg(&file).output();
@@ -767,7 +768,7 @@ fn the_variable_turns_no_command_of_a_server_into_one_on_a_directory() {
             .env("LIFEBOAT_PROFILE", "/nowhere")
             .output();
         let remedy = format!("for a data directory, run lifeboat data {command} --data DIR");
-        output.exits_with_one_line(5, &["nobody is logged in", &remedy]);
+        output.exits_with_one_line(5, &["you are not logged in", &remedy]);
     }
     // It did remove from the directory in earlier releases: whoever relied on that would remove from the server now.
     let remove = lifeboat(["remove", "counter", "--yes"]).env("LIFEBOAT_DATA", folder.path("data")).output();
@@ -816,12 +817,12 @@ fn wrong_directories_are_refused_with_one_line_without_a_change() {
     };
     every(2, &["data directory", "there is no such directory; name one that"]);
     std::fs::write(folder.path("data"), "").expect("a file");
-    every(2, &["it is no directory"]);
+    every(2, &["it is not a directory"]);
     std::fs::remove_file(folder.path("data")).expect("removed");
     std::fs::create_dir(folder.path("data")).expect("a directory");
     every(2, &["the directory is empty"]);
     std::fs::write(folder.path("data/letter.txt"), "dear").expect("a file");
-    every(2, &["other files in it, such as 'letter.txt'"]);
+    every(2, &["contains other files, such as 'letter.txt'"]);
     assert_eq!(folder.files().into_keys().collect::<Vec<_>>(), ["letter.txt"]);
 }
 
@@ -829,7 +830,7 @@ fn wrong_directories_are_refused_with_one_line_without_a_change() {
 fn a_run_does_not_create_the_parent_of_its_data_directory() {
     let folder = Folder::new();
     let run = lifeboat(["run", "--data"]).arg(folder.path("no/data")).arg(prebuilt("counter")).output();
-    run.exits_with_one_line(2, &["its parent directory is not there; create that first"]);
+    run.exits_with_one_line(2, &["its parent directory does not exist; create that first"]);
 }
 
 #[test]
@@ -874,17 +875,17 @@ fn a_damaged_or_missing_catalog_is_reported_without_a_change() {
     };
     let remedy = "from the newest copy of the directory";
     folder.damage("catalog.redb", b"counter");
-    found(&["'catalog.redb' is damaged: ", remedy, "the journal is untouched"]);
+    found(&["'catalog.redb' is damaged: ", remedy, "the journal is unchanged"]);
     std::fs::write(&catalog, "dear").expect("writable");
     found(&[
-        "'catalog.redb' is not a catalog: it does not begin like one; put it back",
+        "'catalog.redb' is not a catalog: it does not begin as a catalog does; restore it",
         remedy,
-        "the journal is untouched",
+        "the journal is unchanged",
     ]);
     std::fs::remove_file(&catalog).expect("removed");
     found(&[
         "it is a data directory, with files such as '",
-        "whose catalog.redb is gone, or is no file",
+        "but its catalog.redb is missing or is not a file",
         remedy,
         "nothing was changed",
     ]);
@@ -946,14 +947,14 @@ fn a_service_that_an_older_catalog_lacks_comes_back_with_the_right_one() {
     std::fs::write(&catalog, &old).expect("writable");
 
     let words =
-        ["catalog.redb does not have it", "put back the newest copy of catalog.redb", "lifeboat data remove --data"];
+        ["catalog.redb does not contain it", "restore the newest copy of catalog.redb", "lifeboat data remove --data"];
     let names = ["copy", "counter"];
     for command in ["services", "verify"] {
         let output = folder.output(command, &[]);
         let text = output.exits(1).split_whitespace().collect::<Vec<_>>().join(" ");
         for name in names {
             assert!(
-                text.contains(&format!("{name}: quarantined: catalog.redb does not have it, but there are")),
+                text.contains(&format!("{name}: quarantined: catalog.redb does not contain it, but there are")),
                 "{text}"
             );
         }
@@ -978,7 +979,7 @@ fn a_service_that_an_older_catalog_lacks_comes_back_with_the_right_one() {
         let run = folder.send("counter", &prebuilt("counter"), &[add(100)]);
         run.exits(1);
         assert!(
-            run.stderr.contains("service 'counter' is quarantined: catalog.redb does not have it"),
+            run.stderr.contains("service 'counter' is quarantined: catalog.redb does not contain it"),
             "{}",
             run.stderr
         );
@@ -995,7 +996,7 @@ fn a_service_that_an_older_catalog_lacks_comes_back_with_the_right_one() {
     std::fs::write(&catalog, &old).expect("writable");
     folder
         .output("remove", &["counter"])
-        .exits_with_one_line(2, &["catalog.redb does not have it: there are records", "--yes"]);
+        .exits_with_one_line(2, &["catalog.redb does not contain it: there are records", "--yes"]);
     folder.output("remove", &["counter", "--yes"]).exits_with_one_line(0, &["counter: removed"]);
     folder.output("remove", &["counter", "--yes"]).exits_with_one_line(2, &["there is no service 'counter'"]);
     let services = json("services");

@@ -62,13 +62,13 @@ fn init_does_not_overwrite_a_folder_that_is_set_up() {
     assert_eq!(first.exits(0), format!("lifeboat serve --config {}\n", file.display()));
     assert!(lets_in(&folder, "admin", "correct horse"));
     check(&file).output().exits(0);
-    init(&folder).output().exits_with_one_line(2, &["is there already, and is not overwritten"]);
+    init(&folder).output().exits_with_one_line(2, &["already exists, and is not overwritten"]);
     // As after a crash before the last step.
     fs::remove_file(&file).expect("the file is there");
     fs::write(folder.join("lifeboat.toml.tmp"), "half a fi").expect("a file can be written");
     let resumed = lifeboat(["init", "--admin", "other"]).arg(&folder).output();
     resumed.exits(0);
-    assert!(resumed.stderr.contains("has admin 'admin' already"), "{}", resumed.stderr);
+    assert!(resumed.stderr.contains("already has admin 'admin'"), "{}", resumed.stderr);
     assert!(lets_in(&folder, "admin", "correct horse") && !lets_in(&folder, "other", "correct horse"));
     check(&file).output().exits(0);
 }
@@ -109,10 +109,10 @@ fn a_configuration_whose_data_is_gone_gets_another_data_directory() {
     fs::remove_dir_all(folder.path().join("data")).expect("it is there");
     let again = init(folder.path()).input("another password\n").output();
     assert_eq!(again.exits(0), format!("lifeboat serve --config {}\n", file.display()));
-    assert!(again.stderr.contains("stays as it is"), "{}", again.stderr);
+    assert!(again.stderr.contains("is unchanged"), "{}", again.stderr);
     assert_eq!(fs::read_to_string(&file).expect("readable"), text);
     assert!(lets_in(folder.path(), "admin", "another password"));
-    init(folder.path()).output().exits_with_one_line(2, &["is there already, and is not overwritten"]);
+    init(folder.path()).output().exits_with_one_line(2, &["already exists, and is not overwritten"]);
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn the_variable_names_the_data_directory_of_init_as_that_of_serve() {
     assert_eq!(init().output().exits(0), format!("{serve}\n"));
     assert!(!server.join("data").exists(), "no server would serve it");
     assert!(lets_in(data.parent().expect("a folder"), "admin", "correct horse"));
-    init().output().exits_with_one_line(2, &["is not overwritten", &format!("start it with {serve}, or")]);
+    init().output().exits_with_one_line(2, &["is not overwritten", &format!("start the server with {serve}, or")]);
     // The same with a configuration whose data directory is gone.
     fs::remove_dir_all(&data).expect("it is there");
     assert_eq!(init().output().exits(0), format!("{serve}\n"));
@@ -141,7 +141,7 @@ fn a_data_directory_is_not_made_the_folder_of_another() {
     let folder = tempfile::tempdir().expect("a folder");
     let run = lifeboat(["run", "--service", "count", "--data"]).arg(folder.path()).arg(prebuilt("counter"));
     run.input("{\"add\":1}\n").output().exits(0);
-    let words = ["is a data directory itself", "FOLDER/data", "lifeboat init FOLDER"];
+    let words = ["is itself a data directory", "FOLDER/data", "lifeboat init FOLDER"];
     init(folder.path()).output().exits_with_one_line(2, &words);
     assert!(!folder.path().join("data").exists() && !folder.path().join("lifeboat.toml").exists());
 }
@@ -181,7 +181,7 @@ fn a_wrong_configuration_is_reported_in_one_line_with_its_place() {
     fs::write(&file, "[server]\nlisten = \"0.0.0.0:0\"\n").expect("a file can be written");
     let exposed = check(&file).output();
     exposed.exits(2);
-    let place = format!("lifeboat: {}:2:10: 0.0.0.0:0 can be reached from other machines", file.display());
+    let place = format!("lifeboat: {}:2:10: other machines can reach 0.0.0.0:0", file.display());
     assert!(exposed.stderr.starts_with(&place), "{}", exposed.stderr);
     check(&file).arg("--insecure").output().exits(0);
 }
@@ -307,7 +307,7 @@ fn a_fleet_without_room_for_the_services_that_there_are_is_refused_by_the_check(
 fn a_folder_around_the_data_directory_is_none() {
     let (_folder, file) = set_up();
     write(&file, "data = '.'\n");
-    let words = ["data directory '", "lifeboat init made this folder, in which the data directory is another"];
+    let words = ["data directory '", "lifeboat init created this folder, which contains the data directory"];
     both_refuse(&file, 2, &words);
 }
 
@@ -334,7 +334,7 @@ fn a_data_directory_with_which_no_server_starts_is_refused_by_the_check() {
     let run =
         lifeboat(["run", "--service", "bank", "--data"]).arg(folder.path().join("of-run")).arg(prebuilt("counter"));
     run.output().exits(0);
-    both_refuse(&file, 2, &["has no users, so nobody could log in; lifeboat init FOLDER"]);
+    both_refuse(&file, 2, &["has no users, so nobody could log in; run lifeboat init FOLDER"]);
 }
 
 #[test]
@@ -352,7 +352,7 @@ fn a_data_directory_whose_segments_are_gone_is_damaged_for_every_command() {
             fs::remove_file(path).expect("it is there");
         }
     }
-    both_refuse(&file, 1, &["the journal has no segments", "put them back from the newest copy of the directory"]);
+    both_refuse(&file, 1, &["the journal has no segments", "restore them from the newest copy of the directory"]);
 }
 
 #[test]
@@ -447,5 +447,5 @@ fn the_environment_overrides_the_file() {
     assert_eq!(empty["server"]["listen"], "127.0.0.1:7098");
     let data = empty["data"].as_str().map(Path::new).expect("text");
     assert!(data.is_absolute() && data.ends_with("here"), "{}", data.display());
-    check("LIFEBOAT_LISTEN=here").exits_with_one_line(2, &["LIFEBOAT_LISTEN: 'here' is no address"]);
+    check("LIFEBOAT_LISTEN=here").exits_with_one_line(2, &["LIFEBOAT_LISTEN: 'here' is not an address"]);
 }

@@ -73,7 +73,7 @@ fn folder() -> tempfile::TempDir {
 fn every_wrong_command_line_is_explained_on_one_line() {
     let folder = folder();
     let cases: &[(&str, u8, &str)] = &[
-        ("nosuch", 2, "there is no command 'nosuch' of lifeboat; lifeboat --help lists those that there are"),
+        ("nosuch", 2, "there is no command 'nosuch' of lifeboat; lifeboat --help lists them all"),
         ("verfy", 2, "there is no command 'verfy' of lifeboat; did you mean data verify?"),
         // Numbers, sizes and words, with their bounds.
         (
@@ -101,7 +101,7 @@ fn every_wrong_command_line_is_explained_on_one_line() {
         ("query --attempts 0 counter 1", 2, "--attempts: '0' is not a whole number between 1 and 4,294,967,295"),
         ("tx --attempts 99999999999 counter 1", 2, "--attempts: '99999999999' is not a whole number between 1 and"),
         ("data accept-divergence --data data --at x counter", 2, "--at: 'x' is not a whole number"),
-        ("serve --listen here", 2, "--listen: 'here' is no address to listen on: write an IP address and a port"),
+        ("serve --listen here", 2, "--listen: 'here' is not an address to listen on: write an IP address and a port"),
         ("user grant ada bank fly", 2, "GRANT: 'fly' is not one of transact, observe, operate"),
         ("stop a/b", 2, "SERVICE: 'a/b' is not a name"),
         // Too few, too many, or conflicting arguments.
@@ -112,21 +112,25 @@ fn every_wrong_command_line_is_explained_on_one_line() {
             "data journal needs --data <DIR> and <SERVICE>; write: lifeboat data journal --data <DIR> <SERVICE>",
         ),
         ("deploy", 2, "deploy needs <SERVICE> and <WORKLOAD>; write: lifeboat deploy <SERVICE> <WORKLOAD>"),
-        ("usage x y", 2, "'y' is one argument too many; write: lifeboat usage [OPTIONS] [SERVICE]"),
+        ("usage x y", 2, "'y' is an extra argument; write: lifeboat usage [OPTIONS] [SERVICE]"),
         (
             "run counter.wasm bodies",
             2,
-            "'bodies' is one argument too many: a workload takes none, and a file of transactions",
+            "'bodies' is an extra argument: a workload takes none, and --transactions FILE names",
         ),
         ("tx --look-up --id 3 bank 1", 2, "--look-up and BODY exclude each other; leave one of them out"),
-        ("query --at 3 counter 1", 2, "--at and --user are of a data directory: give them to lifeboat data query"),
-        ("run", 2, "name a workload; or, with --data, a --service that is there: lifeboat run --help"),
+        (
+            "query --at 3 counter 1",
+            2,
+            "--at and --user are options for a data directory: use them with lifeboat data query",
+        ),
+        ("run", 2, "name a workload; or, with --data, an existing --service: lifeboat run --help"),
         // Files.
         ("run nosuch.wasm", 3, "nosuch.wasm: cannot be read: No such file or directory; name a .wasm or .wat file"),
         ("inspect .", 3, ".: cannot be read: Is a directory; name a .wasm or .wat file"),
-        ("run .", 2, "the file '.' gives the service no name; name it with --service NAME"),
+        ("run .", 2, "the file name '.' gives the service no name; use --service NAME"),
         ("run bad.wasm", 3, "`bad.wasm`: not WebAssembly: the file starts with"),
-        ("inspect chain.wat", 3, "`chain.wat`: a library that reads it fails on it, so it is refused: build or copy"),
+        ("inspect chain.wat", 3, "`chain.wat`: a library that parses it fails, so it is refused: build or copy"),
         (
             "run bad.wat",
             3,
@@ -165,8 +169,8 @@ fn every_wrong_command_line_is_explained_on_one_line() {
             2,
             "data directory 'nosuch': there is no such directory; name one that lifeboat run",
         ),
-        ("data verify --data empty", 2, "data directory 'empty': it is no directory; name one"),
-        ("data verify --data .", 2, "data directory '.': the directory has other files in it, such as '"),
+        ("data verify --data empty", 2, "data directory 'empty': it is not a directory; name one"),
+        ("data verify --data .", 2, "data directory '.': the directory contains other files, such as '"),
         (
             "data journal --data data nosuch",
             2,
@@ -178,21 +182,21 @@ fn every_wrong_command_line_is_explained_on_one_line() {
             2,
             "service 'counter' does not diverge: its replay gives",
         ),
-        ("data remove --data data counter", 2, "'counter' would be removed for good: "),
+        ("data remove --data data counter", 2, "'counter' would be removed permanently: "),
         ("data snapshot --data data --out empty counter", 2, "'empty' exists already"),
-        ("data snapshot --data data --out no/such counter", 2, "name a file in a directory that may be written"),
+        ("data snapshot --data data --out no/such counter", 2, "name a file in a writable directory"),
         ("user passwd --data data ada", 2, "there is no user 'ada'; "),
         ("init --admin a/b", 2, "--admin: 'a/b' is not a name"),
         (
             "data services --data torn",
             1,
-            "'catalog.redb' is not a catalog: it does not begin like one; put it back from the",
+            "'catalog.redb' is not a catalog: it does not begin as a catalog does; restore it from the",
         ),
         // Servers.
         (
             "services",
             5,
-            "nobody is logged in, and no server is named: run lifeboat login --server URL, or set LIFEBOAT_SERVER",
+            "you are not logged in, and no server is named: run lifeboat login --server URL, or set LIFEBOAT_SERVER",
         ),
         (
             "login --server x",
@@ -302,6 +306,6 @@ fn the_remedy_for_a_profile_that_is_a_directory_is_another_path() {
     let folder = tempfile::tempdir().expect("a folder");
     let whoami = command(folder.path(), &["whoami"]).env("LIFEBOAT_PROFILE", folder.path());
     let output = whoami.output();
-    output.exits_with_one_line(2, &["profile '", "' is a directory, and not a file; name a file, "]);
+    output.exits_with_one_line(2, &["profile '", "' is a directory, not a file; name a new file, "]);
     assert!(!output.stderr.contains("chmod"), "{}", output.stderr);
 }

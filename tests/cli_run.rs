@@ -184,8 +184,8 @@ fn a_signal_ends_the_input_at_a_reported_line() {
         assert_eq!(output.exits(1), "");
         let s = if lines == 1 { "" } else { "s" };
         let told = format!(
-            "lifeboat: interrupted with {lines} line{s} sent and answered; the rest of the input was not sent: it goes on \
-             with line {}\n",
+            "lifeboat: interrupted with {lines} line{s} sent and answered; the rest of the input was not sent: it \
+             begins with line {}\n",
             lines + 1
         );
         assert!(output.stderr.ends_with(&told), "{}", output.stderr);
@@ -208,7 +208,7 @@ fn an_empty_variable_for_the_data_directory_is_one_that_is_not_set() {
     assert_eq!(journal.exits(2), "");
     assert!(journal.stderr.contains("--data <DIR>"), "{}", journal.stderr);
     let services = lifeboat(["services"]).env("LIFEBOAT_DATA", "").env("LIFEBOAT_PROFILE", "/nowhere").output();
-    services.exits_with_one_line(5, &["nobody is logged in", "--data DIR"]);
+    services.exits_with_one_line(5, &["you are not logged in", "--data DIR"]);
 }
 
 // Envelopes and JSON.
@@ -365,7 +365,7 @@ fn options_may_stand_after_the_workload() {
 fn argument_beyond_the_workload_is_refused_with_an_explanation() {
     for arguments in [&["more.wasm"][..], &["--", "more.wasm"], &["more.wasm", "--json"]] {
         let output = run(&[], "counter").args(arguments).output();
-        let words = ["'more.wasm' is one argument too many", "a workload takes none", "--transactions FILE"];
+        let words = ["'more.wasm' is an extra argument", "a workload takes none", "--transactions FILE"];
         output.exits_with_one_line(2, &words);
     }
 }
@@ -396,7 +396,7 @@ fn wrong_option_exits_with_2_naming_the_fault() {
     let broken = run(&["--transactions", "no\nsuch"], "counter").output();
     broken.exits_with_one_line(2, &["no\\nsuch: cannot be read: "]);
     let output = lifeboat(["run"]).output();
-    output.exits_with_one_line(2, &["name a workload; or, with --data, a --service that is there"]);
+    output.exits_with_one_line(2, &["name a workload; or, with --data, an existing --service"]);
 }
 
 #[test]
@@ -607,7 +607,7 @@ fn help_gives_the_unit_of_each_quantity() {
 #[test]
 fn help_lists_commands_with_exit_codes() {
     let all = lifeboat(["--help"]).output();
-    for words in ["run", "simulate", "inspect", "Exit codes:", "  3  the workload was refused by the loader"] {
+    for words in ["run", "simulate", "inspect", "Exit codes:", "  3  the loader refused the workload"] {
         assert!(all.exits(0).contains(words), "`{words}` is not in: {}", all.exits(0));
     }
 }

@@ -198,7 +198,7 @@ fn a_session_lasts_from_log_in_to_log_out() {
     rig.client(["whoami"])
         .env("LIFEBOAT_SERVER", "http://127.0.0.1:1")
         .output()
-        .exits_with_one_line(5, &["nobody is logged in"]);
+        .exits_with_one_line(5, &["you are not logged in"]);
 
     rig.client(["logout"]).output().exits(0);
     rig.client(["whoami"]).output().exits_with_one_line(5, &["lifeboat login"]);
@@ -215,7 +215,7 @@ fn a_forgotten_password_is_replaced_where_the_data_is() {
     };
     new("admin").exits_with_one_line(2, &["is in use"]);
     assert_eq!(rig.server.take().expect("it serves").terminate(), Some(0));
-    new("nobody").exits_with_one_line(2, &["there is no user 'nobody'; there are: admin"]);
+    new("nobody").exits_with_one_line(2, &["there is no user 'nobody'; the users are: admin"]);
     new("admin").exits(0);
     rig.server = Some(Serving::start(rig.folder.path()));
     rig.log_in("admin", PASSWORD, &rig.url()).exits(1);
@@ -235,7 +235,7 @@ fn a_transaction_that_misses_its_deadline_is_sent_three_times() {
     let output = rig.client(["tx", "bank", "100000000000000000"]).output();
     let answer: Value = serde_json::from_str(output.exits(1)).expect("JSON");
     assert_eq!(answer["outcome"], "failed");
-    let told = "lifeboat: the transaction failed, and is sent again: ";
+    let told = "lifeboat: the transaction failed, and will be sent again: ";
     assert_eq!(output.stderr.lines().filter(|line| line.starts_with(told)).count(), 2, "{}", output.stderr);
     let usage = rig.client(["usage", "bank", "--json"]).output();
     assert!(usage.exits(0).contains("\"failed\":3"), "{}", usage.exits(0));
@@ -252,7 +252,10 @@ fn an_interrupted_transaction_reports_how_to_look_up_its_outcome() {
     tx.signal("INT");
     let output = tx.finish();
     output.exits(1);
-    assert!(output.stderr.contains("lifeboat: interrupted; what became of the transaction is told by"), "{output:?}");
+    assert!(
+        output.stderr.contains("lifeboat: interrupted; to look up the outcome of the transaction, run"),
+        "{output:?}"
+    );
     assert!(output.stderr.contains("lifeboat tx count --id 'a b' --look-up"), "{output:?}");
 }
 
@@ -434,13 +437,13 @@ fn every_command_reports_a_missing_service_alike() {
         &["logs", "nothing", "--follow"],
     ] {
         let output = rig.client(command.iter().copied()).output();
-        output.exits_with_one_line(2, &["there is no service 'nothing'; deploy one", "not_found"]);
+        output.exits_with_one_line(2, &["there is no service 'nothing'; deploy it", "not_found"]);
     }
     // The batch is denied as a whole, and not line by line.
     let resume = rig.folder.path().join("resume");
     let batch = rig.client(["batch", "nothing", "-", "--resume"]).arg(&resume);
     let batch = batch.input("{\"json\":1}\n".repeat(1_000)).output();
-    batch.exits_with_one_line(2, &["there is no service 'nothing'; deploy one", "not_found"]);
+    batch.exits_with_one_line(2, &["there is no service 'nothing'; deploy it", "not_found"]);
     assert!(!resume.exists(), "nothing was sent that its ids would be needed for");
 }
 
@@ -480,8 +483,8 @@ fn a_batch_keeps_its_file_when_a_line_may_have_been_done() {
     answer(&server, "application/jsonl", &line);
     let output = batch.finish();
     output.exits(4);
-    assert!(output.stderr.contains("1 more may be done or not"), "{}", output.stderr);
-    assert!(output.stderr.contains("the same command does what is left"), "{}", output.stderr);
+    assert!(output.stderr.contains("1 more may or may not be done"), "{}", output.stderr);
+    assert!(output.stderr.contains("the same command sends the rest"), "{}", output.stderr);
     assert!(resume.exists(), "the same ids are needed");
 }
 
@@ -638,10 +641,7 @@ fn a_stream_of_events_survives_broken_connections_or_restarts() {
     between.go_on(rig.server.as_ref().expect("it serves").address);
     // The server does not know what happened before.
     let gap = next();
-    assert!(
-        gap["text"].as_str().is_some_and(|text| text.starts_with("Gap: the server was started again at ")),
-        "{gap}"
-    );
+    assert!(gap["text"].as_str().is_some_and(|text| text.starts_with("Gap: the server was restarted at ")), "{gap}");
     let restored = next();
     assert_eq!((&restored["event"], &restored["time"]), (&json!("restored"), &gap["time"]), "times are in order");
     events.kill();
@@ -757,7 +757,7 @@ fn answers_that_nobody_reads_are_printed_by_the_next_run() {
     let output = unread.stdin(Stdio::null()).stdout(writer).output().expect("it starts");
     let told = String::from_utf8(output.stderr).expect("text");
     assert_eq!(output.status.code(), Some(1), "{told}");
-    assert!(told.contains("nobody reads the answers any more") && told.contains("the same command"), "{told}");
+    assert!(told.contains("the reader of the answers has gone") && told.contains("the same command"), "{told}");
     let again = rig.client(["batch", "count", "--resume"]).arg(&resume).arg(&lines).output();
     assert_eq!(again.exits(0), "1\n", "executed once, and told");
     assert!(!resume.exists());
@@ -781,14 +781,14 @@ fn a_batch_whose_answers_cannot_be_written_gives_one_order() {
     let room = "make room for the answers or write them to another file, then";
     let told = batch(&[], full());
     let expected = format!(
-        "lifeboat: all up to line 1 may be done: {room} go on with line 1, with the same ids; a line that had none may then \
-         be done twice, which --resume FILE prevents: cannot write the answers: no space left on the device\n"
+        "lifeboat: all lines up to 1 may be done: {room} continue with line 1, with the same ids; a line without an id \
+         may then be done twice, which --resume FILE prevents: cannot write the answers: no space left on the device\n"
     );
     assert_eq!(told, expected);
     let told = batch(&["--resume".as_ref(), &resume], full());
     let expected = format!(
-        "lifeboat: all up to line 1 may be done: {room} the same command does what is left, and prints all answers: cannot \
-         write the answers: no space left on the device\n"
+        "lifeboat: all lines up to 1 may be done: {room} the same command sends the rest, and prints all answers: \
+         cannot write the answers: no space left on the device\n"
     );
     assert_eq!(told, expected);
     // Such a descriptor is an error too, which the standard library's own standard output hides.
@@ -818,9 +818,9 @@ fn an_interrupted_batch_reports_how_to_continue() {
     let rig = Rig::with_service("count", "counter", &[]);
     let resume = rig.folder.path().join("resume");
     for (signal, options, words) in [
-        ("INT", vec![], "with 2 lines answered; the rest was not sent: go on with line 3"),
-        ("HUP", vec![], "with 2 lines answered; the rest was not sent: go on with line 3"),
-        ("TERM", vec!["--resume".into(), resume.display().to_string()], "the same command does what is left"),
+        ("INT", vec![], "with 2 lines answered; the rest was not sent: continue with line 3"),
+        ("HUP", vec![], "with 2 lines answered; the rest was not sent: continue with line 3"),
+        ("TERM", vec!["--resume".into(), resume.display().to_string()], "the same command sends the rest"),
     ] {
         let mut batch = rig.client(["batch", "count", "-"]).args(&options).start();
         for _ in 0..2 {
@@ -901,9 +901,9 @@ fn a_batch_that_is_interrupted_twice_waits_for_no_answer() {
     assert_eq!(batch.line(), None, "it ends at once");
     let output = batch.finish();
     output.exits(1);
-    assert!(output.stderr.contains("waiting for 1 answer; interrupt once more"), "{}", output.stderr);
-    assert!(output.stderr.contains("0 lines are answered, 1 more may be done or not"), "{}", output.stderr);
-    assert!(output.stderr.contains("go on with line 1, with the same ids"), "{}", output.stderr);
+    assert!(output.stderr.contains("waiting for 1 answer; interrupt again"), "{}", output.stderr);
+    assert!(output.stderr.contains("0 lines are answered, 1 more may or may not be done"), "{}", output.stderr);
+    assert!(output.stderr.contains("continue with line 1, with the same ids"), "{}", output.stderr);
 }
 
 #[test]

@@ -370,7 +370,7 @@ async fn a_replay_that_diverges_names_the_first_transaction_that_does() {
     assert!(text.contains("transaction 't3': it was ok '4' and is ok '3'"), "{text}");
     // Queries with different answers are no divergence, but belong in the report of one.
     assert!(text.contains("; queries that ran before it: 'q1', 'q2', 'q3' and 1 more"), "{text}");
-    assert!(text.ends_with("in another way since the snapshot: 2, the first of them 'q3' after sequence 2"), "{text}");
+    assert!(text.ends_with("differently since the snapshot: 2, the first of them 'q3' after sequence 2"), "{text}");
     // Once an operator has accepted the divergence, the service continues with the state that the replay gives.
     let third = BTreeSet::from([Sequence(3)]);
     let accepted = rehydrate(replay_context(&third), &empty, &tail).await.expect("accepted");

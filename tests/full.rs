@@ -62,7 +62,7 @@ async fn a_full_disk_denies_transactions_until_there_is_room() {
         assert!(answered < 20, "a segment holds no more");
     };
     assert_eq!((denied.status, denied.code().as_str(), denied.header("lifeboat-outcome")), (503, "storage", "denied"));
-    assert!(denied.text().contains("it goes on by itself"), "{}", denied.text());
+    assert!(denied.text().contains("it continues by itself"), "{}", denied.text());
     assert!(!denied.header("retry-after").is_empty());
     let ready = site.get("/readyz", "").await;
     assert_eq!((ready.status, ready.code().as_str()), (503, "storage"));
@@ -399,8 +399,8 @@ async fn an_order_of_unknown_outcome_is_reported_as_such() {
     let removed = site.delete("/v1/services/bank", &admin).await;
     assert!(fault.has_fired());
     assert_eq!((removed.status, removed.code().as_str()), (503, "outcome_unknown"), "{removed:?}");
-    assert!(removed.text().contains("'bank' may be removed or not"), "{}", removed.text());
-    assert!(removed.text().contains("start the host again"), "{}", removed.text());
+    assert!(removed.text().contains("'bank' may or may not be removed"), "{}", removed.text());
+    assert!(removed.text().contains("restart the host"), "{}", removed.text());
     let denied = site.transact(&admin, "bank", "2", "x").await;
     assert_eq!((denied.status, denied.code().as_str()), (503, "quarantined"), "{denied:?}");
     // The catalog accepts no more changes, so nothing starts the service again.
@@ -446,7 +446,7 @@ async fn idle_connections_that_take_all_descriptors_end_no_journal() {
         match wire.request("POST", "/v1/services/bank/transactions", token, &id, &long_body()).await {
             Ok((200, _)) => acknowledged += 1,
             Ok((503, text)) => {
-                assert!(text.contains("it goes on by itself") && !text.contains("os error"), "{text}");
+                assert!(text.contains("it continues by itself") && !text.contains("os error"), "{text}");
                 denied += 1;
                 idle.clear();
                 while wire.request("GET", "/readyz", "", "", "").await.ok().is_none_or(|(status, _)| status != 200) {

@@ -109,7 +109,7 @@ async fn a_reply_over_the_limit_is_refused_by_the_host() {
     rig.start("hostile", "big-reply.wat", &sizes).await;
     assert_eq!(ok(&rig.send("hostile", "x").await), "1");
     let boom = rig.send("hostile", "boom").await;
-    assert_eq!(cause(&boom), "reply: over 4 MiB in one call; answer less at once");
+    assert_eq!(cause(&boom), "reply: over 4 MiB in one call; return less in one call");
     assert_eq!(ok(&rig.send("hostile", "x").await), "2");
 }
 
@@ -163,7 +163,7 @@ async fn a_guest_whose_snapshot_traps_is_unmovable() {
 
 #[tokio::test]
 async fn a_guest_whose_snapshot_answers_err_is_unmovable() {
-    unmovable("refuse-snapshot.wat", "the guest's snapshot answered err: ").await;
+    unmovable("refuse-snapshot.wat", "the guest's snapshot returned an error: ").await;
 }
 
 #[tokio::test]
@@ -198,7 +198,7 @@ async fn a_guest_whose_restore_traps_is_unmovable() {
 
 #[tokio::test]
 async fn a_guest_whose_restore_answers_err_is_unmovable() {
-    unmovable("refuse-restore.wat", "the guest's restore answered err: no thanks").await;
+    unmovable("refuse-restore.wat", "the guest's restore returned an error: no thanks").await;
 }
 
 #[tokio::test]

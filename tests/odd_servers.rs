@@ -100,7 +100,7 @@ fn no_command_succeeds_by_a_success_of_another_kind_of_server() {
         let url = answering(answer.clone());
         for arguments in commands {
             let said =
-                expect(&at(&url, arguments), 4, &["is no Lifeboat server, or one of another version: ", "; check"]);
+                expect(&at(&url, arguments), 4, &["is not a Lifeboat server, or has another version: ", "; check"]);
             wrong.extend(said.err().map(|error| format!("{arguments:?} at {answer:?}: {error}")));
         }
     }
@@ -110,7 +110,7 @@ fn no_command_succeeds_by_a_success_of_another_kind_of_server() {
 #[test]
 fn a_broken_connection_is_reported_in_words_of_users() {
     let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n";
-    let closed = "the connection was closed before the whole answer had come";
+    let closed = "the connection was closed before the whole answer arrived";
     let no_http = "does not speak HTTP; try https://";
     let cases = [
         (String::new(), closed),
@@ -118,7 +118,7 @@ fn a_broken_connection_is_reported_in_words_of_users() {
         (format!("{head}Transfer-Encoding: chunked\r\n\r\nzz\r\n"), no_http),
         ("SSH-2.0-OpenSSH_9.6\r\n".into(), no_http),
         (format!("{head}X: {}\r\n\r\n", "a".repeat(1_000_000)), "more headers than"),
-        ("HTTP/1.1 503 X\r\nContent-Length: 0\r\n\r\n".into(), "something before it answered with status 503"),
+        ("HTTP/1.1 503 X\r\nContent-Length: 0\r\n\r\n".into(), "a proxy in front of it answered with status 503"),
     ];
     let mut wrong = Vec::new();
     for (answer, words) in cases {
@@ -126,7 +126,7 @@ fn a_broken_connection_is_reported_in_words_of_users() {
         for (arguments, after) in [
             (&["whoami"][..], "; nothing was changed: run the command again, or name another server"),
             (&["query", "c", "1", "--attempts", "2"], "; nothing was changed: run the command again"),
-            (&["stop", "c"], "; the request may have been done: see whether it was before you send it again"),
+            (&["stop", "c"], "; the request may have been done: check whether it was before you send it again"),
         ] {
             let said = expect(&at(&url, arguments), 5, &[words, after]);
             wrong.extend(said.err().map(|error| format!("{arguments:?} at {:.80?}: {error}", answer)));
@@ -136,7 +136,7 @@ fn a_broken_connection_is_reported_in_words_of_users() {
         wrong.extend((!said.stderr.contains("--look-up: ")).then_some(said.stderr));
     }
     let nowhere = at("http://nosuch.invalid", &["whoami"]);
-    if !nowhere.stderr.contains("its host name ") || !nowhere.stderr.contains("; see that the server runs there") {
+    if !nowhere.stderr.contains("its host name ") || !nowhere.stderr.contains("; check that the server runs there") {
         wrong.push(nowhere.stderr);
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -150,7 +150,7 @@ fn json_of_another_shape_is_reported_by_what_it_lacks() {
     };
     for (json, words) in [
         ("{\"a\": 1}", "its answer has no 'user'"),
-        ("{\"a\": 1,}", "its answer is not JSON, though it says so"),
+        ("{\"a\": 1,}", "its answer is not JSON, although its header says so"),
         ("", "its answer ends in the middle of the JSON"),
     ] {
         expect(&at(&answer(json), &["whoami"]), 4, &[words]).expect(json);

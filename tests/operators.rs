@@ -146,9 +146,7 @@ async fn an_unknown_outcome_is_reported_as_unknown_in_every_form() {
             // Without an id, a retry might execute the request twice.
             let answered = site.post("/v1/services/bank/transactions", &admin, "x").await;
             assert_eq!((answered.status, answered.code().as_str()), (503, "outcome_unknown"));
-            assert!(
-                answered.header("retry-after").is_empty() && answered.text().contains("look at the service's state")
-            );
+            assert!(answered.header("retry-after").is_empty() && answered.text().contains("check the service's state"));
         } else if way == "batch" {
             let line = "{\"id\":\"1\",\"text\":\"x\"}\n";
             let answered = site.post("/v1/services/bank/transactions:batch", &admin, line).await;
@@ -195,7 +193,7 @@ async fn only_users_with_grants_learn_that_a_service_does_not_exist() {
         // Nothing is known about the transaction that is looked up.
         (Method::GET, "/transactions/1", None),
     ];
-    let told = "there is no service 'nothing'; deploy one, or list those that there are";
+    let told = "there is no service 'nothing'; deploy it, or list the existing services";
     // Only a request to a guest has an outcome.
     let check = |missing: &Answered, outcome: Option<&str>, what: &str| {
         assert_eq!((missing.status, missing.code().as_str()), (404, "not_found"), "{what}");
@@ -345,7 +343,9 @@ async fn a_reader_learns_which_events_are_gone() {
     );
     let text = gap["text"].as_str().expect("a text");
     assert!(
-        text.starts_with("Gap: 4 events are gone, as only the last 10,000 are kept, and 10,000 lines of logs; "),
+        text.starts_with(
+            "Gap: 4 events were discarded, because only the last 10,000 events and 10,000 log lines are retained; "
+        ),
         "{text}"
     );
     assert_eq!(events(&resumed).len(), 1 + EVENTS_KEPT_MAX);

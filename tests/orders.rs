@@ -245,7 +245,7 @@ async fn a_removal_of_unknown_outcome_can_be_repeated_or_undone() {
             Err(DataError::OutcomeUnknown { .. }) => unknown += 1,
             _ => continue,
         }
-        assert!(rig.host.quarantined(&name("ant")).is_some_and(|reason| reason.contains("may be removed or not")));
+        assert!(rig.host.quarantined(&name("ant")).is_some_and(|reason| reason.contains("may or may not be removed")));
         // After a failed write, the next order finds out what the disk has.
         let started = rig.host.start_service(&name("ant"), Epoch([9; 16])).await;
         if started.is_ok() {
@@ -278,7 +278,7 @@ async fn a_removal_of_unknown_outcome_without_a_host_can_be_repeated() {
         }
         let Err(error @ DataError::RemovalUnknown { .. }) = removed else { continue };
         unknown += 1;
-        assert_eq!(error.to_string(), "service 'ant' may be removed or not; see to the disk, and remove it again");
+        assert_eq!(error.to_string(), "service 'ant' may or may not be removed; check the disk, and remove it again");
         drop(locked);
         let locked = take(&storage);
         locked.remove_service(&name("ant")).expect("the disk has recovered");

@@ -69,7 +69,7 @@ async fn assert_whole(rig: &Rig, service: &str) {
 /// Asserts that a service is retained and reported, and that its name is taken.
 async fn assert_kept(rig: &Rig, service: &str) {
     let says = |text: &str| {
-        text.contains("catalog.redb does not have it") && text.contains(&format!("remove {service} --yes"))
+        text.contains("catalog.redb does not contain it") && text.contains(&format!("remove {service} --yes"))
     };
     let is_told =
         |event: &Event| matches!(event, Event::Quarantined { service: of, reason } if **of == *service && says(reason));

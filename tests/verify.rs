@@ -153,8 +153,8 @@ fn a_state_that_can_never_be_restored_shows_before_the_first_failover() {
         }
         _ => false,
     };
-    assert!(unmovable(&proofs[0], "the guest's restore answered err: no thanks"), "{proofs:?}");
-    assert!(unmovable(&proofs[1], "the guest's snapshot answered err: "), "{proofs:?}");
+    assert!(unmovable(&proofs[0], "the guest's restore returned an error: no thanks"), "{proofs:?}");
+    assert!(unmovable(&proofs[1], "the guest's snapshot returned an error: "), "{proofs:?}");
     assert_eq!(proofs[2].findings, []);
 }
 
@@ -349,8 +349,8 @@ fn a_restore_of_unknown_outcome_can_be_repeated() {
             let storage = storage.crash();
             assert_eq!(
                 error.to_string(),
-                "service 'new' may be restored or not; see to the disk, and restore it again, which finds that it exists \
-                 if it was restored"
+                "service 'new' may or may not be restored; check the disk, and restore it again, which fails if the \
+                 service exists already"
             );
             let directory = open(&storage);
             match portable.restore(&directory, new_identity("new")) {

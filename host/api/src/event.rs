@@ -332,9 +332,9 @@ impl fmt::Display for JournalFill {
         let usage = Usage { used: *bytes, limit: *limit_bytes };
         write!(
             f,
-            "its history since the last snapshot takes {} of the {} that it may take ({:.0}%), and no snapshot succeeded{}{}; \
-             mend the cause, and run lifeboat failover {service}, which takes one: an export that lacks memory gets more once \
-             a larger size is configured; or discard the service with lifeboat remove {service}",
+            "its history since the last snapshot takes {} of at most {} ({:.0}%), and no snapshot succeeded{}{}; fix \
+             the cause, and run lifeboat failover {service}, which takes a snapshot (if the export lacks memory, \
+             configure a larger size first); or remove the service with lifeboat remove {service}",
             BytesBeside { bytes: *bytes, bound: *limit_bytes },
             Bytes(*limit_bytes),
             usage.utilisation_percent(),
@@ -469,7 +469,8 @@ impl fmt::Display for Triggered {
             Self::Over(failover) => failover.fmt(f),
             Self::Begun { from, from_machine, .. } => write!(
                 f,
-                "Failover begun: {from} on {from_machine} serves until its shadow has caught up, and goes on in a fresh VM then"
+                "Failover started: {from} on {from_machine} serves until its shadow has caught up; then the service \
+                 continues in a fresh VM"
             ),
         }
     }
@@ -517,23 +518,25 @@ impl fmt::Display for Event {
             ),
             Self::Failover(failover) => failover.fmt(f),
             Self::Degraded { vm, reason } => {
-                write!(f, "Degraded: {vm} stays and serves up to its limits: {}", Printable(reason))
+                write!(f, "Degraded: {vm} continues to serve within its limits: {}", Printable(reason))
             }
             Self::Recovered { vm } => write!(f, "Recovered: {vm} is no longer degraded"),
             Self::Unmovable { vm, reason } => write!(
                 f,
-                "Unmovable: {vm} goes on, but its state could not be moved: {}; it fails over by replay until that is mended",
+                "Unmovable: {vm} continues, but its state could not be moved: {}; until that is fixed, it fails over \
+                 by replay",
                 Printable(reason)
             ),
             Self::Movable { vm } => write!(f, "Movable: the state of {vm} was exported and restored again"),
             Self::JournalFilling(fill) => write!(f, "Journal filling: {}: {fill}", fill.vm),
             Self::JournalFull(fill) => write!(f, "Journal full: {} denies transactions: {fill}", fill.vm),
             Self::JournalRelieved { vm } => {
-                write!(f, "Journal relieved: {vm} was snapshotted, and its history since then is short")
+                write!(f, "Journal relieved: a snapshot of {vm} was taken, and its history since then is short")
             }
             Self::NotCured { vm, resource, transaction } => write!(
                 f,
-                "No failover: {vm} was rolled back: transaction '{transaction}' exhausted its {resource}, and no fresh VM that it may have can keep it",
+                "No failover: {vm} was rolled back: transaction '{transaction}' exhausted its {resource}, and no fresh \
+                 VM that is available to it has enough",
                 transaction = Printable(transaction)
             ),
             Self::Created { vm, machine, size, workload } => {
@@ -551,29 +554,31 @@ impl fmt::Display for Event {
             ),
             Self::ClockBehind { service, now, last, ids_ahead } => write!(
                 f,
-                "Clock behind: the last transaction of {service} is of {}, and the host's clock says {}: it was ahead then, or \
-                 is wrong now; check it. Until it has caught up, the guest's time goes on by a nanosecond a transaction, and \
-                 {} ids whose own times are far ahead are retained no longer than ids without one",
+                "Clock behind: the last transaction of {service} has the time {}, and the host's clock shows {}: the \
+                 clock was ahead then, or is wrong now; check it. Until it has caught up, the guest's time advances by \
+                 a nanosecond per transaction, and {} ids whose own times are far ahead are retained no longer than \
+                 ids without a time",
                 Utc(*last),
                 Utc(*now),
                 grouped(*ids_ahead as u64),
             ),
             Self::Quarantined { service, reason } => {
-                write!(f, "Quarantined: {service} is not started, and nothing of it is changed: {}", Printable(reason))
+                write!(f, "Quarantined: {service} is not started, and its data stays unchanged: {}", Printable(reason))
             }
             Self::Removed { service } => write!(f, "Removed: {service}, with its history"),
             Self::SnapshotDamaged { service, file, reason } => write!(
                 f,
-                "Snapshot damaged: {service} goes back to an older one: {reason}; it is put aside as '{file}.damaged'"
+                "Snapshot damaged: {service} uses an older one: {reason}; the damaged file is renamed to \
+                 '{file}.damaged'"
             ),
             Self::SnapshotUnusable { service, sequence, reason } => write!(
                 f,
-                "Snapshot unusable: {service} goes back to one before transaction {}: {}",
+                "Snapshot unusable: {service} uses one from before transaction {}: {}",
                 grouped(sequence.0),
                 Printable(reason)
             ),
             Self::SnapshotNotKept { service, reason } => {
-                write!(f, "Snapshot not kept: {service} keeps its older ones: {}", Printable(reason))
+                write!(f, "Snapshot not written: {service} retains its older ones: {}", Printable(reason))
             }
             Self::OldSnapshotsNotRemoved { service, reason } => write!(
                 f,
@@ -584,30 +589,32 @@ impl fmt::Display for Event {
             Self::JournalDamaged { damage } => write!(f, "Journal damaged: {damage}"),
             Self::JournalPinned { service, journal_bytes } => write!(
                 f,
-                "Journal pinned: it takes {} since records of {service} are damaged, and what is damaged is not given up; put \
-                 the damaged segment there again from a copy, with the host stopped, or remove {service}",
+                "Journal pinned: it takes {}, because records of {service} are damaged, and damaged records are not \
+                 truncated; stop the host and restore the damaged segment from a copy, or remove {service}",
                 Bytes(*journal_bytes)
             ),
             Self::JournalTorn { position } => write!(
                 f,
-                "Journal torn: the frame at position {} is not whole: the host went down while it wrote, and nothing in it \
-                 was acknowledged; or the disk damaged the last frame, so have clients send again what they sent last",
+                "Journal torn: the frame at position {} is incomplete: the host went down while it wrote the frame, \
+                 and nothing in it was acknowledged; or the disk damaged the last frame: have clients send their last \
+                 requests again",
                 grouped(*position)
             ),
             Self::JournalStalled { reason } => write!(
                 f,
-                "Journal stalled: it {reason}; once its last segment is full, transactions are denied, and nothing is lost"
+                "Journal stalled: it {reason}; when its last segment is full, transactions are denied, and nothing is \
+                 lost"
             ),
             Self::JournalResumed => f.write_str("Journal resumed: its next segment is ready"),
             Self::HostPressure(pressure) => {
-                write!(f, "SLA failure: host {pressure}; new services and scratch work wait, failovers go on")
+                write!(f, "SLA failure: host {pressure}; new services and scratch work wait, failovers continue")
             }
             // If the level is still above relief, it can no longer be read: the resource is not under pressure for
             // ever.
             Self::HostRelieved(pressure) if pressure.relief().reached(pressure.usage.used, pressure.usage.limit) => {
                 write!(
                     f,
-                    "Relieved: how full the host's {} is can no longer be read; it was {pressure}",
+                    "Relieved: the utilisation of the host's {} can no longer be read; it was {pressure}",
                     pressure.resource
                 )
             }
@@ -644,7 +651,7 @@ mod tests {
             Event::HostRelieved(HostPressure { resource, usage, threshold_percent: Percent::whole(98) }).to_string()
         };
         assert!(relieved(929).starts_with("Relieved: host memory 92.9% ("), "{}", relieved(929));
-        let told = "Relieved: how full the host's memory is can no longer be read; it was memory 99.0% (";
+        let told = "Relieved: the utilisation of the host's memory can no longer be read; it was memory 99.0% (";
         assert!(relieved(990).starts_with(told), "{}", relieved(990));
     }
 
@@ -678,7 +685,7 @@ mod tests {
         });
         let begun =
             Triggered::Begun { cause: FailoverCause::Cpu, from: vm(1), from_machine: Name::new("m1").expect("a name") };
-        assert!(begun.to_string().starts_with("Failover begun: bank/1 on m1 "), "{begun}");
+        assert!(begun.to_string().starts_with("Failover started: bank/1 on m1 "), "{begun}");
         assert_eq!(
             failover.to_string(),
             "Trigger process failover: triggered: bank/1 on m1 -> bank/2 on m2 (state 22.8 kB, replayed 0, pause 0.9 ms)"

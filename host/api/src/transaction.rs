@@ -216,13 +216,13 @@ pub enum Cause {
         deadline: Duration,
     },
     /// The reply, or the data that another call copied to the host, is too long.
-    #[error("reply: over {} in one call; answer less at once", ByteCount(*limit_bytes))]
+    #[error("reply: over {} in one call; return less in one call", ByteCount(*limit_bytes))]
     ReplyBytes {
         /// The limit, in bytes.
         limit_bytes: u64,
     },
     /// The guest called `exit`.
-    #[error("exit: the guest called exit with {status}; a workload answers and stays")]
+    #[error("exit: the guest called exit with {status}; a workload must not exit")]
     Exit {
         /// `success` or `failure`.
         status: String,
@@ -254,9 +254,9 @@ impl Cause {
 }
 
 /// The remedy for a quarantined service.
-pub const QUARANTINE_REMEDY: &str = "once that is mended, lifeboat start brings it back; without the server, lifeboat \
-                                     data verify --data DIR tells more, and lifeboat data snapshot saves what can be \
-                                     trusted";
+pub const QUARANTINE_REMEDY: &str = "once that is fixed, lifeboat start brings it back; with the server stopped, \
+                                     lifeboat data verify --data DIR reports details, and lifeboat data snapshot saves \
+                                     the state that can be trusted";
 
 /// The reason why a request has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -304,13 +304,13 @@ pub enum Denial {
     },
     /// There is no such service. Only users with the grant on it get this denial; an admin has the grant on any
     /// service.
-    #[error("there is no service '{}'; deploy one, or list those that there are", Printable(service))]
+    #[error("there is no service '{}'; deploy it, or list the existing services", Printable(service))]
     NoService {
         /// The requested name.
         service: String,
     },
     /// Only an admin may do this.
-    #[error("user '{user}' is no admin, and only an admin may do this; ask one to do it, or log in as one")]
+    #[error("user '{user}' is not an admin, and only an admin may do this; ask an admin to do it, or log in as one")]
     NotAdmin {
         /// The user.
         user: String,
@@ -334,7 +334,8 @@ pub enum Denial {
     },
     /// The id cannot be used in a header or a URL.
     #[error(
-        "the transaction id '{}' is none; use printable ASCII characters, and neither '.' nor '..', which no URL can name",
+        "the transaction id '{}' is not valid; use printable ASCII characters, and neither '.' nor '..', which no URL \
+         can contain",
         Printable(id)
     )]
     NotAnId {
@@ -351,8 +352,8 @@ pub enum Denial {
     },
     /// The time in the id is not later than that of an id whose answer was forgotten: it may have been answered before.
     #[error(
-        "id '{id}' is of {}, and ids up to {} are forgotten: it may have been answered; look at the service before you \
-         use a new id",
+        "id '{id}' has the time {}, and ids up to {} are forgotten: it may have been answered; check the service's \
+         state before you use a new id",
         Utc(*time), Utc(*forgotten)
     )]
     TooOld {
@@ -365,8 +366,8 @@ pub enum Denial {
     },
     /// The user has sent more ids than can be retained for as long as they must be.
     #[error(
-        "user '{user}' has used all their share of the ids that service '{service}' retains, and they are too new to be \
-         forgotten; use UUIDs of version 7 as ids, by a clock that is right, or send less; try again in {} s",
+        "user '{user}' has used up their share of the ids that service '{service}' retains, and these are too new to \
+         be forgotten; use UUIDs of version 7 from a correct clock as ids, or send less; try again in {} s",
         retry_after.as_secs() + 1
     )]
     TooManyIds {
@@ -378,7 +379,7 @@ pub enum Denial {
         retry_after: Duration,
     },
     /// The service has as many waiting requests as it may have.
-    #[error("service '{service}' has {limit} requests waiting, the most it may have; try again later")]
+    #[error("service '{service}' has {limit} waiting requests, the limit; try again later")]
     QueueFull {
         /// The service.
         service: Name,
@@ -387,8 +388,8 @@ pub enum Denial {
     },
     /// The memory for answers that clients have not read has no room for the longest possible answer.
     #[error(
-        "service '{service}' did not execute it: the memory for answers which are not read yet is taken; read those that \
-         came before, and try again later"
+        "service '{service}' did not execute it: the memory for unread answers is used up; read the earlier answers, \
+         and try again later"
     )]
     NoMemory {
         /// The service.
@@ -434,7 +435,7 @@ pub enum Denial {
         reason: String,
     },
     /// The journal is short of room, and cannot begin its next segment. The request was not executed.
-    #[error("service '{service}' takes no transactions for now: {reason}; try again later")]
+    #[error("service '{service}' accepts no transactions for now: {reason}; try again later")]
     Stalled {
         /// The service.
         service: Name,
@@ -492,7 +493,7 @@ pub struct Reply {
 fn missed(id: Option<&str>) -> String {
     match id {
         Some(id) => format!("id '{}'", Printable(id)),
-        None => "this body, which came without an id or with others before,".into(),
+        None => "this body, sent without an id or with other ids,".into(),
     }
 }
 
@@ -504,8 +505,8 @@ fn unknown(service: &Name, id: Option<&str>, reason: &str) -> String {
             format!("the outcome of '{id}' on service '{service}' is unknown: {reason}; send it again with the same id")
         }
         None => format!(
-            "the outcome of a request without an id on service '{service}' is unknown: {reason}; look at the service's state \
-             before you send it again"
+            "the outcome of a request without an id on service '{service}' is unknown: {reason}; check the service's \
+             state before you send it again"
         ),
     }
 }

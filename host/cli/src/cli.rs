@@ -52,13 +52,13 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run a workload as a service and send it transactions, one a line.
+    /// Run a workload as a service and send it transactions, one per line.
     Run(run::Run),
     /// Drive a fleet of services with users and traffic, and prove that nothing was lost.
     Simulate(simulate::Simulate),
     /// Show what the loader finds in a workload.
     Inspect(inspect::Inspect),
-    /// Show, check, copy and repair what a data directory holds, without a server.
+    /// Show, check, copy and repair the contents of a data directory, without a server.
     Data(data::Data),
     /// Set up a server: a configuration file, and a data directory with the first admin.
     Init(init::Init),
@@ -66,21 +66,21 @@ enum Command {
     Config(config::Config),
     /// Serve the services of a data directory over HTTP.
     Serve(serve::Serve),
-    /// Get a token from a server, for the commands that talk to it.
+    /// Get a token from a server, for the commands that use it.
     Login(login::Login),
     /// Make the token void.
     Logout(login::Logout),
     /// Show who is logged in, and what they may do.
     Whoami(login::WhoAmI),
-    /// Make a service of a workload, on the server.
+    /// Create a service from a workload, on the server.
     Deploy(deploy::Deploy),
     /// List the services of the server.
     Services(services::Services),
-    /// Send a transaction to a service of the server, or look up what became of one.
+    /// Send a transaction to a service of the server, or look up its answer.
     Tx(tx::Tx),
-    /// Send many transactions to a service of the server, one a line.
+    /// Send many transactions to a service of the server, one per line.
     Batch(batch::Batch),
-    /// Ask a service of the server; nothing is changed.
+    /// Query a service of the server; nothing is changed.
     Query(query::Query),
     /// Show how full the VMs of the server are, and what its services did.
     Usage(usage::Usage),
@@ -90,15 +90,15 @@ enum Command {
     Logs(events::Logs),
     /// Move a service of the server to a fresh VM.
     Failover(operate::Operate),
-    /// Take a snapshot of a service of the server, and give up its VM.
+    /// Take a snapshot of a service of the server, and release its VM.
     Stop(operate::Operate),
-    /// Bring back a service of the server that was stopped.
+    /// Start a service of the server that was stopped or quarantined.
     Start(operate::Operate),
-    /// Drop what a user has in the queue of a service of the server.
+    /// Drop the queued requests of a user to a service of the server.
     Drop(operate::Drop),
-    /// Remove a service of the server and its history for good.
+    /// Remove a service of the server and its history permanently.
     Remove(remove::Remove),
-    /// Say who may do what on the server.
+    /// Manage the users of the server and their grants.
     User(user::User),
 }
 
@@ -199,7 +199,7 @@ const BARE_FULL: &str = "no storage space";
 const FULL: &str = "no space left on the device";
 
 /// The remedy for a full disk.
-const MAKE_ROOM: &str = "make room on its disk (df shows how much it has), and run the command again";
+const MAKE_ROOM: &str = "make room on its disk (df shows the free space), and run the command again";
 
 const UNUSABLE: [Unusable; 4] = [
     Unusable { kind: io::ErrorKind::StorageFull, words: FULL, remedy: MAKE_ROOM, code: exit::HOST },
@@ -219,7 +219,7 @@ const UNUSABLE: [Unusable; 4] = [
     Unusable {
         kind: io::ErrorKind::ReadOnlyFilesystem,
         words: "Read-only file system",
-        remedy: "mount it so that it may be written, or copy what is there to where it may",
+        remedy: "mount it writable, or copy its contents to a writable place",
         code: exit::USAGE,
     },
 ];
@@ -284,7 +284,7 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     let mut text = plain(&format!("{error:#}")).replace(BARE_FULL, FULL);
     // A server goes on once the cause is gone. A command has ended, and must be run again.
     if !error.is::<ClientError>() {
-        text = text.replace(", and it goes on by itself", ", and run the command again");
+        text = text.replace(", and it continues by itself", ", and run the command again");
     }
     let unusable = Unusable::in_error(error, &text);
     for line in text.lines() {
@@ -332,7 +332,7 @@ fn is_of_workload(error: &EngineError) -> bool {
 /// Returns 32 unpredictable bytes.
 pub(crate) fn random() -> anyhow::Result<[u8; 32]> {
     let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("no random numbers can be had: {error}"))?;
+    getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("no random numbers are available: {error}"))?;
     Ok(bytes)
 }
 
@@ -387,7 +387,7 @@ mod tests {
         // This user can write neither without permission, nor to a read-only file system, nor to a full disk.
         for (number, code, remedy) in [
             (13, exit::USAGE, "run the command as the owner"),
-            (30, exit::USAGE, "mount it so that it may be written"),
+            (30, exit::USAGE, "mount it writable"),
             (28, exit::HOST, "make room on its disk"),
             (122, exit::HOST, "remove files of its owner there"),
         ] {
@@ -423,7 +423,7 @@ mod tests {
     fn a_remedy_that_an_error_already_has_is_recognised() {
         let full = UNUSABLE.iter().find(|unusable| unusable.remedy == MAKE_ROOM).expect("it is there");
         assert!(
-            full.is_told_with_remedy("no space left on the device; make room on its disk, and it goes on by itself")
+            full.is_told_with_remedy("no space left on the device; make room on its disk, and it continues by itself")
         );
         assert!(!full.is_told_with_remedy("no space left on the device"));
     }

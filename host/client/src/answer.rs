@@ -80,13 +80,13 @@ pub(super) fn key(id: &str) -> Result<HeaderValue, ClientError> {
         return Err(wrong("is empty"));
     }
     if matches!(id, "." | "..") {
-        return Err(wrong("cannot be named in the path of a URL, where its answer is asked for"));
+        return Err(wrong("cannot be part of the path of a URL, by which its answer is looked up"));
     }
     if !id.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) {
-        return Err(wrong("has characters that no header can hold"));
+        return Err(wrong("has characters that no header can contain"));
     }
     let quoted = format!("\"{}\"", id.replace('\\', "\\\\").replace('"', "\\\""));
-    HeaderValue::try_from(quoted).map_err(|_| wrong("has characters that no header can hold"))
+    HeaderValue::try_from(quoted).map_err(|_| wrong("has characters that no header can contain"))
 }
 
 /// Decodes percent-encoding. Returns `None` if the text is not a valid encoding of UTF-8.

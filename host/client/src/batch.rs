@@ -185,8 +185,10 @@ impl Batch {
                     self.take(line)?;
                     continue;
                 }
-                Happened::Silence => self.interrupted(format!("no answer came for {} s", BATCH_SILENCE_MAX.as_secs())),
-                Happened::Answer(None) => self.interrupted("the batch broke off".into()),
+                Happened::Silence => {
+                    self.interrupted(format!("no answer arrived for {} s", BATCH_SILENCE_MAX.as_secs()))
+                }
+                Happened::Answer(None) => self.interrupted("the batch was interrupted".into()),
                 // The server answered the request as a whole, or nothing listened: this connection delivered no line.
                 Happened::Answer(Some(Err(error @ (ClientError::Problem { .. } | ClientError::Refused { .. })))) => {
                     if let Some(progress) = self.lose_connection(error)? {
@@ -474,7 +476,7 @@ mod tests {
             let Ok(Some(Progress::Retrying { error, unanswered, .. })) = batch.next().await else {
                 panic!("there is nobody to answer");
             };
-            assert!(error.to_string().contains("no answer came"), "{error}");
+            assert!(error.to_string().contains("no answer arrived"), "{error}");
             assert!(unanswered < WINDOW_LINES_MAX, "lines were still taken");
         });
     }

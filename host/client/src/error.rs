@@ -54,7 +54,7 @@ pub enum ClientError {
         attempts: u32,
     },
     /// The connection broke or timed out after at least a part of the request was sent.
-    #[error("{url} did not answer to the end: {reason}; {}", what_now(*may_be_done))]
+    #[error("{url} did not complete its answer: {reason}; {}", what_now(*may_be_done))]
     Interrupted {
         /// The URL of the server.
         url: String,
@@ -65,7 +65,7 @@ pub enum ClientError {
     },
     /// The reply is not one of a Lifeboat server.
     #[error(
-        "what answers at {url} is no Lifeboat server, or one of another version: {reason}; check the URL, and the \
+        "the program at {url} is not a Lifeboat server, or has another version: {reason}; check the URL, and the \
          versions on both sides"
     )]
     BadReply {
@@ -81,13 +81,13 @@ pub enum ClientError {
         String,
     ),
     /// The lines of a batch cannot be read.
-    #[error("the lines to send cannot be read: {0}; what was answered until now stays done")]
+    #[error("the lines to send cannot be read: {0}; the lines answered so far stay done")]
     Input(
         /// The error of the reader of the lines.
         io::Error,
     ),
     /// No id can be assigned to a line of a batch that has none. The line was not sent.
-    #[error("a line can be given no id: {0}; what was answered until now stays done")]
+    #[error("no id can be made for a line: {0}; the lines answered so far stay done")]
     Ids(
         /// The error of the function that returns ids.
         io::Error,
@@ -134,7 +134,7 @@ impl ClientError {
 /// Returns the remedy for a request without an answer.
 fn what_now(may_be_done: bool) -> &'static str {
     if may_be_done {
-        "the request may have been done: see whether it was before you send it again"
+        "the request may have been done: check whether it was before you send it again"
     } else {
         "nothing was changed: run the command again, or name another server: lifeboat login --server URL"
     }
@@ -143,18 +143,19 @@ fn what_now(may_be_done: bool) -> &'static str {
 /// Returns the remedy for a server that cannot be reached.
 fn remedy(url: &str, reason: &str) -> String {
     if reason == ANOTHER_NAME {
-        return "write a name of the certificate into the URL, or make a certificate with this name (an address as IP:ADDRESS)"
+        return "use a name from the certificate in the URL, or create a certificate with this name (an address as \
+                IP:ADDRESS)"
             .into();
     }
-    format!("see that the server runs there, or {}", another(url))
+    format!("check that the server runs there, or {}", another(url))
 }
 
 /// Returns the second remedy for a server that cannot be reached.
 fn another(url: &str) -> &'static str {
     if url.starts_with("https:") {
-        "name another one, or who vouches for it: lifeboat login --server URL --ca FILE"
+        "name another server, or the certificates to trust: lifeboat login --server URL --ca FILE"
     } else {
-        "name another one: lifeboat login --server URL"
+        "name another server: lifeboat login --server URL"
     }
 }
 
@@ -203,8 +204,8 @@ pub(super) fn reason(error: &reqwest::Error, time_max: Option<Duration>) -> Stri
         return root_cause(error);
     }
     match if error.is_connect() { Some(CONNECT_TIME_MAX) } else { time_max } {
-        Some(time) => format!("no answer came within {} s", time.as_secs()),
-        None => "no answer came in time".into(),
+        Some(time) => format!("no answer arrived within {} s", time.as_secs()),
+        None => "no answer arrived in time".into(),
     }
 }
 
@@ -236,17 +237,17 @@ pub(super) fn json_reason(error: &serde_json::Error) -> String {
     let missing = text.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
     match (error.classify(), missing) {
         (_, Some(key)) => format!("its answer has no '{}'", Printable(key)),
-        (Category::Data, None) => "its answer has values of other kinds than expected".into(),
+        (Category::Data, None) => "its answer has values of unexpected types".into(),
         (Category::Eof, None) => "its answer ends in the middle of the JSON".into(),
-        (Category::Syntax | Category::Io, None) => "its answer is not JSON, though it says so".into(),
+        (Category::Syntax | Category::Io, None) => "its answer is not JSON, although its header says so".into(),
     }
 }
 
 /// The text for a connection that ended too early.
-const CLOSED: &str = "the connection was closed before the whole answer had come";
+const CLOSED: &str = "the connection was closed before the whole answer arrived";
 
 /// The text for an answer that is not HTTP.
-pub(super) const NO_HTTP: &str = "what answers there does not speak HTTP";
+pub(super) const NO_HTTP: &str = "the program there does not speak HTTP";
 
 /// Messages of the HTTP library and of the resolver, with their wording for users.
 const HTTP_REASONS: [(&str, &str); 9] = [
@@ -255,18 +256,18 @@ const HTTP_REASONS: [(&str, &str); 9] = [
     ("channel closed", CLOSED),
     ("invalid HTTP", NO_HTTP),
     ("Invalid chunk", NO_HTTP),
-    ("message head is too large", "its answer begins with more headers than any of a Lifeboat server"),
-    ("failed to lookup address information: Temporary", "its host name cannot be looked up now"),
+    ("message head is too large", "its answer has more headers than a Lifeboat server sends"),
+    ("failed to lookup address information: Temporary", "its host name cannot be resolved now"),
     ("failed to lookup address information", "its host name has no address"),
     ("received fatal alert", "it refuses to speak TLS with this client"),
 ];
 
 /// The text for a certificate that does not name the server.
-const ANOTHER_NAME: &str = "its certificate is for another name than that of the URL";
+const ANOTHER_NAME: &str = "its certificate is for a name other than that in the URL";
 
 /// Messages of the TLS library, with their wording for users.
 const TLS_REASONS: [(&str, &str); 8] = [
-    ("received corrupt message", "what answers there does not speak TLS, and the URL begins with https://"),
+    ("received corrupt message", "the program there does not speak TLS, and the URL begins with https://"),
     ("invalid peer certificate: UnknownIssuer", "its certificate is not signed by an authority that is trusted here"),
     ("invalid peer certificate: NotValidForName", ANOTHER_NAME),
     ("invalid peer certificate: certificate not valid for name", ANOTHER_NAME),
@@ -332,7 +333,7 @@ pub(super) fn problem(
         // A gateway in front of the server answered.
         None if matches!(status, 502..=504) => ClientError::Interrupted {
             url: url.into(),
-            reason: format!("something before it answered with status {status}"),
+            reason: format!("a proxy in front of it answered with status {status}"),
             may_be_done,
         },
         None => ClientError::BadReply { url: url.into(), reason: came },
@@ -369,7 +370,7 @@ mod tests {
     #[test]
     fn errors_of_the_tls_library_are_put_in_words_of_users() {
         let told = |text: &str| root_cause(&io::Error::other(text.to_owned()));
-        let plain = "what answers there does not speak TLS, and the URL begins with https://";
+        let plain = "the program there does not speak TLS, and the URL begins with https://";
         assert_eq!(told("received corrupt message of type InvalidContentType"), plain);
         let unknown = told("invalid peer certificate: UnknownIssuer");
         assert_eq!(unknown, "its certificate is not signed by an authority that is trusted here");
@@ -377,7 +378,7 @@ mod tests {
                      names (according to its subjectAltName extension)";
         assert_eq!(told(other), ANOTHER_NAME);
         let error = ClientError::Unreachable { url: "https://127.0.0.1:7443".into(), reason: told(other) };
-        assert!(error.to_string().contains("of the URL; write a name of the certificate into the URL, or "), "{error}");
+        assert!(error.to_string().contains("in the URL; use a name from the certificate in the URL, or "), "{error}");
         assert_eq!(told("Name or service not known"), "Name or service not known");
     }
 
@@ -401,8 +402,8 @@ mod tests {
     fn errors_of_the_json_library_are_put_in_words_of_users() {
         let told = |text: &str| json_reason(&serde_json::from_str::<api::LogInReply>(text).expect_err(text));
         assert_eq!(told("{\"a\": 1}"), "its answer has no 'token'");
-        assert_eq!(told("{\"token\": 1}"), "its answer has values of other kinds than expected");
-        assert_eq!(told("{\"a\": 1,}"), "its answer is not JSON, though it says so");
+        assert_eq!(told("{\"token\": 1}"), "its answer has values of unexpected types");
+        assert_eq!(told("{\"a\": 1,}"), "its answer is not JSON, although its header says so");
         assert_eq!(told("{\"a\""), "its answer ends in the middle of the JSON");
         assert_eq!(told(""), "its answer ends in the middle of the JSON");
     }
@@ -415,7 +416,7 @@ mod tests {
         assert!(problem("http://a", bad_gateway, &headers, b"<html>", true).is_retryable());
         let of_another = br#"{"type":"about:blank","title":"","status":404,"code":"x","detail":"x"}"#;
         let error = problem("http://a", not_found, &headers, of_another, true).to_string();
-        assert!(error.contains("no Lifeboat server") && error.contains("status 404 and no content"), "{error}");
+        assert!(error.contains("is not a Lifeboat server") && error.contains("status 404 and no content"), "{error}");
     }
 
     #[test]

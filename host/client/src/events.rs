@@ -132,7 +132,7 @@ impl Following {
             may_be_done: false,
         };
         match tokio::time::timeout(SILENCE_MAX, bytes.next()).await {
-            Err(_) => Err(interrupted("it has been silent for too long")),
+            Err(_) => Err(interrupted("it sent nothing for too long")),
             Ok(None) if self.filter.follow => Err(interrupted("the stream of events ended")),
             Ok(None) => {
                 self.is_over = true;
@@ -152,7 +152,7 @@ impl Following {
                         return Err(self.client.bad_reply("an event has no id".into()));
                     }
                     let data = serde_json::from_str(&frame.data)
-                        .map_err(|error| self.client.bad_reply(format!("of an event, {}", json_reason(&error))))?;
+                        .map_err(|error| self.client.bad_reply(format!("in an event, {}", json_reason(&error))))?;
                     self.ready.push_back(Event { id: frame.id, kind: frame.event, data });
                 }
                 Ok(())
@@ -179,7 +179,7 @@ async fn connect(
     let opening = tokio::time::timeout(SILENCE_MAX, client.open(request, EVENT_STREAM, Sent::READING_STREAM)).await;
     let response = opening.map_err(|_| ClientError::Interrupted {
         url: client.url().to_owned(),
-        reason: "it has been silent for too long".into(),
+        reason: "it sent nothing for too long".into(),
         may_be_done: false,
     })??;
     Ok(response.bytes_stream().map_err(move |error| client.broken(&error, Sent::READING_STREAM)).boxed())

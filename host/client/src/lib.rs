@@ -541,7 +541,7 @@ impl Client {
     fn untimed_request(&self, method: Method, path: &[&str]) -> Result<RequestBuilder, ClientError> {
         // No encoding lets a URL path contain these parts: the remaining path would name something else.
         if let Some(part) = path.iter().find(|part| matches!(**part, "" | "." | "..")) {
-            return Err(ClientError::Setup(format!("'{part}' cannot be named in the path of a URL; use another name")));
+            return Err(ClientError::Setup(format!("'{part}' cannot be part of the path of a URL; use another name")));
         }
         let mut url = self.base.clone();
         // The URL has a host, and therefore path segments.
@@ -707,7 +707,9 @@ fn bearer(token: &str) -> Result<HeaderValue, ClientError> {
     let value = HeaderValue::try_from(format!("Bearer {token}")).ok();
     let value = value.filter(|_| token.bytes().all(|byte| byte.is_ascii_graphic()));
     let mut value = value.ok_or_else(|| {
-        ClientError::Setup("the token has characters that no token has; log in again: lifeboat login".into())
+        ClientError::Setup(
+            "the token has characters that are not valid in a token; log in again: lifeboat login".into(),
+        )
     })?;
     value.set_sensitive(true);
     Ok(value)
@@ -727,7 +729,8 @@ fn base(url: &str) -> Result<Url, ClientError> {
     // Whatever is wrong with the URL, the text before an @ is not shown.
     if url.contains('@') {
         return Err(ClientError::Setup(
-            "the URL of the server holds a user or a password; leave them out, and log in with lifeboat login".into(),
+            "the URL of the server contains a user or a password; leave them out, and log in with lifeboat login"
+                .into(),
         ));
     }
     if !url.contains(':') || url.starts_with(|c: char| c.is_ascii_digit()) {
@@ -741,7 +744,7 @@ fn base(url: &str) -> Result<Url, ClientError> {
         return Err(wrong("it names no host"));
     }
     if parsed.query().is_some() || parsed.fragment().is_some() {
-        return Err(wrong("it goes on after the path"));
+        return Err(wrong("it has a query or a fragment after the path"));
     }
     Ok(parsed)
 }
@@ -751,10 +754,12 @@ fn url_reason(of_library: &str) -> &'static str {
     match of_library {
         "empty host" => "it names no host",
         "invalid port number" => "its port is not a number from 0 to 65535",
-        "invalid IPv4 address" => "its host is no IPv4 address, though it looks like one",
-        "invalid IPv6 address" => "its host is no IPv6 address, though it looks like one",
-        "invalid international domain name" | "invalid domain character" => "its host has characters that no name has",
-        _ => "it is no URL",
+        "invalid IPv4 address" => "its host looks like an IPv4 address, but is not valid",
+        "invalid IPv6 address" => "its host looks like an IPv6 address, but is not valid",
+        "invalid international domain name" | "invalid domain character" => {
+            "its host has characters that are not valid in a name"
+        }
+        _ => "it is not a URL",
     }
 }
 
@@ -774,7 +779,7 @@ fn certificates(file: &std::path::Path) -> Result<Vec<Certificate>, ClientError>
     }
     let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| wrong(error::root_cause(&error)))?;
     if certificates.is_empty() {
-        return Err(wrong("there is no certificate in it".into()));
+        return Err(wrong("it contains no certificate".into()));
     }
     Ok(certificates)
 }
@@ -797,8 +802,8 @@ mod tests {
             ("http://", "names no host"),
             ("http://:80", "names no host"),
             ("http://a:99999", "port is not a number"),
-            ("http://a b", "characters that no name has"),
-            ("http://[::1", "no IPv6 address"),
+            ("http://a b", "characters that are not valid in a name"),
+            ("http://[::1", "looks like an IPv6 address, but is not valid"),
             ("http://a/?b", "after the path"),
             ("http://ada:secret@a/", "log in with"),
         ] {
@@ -831,7 +836,7 @@ mod tests {
     fn a_name_that_would_make_another_path_is_refused() {
         for name in ["", ".", ".."] {
             let request = client("http://a").expect("a client").request(Method::GET, &["services", name, "usage"]);
-            assert!(request.expect_err(name).to_string().contains("in the path of a URL"));
+            assert!(request.expect_err(name).to_string().contains("part of the path of a URL"));
         }
     }
 
@@ -874,7 +879,7 @@ mod tests {
     fn a_token_is_visible_ascii_or_refused_before_it_is_sent() {
         for token in ["\u{fc}", "a b", "a\nb"] {
             let error = Client::new(&Server { url: "http://a".into(), ca: None }, Some(token)).expect_err(token);
-            assert!(error.to_string().starts_with("the token has characters that no token has"), "{error}");
+            assert!(error.to_string().starts_with("the token has characters that are not valid in a token"), "{error}");
         }
     }
 

@@ -41,12 +41,13 @@ impl fmt::Debug for Profile {
 #[non_exhaustive]
 pub enum ProfileError {
     /// The environment does not define the path of the profile.
-    #[error(
-        "there is no place for the profile: none of LIFEBOAT_PROFILE, XDG_CONFIG_HOME and HOME is set; set one of them"
-    )]
+    #[error("the profile has no location: none of LIFEBOAT_PROFILE, XDG_CONFIG_HOME and HOME is set; set one of them")]
     NoPlace,
     /// The path names a directory, a device or a pipe.
-    #[error("profile '{file}' is {found}, and not a file; name a file, new or of a log-in, with LIFEBOAT_PROFILE")]
+    #[error(
+        "profile '{file}' is {found}, not a file; name a new file, or one that lifeboat login wrote, with \
+         LIFEBOAT_PROFILE"
+    )]
     NotAFile {
         /// The path of the profile.
         file: String,
@@ -55,8 +56,8 @@ pub enum ProfileError {
     },
     /// Others can read or change the file, and may therefore have the token.
     #[error(
-        "profile '{file}' can be read or changed by others (mode {mode:03o}): run chmod 600 '{file}', and \
-         lifeboat logout if they may have looked"
+        "others can read or change profile '{file}' (mode {mode:03o}): run chmod 600 '{file}', and lifeboat logout if \
+         others may have read it"
     )]
     Exposed {
         /// The path of the profile.
@@ -74,7 +75,7 @@ pub enum ProfileError {
     },
     /// The operating system reports an error.
     #[error(
-        "profile '{file}' cannot be {verb}: {}; mend that, or name another file with LIFEBOAT_PROFILE",
+        "profile '{file}' cannot be {verb}: {}; fix that, or name another file with LIFEBOAT_PROFILE",
         of_system(error)
     )]
     Io {
@@ -131,7 +132,7 @@ impl Profile {
         // The parser's own message may quote the line, and with it a token.
         toml::from_str(&text).map(Some).map_err(|error: toml::de::Error| {
             let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-            invalid(format!("is not one: see its line {line}"))
+            invalid(format!("is not valid in line {line}"))
         })
     }
 
@@ -241,7 +242,7 @@ mod tests {
             let read = Profile::read(place).expect_err("no file").to_string();
             let written = profile().write(place).expect_err("no file").to_string();
             for error in [read, written] {
-                assert!(error.contains(words) && error.contains("; name a file, "), "{error}");
+                assert!(error.contains(words) && error.contains("; name a new file, "), "{error}");
                 assert!(!error.contains("chmod"), "{error}");
             }
         }
@@ -261,7 +262,7 @@ mod tests {
                 OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&file).expect("ours");
             opened.write_all(text.as_bytes()).expect("writable");
             let error = Profile::read(&file).expect_err("damaged").to_string();
-            assert!(error.contains("see its line") && !error.contains("secret"), "{error}");
+            assert!(error.contains("in line") && !error.contains("secret"), "{error}");
         }
     }
 

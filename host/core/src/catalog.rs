@@ -189,8 +189,8 @@ pub enum CatalogError {
     Exists,
     /// The file is not a catalog.
     #[error(
-        "'{CATALOG_FILE}' is not a catalog: {reason}; put it back from the newest copy of the directory; the journal is \
-         untouched"
+        "'{CATALOG_FILE}' is not a catalog: {reason}; restore it from the newest copy of the directory; the journal is \
+         unchanged"
     )]
     NotACatalog {
         /// What shows that the file is not a catalog.
@@ -216,8 +216,8 @@ pub enum CatalogError {
     },
     /// The contents are not those that were written.
     #[error(
-        "'{CATALOG_FILE}' is damaged: {reason}; put it back from the newest copy of the directory; the journal is \
-         untouched"
+        "'{CATALOG_FILE}' is damaged: {reason}; restore it from the newest copy of the directory; the journal is \
+         unchanged"
     )]
     Damaged {
         /// The damaged item, and the kind of damage.
@@ -235,14 +235,14 @@ pub enum CatalogError {
         bytes: usize,
     },
     /// The catalog was opened read-only. Nothing was changed.
-    #[error("'{CATALOG_FILE}' was opened to be read only")]
+    #[error("'{CATALOG_FILE}' was opened for reading only")]
     ReadOnly,
     /// An earlier change failed.
-    #[error("'{CATALOG_FILE}' takes no changes since one failed; see to the disk, and start the host again")]
+    #[error("'{CATALOG_FILE}' accepts no changes, because one failed; check the disk, and restart the host")]
     Poisoned,
     /// Writes fail, and the file has just been reopened because of that. Nothing was changed.
     #[error(
-        "'{CATALOG_FILE}' takes no changes for {} ms since writes to it fail; see to the disk, and try again after that",
+        "'{CATALOG_FILE}' accepts no changes for {} ms, because writes to it fail; check the disk, and try again then",
         retry_after.as_millis().max(1)
     )]
     Pausing {
@@ -251,8 +251,8 @@ pub enum CatalogError {
     },
     /// The storage failed in the last step of a change.
     #[error(
-        "a change of '{CATALOG_FILE}' may be on the disk or not; see to the disk and order it again, or start the host again \
-         if that is refused"
+        "a change of '{CATALOG_FILE}' may or may not be on the disk; check the disk and repeat the change, or restart \
+         the host if it is refused"
     )]
     OutcomeUnknown {
         /// The failure of the storage.
@@ -260,8 +260,8 @@ pub enum CatalogError {
     },
     /// The addition would leave no room for removals on the disk. Nothing was changed.
     #[error(
-        "'{CATALOG_FILE}' takes nothing new while the disk has no room for it and for {} that removals may need; make room \
-         on the disk, or remove services or users, and it goes on by itself",
+        "'{CATALOG_FILE}' accepts nothing new while the disk lacks room for it and for {} that removals may need; make \
+         room on the disk, or remove services or users, and it continues by itself",
         ByteCount(*reserve)
     )]
     NoRoom {
@@ -272,8 +272,8 @@ pub enum CatalogError {
     },
     /// The addition would leave removals no part of the longest file. Nothing was changed.
     #[error(
-        "'{CATALOG_FILE}' is full and takes nothing new; remove services, users or tokens, and it goes on by itself, at the \
-         latest when half of its {} is free",
+        "'{CATALOG_FILE}' is full and accepts nothing new; remove services, users or tokens, and it continues by \
+         itself, at the latest when half of its {} is free",
         ByteCount(*bytes)
     )]
     Full {
@@ -312,7 +312,7 @@ impl CatalogError {
         move |error| match error.into() {
             // redb reports with this error that the file does not begin as it should.
             redb::Error::Io(source) if source.kind() == io::ErrorKind::InvalidData => {
-                Self::NotACatalog { reason: "it does not begin like one".into() }
+                Self::NotACatalog { reason: "it does not begin as a catalog does".into() }
             }
             redb::Error::Io(source) if source.kind() == io::ErrorKind::UnexpectedEof => {
                 Self::Damaged { reason: "it is cut off".into() }
@@ -323,9 +323,9 @@ impl CatalogError {
                 Self::NotACatalog { reason: format!("it has no table '{}'", table.escape_debug()) }
             }
             redb::Error::TableTypeMismatch { table, .. } => {
-                Self::NotACatalog { reason: format!("its table '{}' is another", table.escape_debug()) }
+                Self::NotACatalog { reason: format!("its table '{}' has another type", table.escape_debug()) }
             }
-            redb::Error::Corrupted(_) => Self::Damaged { reason: "its pages are not what was written".into() },
+            redb::Error::Corrupted(_) => Self::Damaged { reason: "its pages differ from what was written".into() },
             error => Self::Damaged { reason: error.to_string() },
         }
     }
@@ -343,7 +343,7 @@ impl Catalog {
         }
         match storage.remove(ASIDE_FILE) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(CatalogError::storage("clear the way for")(error));
+                return Err(CatalogError::storage("remove an unfinished copy of")(error));
             }
             _ => {}
         }
@@ -429,7 +429,7 @@ impl Catalog {
         // Without this check, another file could be opened in the place of the one that failed.
         let progress = storage
             .check_lock()
-            .map_err(CatalogError::storage("be sure of"))
+            .map_err(CatalogError::storage("check"))
             .and_then(|()| open_file(&**storage))
             .map(|(file, _)| Arc::new(self.current().progress.anew(file)))
             .inspect_err(|_| pauses.opened(clock.monotonic()))?;
@@ -540,7 +540,7 @@ impl Catalog {
         let Some(bytes) = self.meta(SEAL)? else { return Ok(None) };
         match postcard::take_from_bytes::<Seal>(&bytes) {
             Ok((seal, [])) if seal.position <= POSITION_MAX => Ok(Some(seal)),
-            _ => Err(unreadable(META, SEAL, "it is no seal")),
+            _ => Err(unreadable(META, SEAL, "it is not a seal")),
         }
     }
 
@@ -696,7 +696,8 @@ impl Catalog {
             let (key, value) = row.map_err(CatalogError::redb("read"))?;
             let name = Name::new(key.value()).map_err(|reason| unreadable(ABSENT, key.value(), &reason))?;
             let bytes = without_hash(ABSENT, key.value(), value.value())?;
-            let noted = Absent::from_bytes(bytes).ok_or_else(|| unreadable(ABSENT, key.value(), "it is no note"))?;
+            let noted =
+                Absent::from_bytes(bytes).ok_or_else(|| unreadable(ABSENT, key.value(), "it is not a valid note"))?;
             absent.insert(name, noted);
         }
         Ok(absent)
@@ -828,7 +829,7 @@ impl Catalog {
         let refused = |error| refused(&open, error);
         // Whatever is written to a replaced file is gone with the next start.
         if let Some(Err(error)) = self.reopening.get().map(|it| it.storage.check_lock()) {
-            return Err(CatalogError::storage("be sure of")(error));
+            return Err(CatalogError::storage("check")(error));
         }
         match open.progress.hold_reserve() {
             Err(source) if room == Room::Ordinary && !open.is_half_free(&transaction) => {
@@ -946,7 +947,7 @@ fn open_file(storage: &dyn Storage) -> Result<(Box<dyn StorageFile>, u64), Catal
     let bytes = file.bytes().map_err(CatalogError::storage("open"))?;
     // redb would turn an empty file into a new database.
     if !(1..=CATALOG_BYTES_MAX).contains(&bytes) {
-        let reason = format!("it is {bytes} bytes long, a catalog has at most {CATALOG_BYTES_MAX}, and never none");
+        let reason = format!("it is {bytes} bytes long, a catalog has 1 to {CATALOG_BYTES_MAX}");
         return Err(CatalogError::NotACatalog { reason });
     }
     Ok((file, bytes))

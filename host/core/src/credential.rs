@@ -63,7 +63,7 @@ impl FromStr for TokenHash {
     fn from_str(text: &str) -> Result<Self, String> {
         // A hash has exactly one text, so upper-case digits are refused.
         let hash = blake3::Hash::from_hex(text).ok().filter(|hash| hash.to_hex().as_str() == text);
-        hash.map(|hash| Self(*hash.as_bytes())).ok_or_else(|| "it is no hash of a token".to_owned())
+        hash.map(|hash| Self(*hash.as_bytes())).ok_or_else(|| "it is not the hash of a token".to_owned())
     }
 }
 
@@ -78,7 +78,7 @@ impl PasswordHash {
     /// A sentence that says that the text is not a PHC string.
     pub fn from_phc(text: String) -> Result<Self, String> {
         let is_phc = text.starts_with('$') && text.len() <= PHC_BYTES_MAX && text.bytes().all(|c| c.is_ascii_graphic());
-        if is_phc { Ok(Self(text)) } else { Err("it is no hash of a password".into()) }
+        if is_phc { Ok(Self(text)) } else { Err("it is not the hash of a password".into()) }
     }
 
     /// Returns the PHC string, to be stored.

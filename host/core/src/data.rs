@@ -80,22 +80,24 @@ pub enum DataError {
     #[error("the data directory is in use by another lifeboat; stop that one first")]
     InUse,
     /// The directory contains other files.
-    #[error("the directory has other files in it, such as '{file}', and no catalog.redb; name a new or an empty one")]
+    #[error(
+        "the directory contains other files, such as '{file}', and no catalog.redb; name a new or an empty directory"
+    )]
     NotOurs {
         /// One of the files.
         file: String,
     },
     /// The directory is a data directory whose catalog is missing.
     #[error(
-        "it is a data directory, with files such as '{file}', whose {CATALOG_FILE} is gone, or is no file (ls -l shows what \
-         is there): put it back from the newest copy of the directory; nothing was changed"
+        "it is a data directory, with files such as '{file}', but its {CATALOG_FILE} is missing or is not a file \
+         (check with ls -l): restore it from the newest copy of the directory; nothing was changed"
     )]
     CatalogMissing {
         /// One of its files.
         file: String,
     },
     /// The directory is empty.
-    #[error("the directory is empty: no service was ever created in it; name the one that a host was given")]
+    #[error("the directory is empty: no service was ever created in it; name the directory that a host used")]
     Empty,
     /// The catalog failed.
     #[error(transparent)]
@@ -110,14 +112,15 @@ pub enum DataError {
     #[error(transparent)]
     Snapshot(#[from] SnapshotFileError),
     /// There is a directory in the place of a file.
-    #[error("'{file}' is a directory, and not a file: move it away, and put the file back from a copy if there is one")]
+    #[error("'{file}' is a directory, not a file: move it away, and restore the file from a copy if there is one")]
     NotAFile {
         /// The name of the file.
         file: String,
     },
     /// A workload's file is missing.
     #[error(
-        "'{file}' is missing; put the workload's file there again, or name it once more to lifeboat run while no server has the directory"
+        "'{file}' is missing; put the workload's file there again, or name it once more to lifeboat run while no \
+         server has the directory"
     )]
     WorkloadMissing {
         /// The name of the file.
@@ -139,7 +142,7 @@ pub enum DataError {
         service: Name,
     },
     /// There is already such a service.
-    #[error("there is a service '{service}' in the data directory already; choose another name")]
+    #[error("the data directory already has a service '{service}'; choose another name")]
     Exists {
         /// The name in the request.
         service: Name,
@@ -154,8 +157,8 @@ pub enum DataError {
     },
     /// The catalog failed in the last step of an order, and the outcome is unknown.
     #[error(
-        "service '{service}' may be {order} or not, and does not run until it is started or removed, or the host is started \
-         again"
+        "service '{service}' may or may not be {order}, and does not run until it is started or removed, or the host \
+         is restarted"
     )]
     OutcomeUnknown {
         /// The service.
@@ -166,7 +169,7 @@ pub enum DataError {
         source: CatalogError,
     },
     /// The catalog failed in the last step of a removal, while no host had the directory.
-    #[error("service '{service}' may be removed or not; see to the disk, and remove it again")]
+    #[error("service '{service}' may or may not be removed; check the disk, and remove it again")]
     RemovalUnknown {
         /// The service.
         service: Name,
@@ -175,8 +178,8 @@ pub enum DataError {
     },
     /// The catalog failed in the last step of a restore, while no host had the directory.
     #[error(
-        "service '{service}' may be restored or not; see to the disk, and restore it again, which finds that it exists if it \
-         was restored"
+        "service '{service}' may or may not be restored; check the disk, and restore it again, which fails if the \
+         service exists already"
     )]
     RestoreUnknown {
         /// The service.
@@ -500,7 +503,7 @@ impl DataDirectory {
         let mut is_changed = false;
         let usable = contents.services.iter().filter(|found| found.standing.is_ok());
         for (file, _) in usable.flat_map(|found| &found.damaged_snapshots) {
-            let failed = DataError::storage(format!("put '{file}' aside"));
+            let failed = DataError::storage(format!("rename the damaged '{file}'"));
             self.storage.rename(file, &format!("{file}.damaged")).map_err(failed)?;
             is_changed = true;
         }
@@ -753,8 +756,9 @@ impl DataDirectory {
         {
             let others = if others.is_empty() { String::new() } else { format!(" and {} more", others.len()) };
             let reason = format!(
-                "{}; until then it gives nothing back, since its oldest segment has records of service '{first}'{others}, \
-                 and too little room to write them once more: to remove what has them helps as well",
+                "{}; until then it reclaims no room, because its oldest segment has records of service \
+                 '{first}'{others}, and there is too little room to relocate them: removing those services helps as \
+                 well",
                 stall.reason
             );
             events(&Event::JournalStalled { reason });
@@ -902,7 +906,7 @@ pub fn keep_workload(storage: &dyn Storage, hash: &WorkloadHash, bytes: &[u8]) -
     }
     let aside = format!("{name}{PART}");
     if names.contains(&aside) {
-        storage.remove(&aside).map_err(failed("clear the way for"))?;
+        storage.remove(&aside).map_err(failed("remove an unfinished copy of"))?;
     }
     let file = storage.create(&aside).map_err(failed("create"))?;
     let written = file.write_all_at(0, bytes).map_err(failed("write"));
@@ -916,7 +920,7 @@ pub fn keep_workload(storage: &dyn Storage, hash: &WorkloadHash, bytes: &[u8]) -
     }
     storage.sync_directory().map_err(failed("sync the directory of"))?;
     // The temporary file may have been removed or replaced.
-    file.identity().and_then(|identity| storage.check_place(&name, &identity)).map_err(failed("be sure of"))
+    file.identity().and_then(|identity| storage.check_place(&name, &identity)).map_err(failed("check"))
 }
 
 /// Removes the file of a workload that no service runs any more.

@@ -81,7 +81,7 @@ impl Policy {
             lifeboat_api::size::Bytes(memory_used_bytes),
             f64::from(self.thresholds.memory.less_points(HEADROOM_POINTS)),
             size.name,
-            if none_exists { "no larger size would do" } else { "no machine has room for a larger size" },
+            if none_exists { "no larger size has enough" } else { "no machine has room for a larger size" },
         );
         match cause {
             FailoverCause::Memory => Decision::Stay(reason),

@@ -93,7 +93,7 @@ impl Running {
     /// not written, if it was not.
     async fn end_snapshot_writer(self) -> Option<String> {
         // A panic of the task was printed already.
-        self.snapshot_writer?.await.unwrap_or_else(|_| Some("what writes its snapshots failed".into()))
+        self.snapshot_writer?.await.unwrap_or_else(|_| Some("the writer of its snapshots failed".into()))
     }
 }
 

@@ -258,7 +258,7 @@ mod tests {
             told.extend(events.iter().map(|event| (second, event.to_string())));
         }
         let text = "SLA failure: host memory 98.6% (15.8 GB of 16.0 GB, threshold 98%, relieved below 93%); new \
-                    services and scratch work wait, failovers go on";
+                    services and scratch work wait, failovers continue";
         assert_eq!(told[0], (60, text.to_owned()));
         assert!(told[1].1.starts_with("Relieved: host memory 9"), "{told:?}");
         assert_eq!(told.len(), 2, "{told:?}");

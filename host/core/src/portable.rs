@@ -77,7 +77,7 @@ pub enum PortableError {
         what: &'static str,
     },
     /// The workload in the file is not the one that the header names.
-    #[error("'{file}' holds another workload than the one that it names")]
+    #[error("'{file}' contains a workload other than the one that it names")]
     OtherWorkload {
         /// The name of the file.
         file: String,
@@ -99,7 +99,7 @@ pub enum PortableError {
         kind: u16,
     },
     /// The settings are invalid.
-    #[error("'{file}' has settings that cannot be: {reason}")]
+    #[error("'{file}' has invalid settings: {reason}")]
     Settings {
         /// The name of the file.
         file: String,
@@ -323,7 +323,7 @@ fn check_settings(settings: &ServiceSettings) -> Result<(), String> {
     for candidate in sizes {
         let Size { name, fuel, memory_bytes, deadline } = candidate;
         if name.len() > NAME_BYTES_MAX || name.contains(is_deceptive) {
-            return Err(format!("size '{}' is not named as sizes are", shortened(name, NAME_BYTES_MAX)));
+            return Err(format!("size '{}' has an invalid name", shortened(name, NAME_BYTES_MAX)));
         }
         let is_valid =
             *fuel > 0 && *memory_bytes <= MEMORY_BYTES_MAX && !deadline.is_zero() && *deadline <= DEADLINE_MAX;
@@ -377,11 +377,11 @@ mod tests {
             (with(|settings| settings.sizes[0].fuel = 0), "out of bounds"),
             (with(|settings| settings.sizes[1].deadline = Duration::ZERO), "out of bounds"),
             (with(|settings| settings.sizes[1].deadline = Duration::MAX), "out of bounds"),
-            (with(|settings| settings.sizes[1].name = "\u{1b}[2J".into()), "size '\\u{1b}[2J' is not named as"),
+            (with(|settings| settings.sizes[1].name = "\u{1b}[2J".into()), "size '\\u{1b}[2J' has an invalid name"),
             (with(|settings| settings.size = "\u{1b}[2J".repeat(100)), "there is no size '\\u{1b}[2J"),
             (
                 with(|settings| settings.thresholds = Thresholds::all(lifeboat_api::meter::Percent::whole(3))),
-                "cannot be",
+                "has invalid settings",
             ),
         ] {
             assert!(refused.contains(words), "{refused}");

@@ -79,7 +79,7 @@ pub fn stored_workload(storage: &dyn Storage, hash: &WorkloadHash) -> Result<Wor
 #[non_exhaustive]
 pub enum StateError {
     /// The state is not retained, or never existed.
-    #[error("transaction {sequence} is not in what is kept of '{service}': name {kept}")]
+    #[error("the state of '{service}' after transaction {sequence} is not retained: name {kept}")]
     OutOfRange {
         /// The name of the service.
         service: Name,
@@ -90,7 +90,7 @@ pub enum StateError {
     },
     /// There is no snapshot to begin with.
     #[error(
-        "nothing of '{service}' can be brought back: it has no good snapshot; put one back from a copy of the directory"
+        "no state of '{service}' can be restored: it has no intact snapshot; restore one from a copy of the directory"
     )]
     Nothing {
         /// The name of the service.

@@ -266,7 +266,7 @@ pub enum SnapshotFileError {
         limit_bytes: u64,
     },
     /// The file is cut off within its prefix, which would contain its length.
-    #[error("snapshot '{name}' is cut off: it is {bytes} bytes long, and any begins with {PREFIX_BYTES}")]
+    #[error("snapshot '{name}' is cut off: it is {bytes} bytes long, and every snapshot has at least {PREFIX_BYTES}")]
     CutOff {
         /// The name of the file.
         name: String,
@@ -351,7 +351,9 @@ pub fn write<'a>(
     }
     let aside = format!("{name}.tmp");
     match storage.remove(&aside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("clear the way for")(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(failed("remove an unfinished copy of")(error));
+        }
         _ => {}
     }
     let file = storage.create(&aside).map_err(failed("create"))?;
@@ -365,7 +367,7 @@ pub fn write<'a>(
     }
     storage.sync_directory().map_err(failed("sync the directory of"))?;
     // The temporary file may have been removed or replaced.
-    file.identity().and_then(|identity| storage.check_place(name, &identity)).map_err(failed("be sure of"))
+    file.identity().and_then(|identity| storage.check_place(name, &identity)).map_err(failed("check"))
 }
 
 /// Writes a snapshot into an empty `file`. Errors call the file `name`. When this returns, the bytes survive a crash.
@@ -707,7 +709,7 @@ mod tests {
             writing.join().expect("it does not panic")
         });
         let error = written.expect_err("the file at its place is another");
-        assert!(matches!(error, SnapshotFileError::Storage { action: "be sure of", .. }), "{error}");
+        assert!(matches!(error, SnapshotFileError::Storage { action: "check", .. }), "{error}");
     }
 
     #[test]

@@ -110,12 +110,12 @@ impl fmt::Display for Finding {
             Self::StateDiverged { after, through } => write!(
                 f,
                 "the state diverged between transaction {after} and {through}, with the same answers: the snapshot of \
-                 {through} holds another state than a replay from {after} leads to"
+                 {through} contains a state other than the one that a replay from {after} gives"
             ),
             Self::Unmovable { sequence, reason } => write!(
                 f,
-                "the state after transaction {sequence} cannot be exported and restored, and so not be moved by a failover: \
-                 {reason}; replays bring it back, until the journal is full"
+                "the state after transaction {sequence} cannot be exported and restored, so a failover cannot move it: \
+                 {reason}; replays restore it until the journal is full"
             ),
             Self::NotCompared { sequence, reason } => {
                 write!(f, "the state after transaction {sequence} cannot be compared with its snapshot: {reason}")

@@ -132,7 +132,7 @@ impl<'a> Table<'a> {
         for key in self.entries.keys().filter(|key| !known.contains(&key.get_ref().as_ref())) {
             let shown = shown(key.get_ref());
             self.findings
-                .add(key.span().start, format!("there is no key {shown} here; there are {}", known.join(", ")));
+                .add(key.span().start, format!("there is no key {shown} here; the keys are {}", known.join(", ")));
         }
     }
 }

@@ -765,9 +765,9 @@ fn prepare(log: &mut Log, shared: &Shared, retry: &mut Retry) -> Result<(), LogE
 fn missing(failure: &Failure) -> Arc<str> {
     let remedy = match failure.error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room on its disk",
-        _ => "see to its disk and to the limit of open files",
+        _ => "check its disk and the limit of open files",
     };
-    format!("cannot {}: {}; {remedy}, and it goes on by itself", failure.action, of_system(&failure.error)).into()
+    format!("cannot {}: {}; {remedy}, and it continues by itself", failure.action, of_system(&failure.error)).into()
 }
 
 /// Commits the staged records. While no segment can be begun, waits and retries until the queue is closed.
@@ -1106,7 +1106,7 @@ mod tests {
                 ticket.wait().expect("what was taken has room in the last segment");
             }
             let stall = committer.stall().expect("it is stalled");
-            assert!(stall.denies && stall.reason.contains("goes on by itself"), "{stall:?}");
+            assert!(stall.denies && stall.reason.contains("continues by itself"), "{stall:?}");
             assert!(matches!(block_on(committer.room(1)), Err(CommitError::Stalled(_))));
             assert!(committer.failure().is_none());
             // Records of transactions that were executed nevertheless are committed late, and not lost.
@@ -1342,7 +1342,7 @@ mod tests {
             }
             assert!(number < 200, "a segment holds no more");
         };
-        assert_eq!(error.to_string(), "the journal failed: cannot go on in the data directory");
+        assert_eq!(error.to_string(), "the journal failed: cannot continue in the data directory");
         assert!(writer.stop().is_err());
     }
 

@@ -140,7 +140,7 @@ pub enum DamageKind {
         to: Position,
     },
     /// An intact frame or segment that does not follow the previous one: parts of two journals.
-    #[error("what follows does not belong to what is before")]
+    #[error("an intact frame or segment does not follow the one before it")]
     Foreign,
     /// One copy of a segment's header is damaged. The other one is intact, so nothing is lost.
     #[error("one of two copies of the segment's header is damaged")]

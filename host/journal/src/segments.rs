@@ -714,7 +714,7 @@ impl Log {
 
 /// Returns the failure for a directory or a file of the journal that is not at its place.
 fn lost(error: io::Error) -> Failure {
-    Failure { action: "go on in the data directory", error, is_final: true }
+    Failure { action: "continue in the data directory", error, is_final: true }
 }
 
 /// The action of beginning a segment, for errors.

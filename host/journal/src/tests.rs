@@ -896,7 +896,10 @@ fn a_segment_that_cannot_be_released_stays_until_the_next_time() -> Result<(), L
         let needed = BTreeMap::from([(name(0), last)]);
         storage.break_down(operation, std::io::ErrorKind::PermissionDenied);
         let error = reclaim(&mut log, &needed).expect_err("it cannot be given up");
-        assert!(matches!(&error, LogError::NotBegun(failure) if failure.action == "give up a segment"), "{error}");
+        assert!(
+            matches!(&error, LogError::NotBegun(failure) if failure.action == "truncate the oldest segment"),
+            "{error}"
+        );
         append(&mut log, &mut histories, &[0])?;
         assert!(log.segment_count() >= 3);
         assert_eq!(look(&storage.copy(), None).1, histories);
@@ -1065,9 +1068,9 @@ fn a_record_is_acknowledged_only_in_the_file_that_a_start_finds() -> Result<(), 
         replace(&storage, "0000000001.segment", by_copy);
         for _ in 0..2 {
             let error = append(&mut log, &mut histories, &[0]).expect_err("it is gone with the process");
-            assert_eq!(error.to_string(), "the journal failed: cannot go on in the data directory");
+            assert_eq!(error.to_string(), "the journal failed: cannot continue in the data directory");
             let file = std::error::Error::source(&error).expect("it has a cause").to_string();
-            assert!(file.contains("file stands at its '0000000001.segment'"), "{file}");
+            assert!(file.contains("its '0000000001.segment' is "), "{file}");
         }
         assert!(log.seal().is_err());
     }
@@ -1085,7 +1088,7 @@ fn a_removed_or_replaced_segment_ends_the_journal_even_if_it_is_not_written_to()
             log.check_places()?;
             replace(&storage, &format!("{number:010}.segment"), by_copy);
             let error = log.check_places().expect_err("a start would not find it");
-            assert_eq!(error.to_string(), "the journal failed: cannot go on in the data directory");
+            assert_eq!(error.to_string(), "the journal failed: cannot continue in the data directory");
             assert!(append(&mut log, &mut histories, &[0]).is_err(), "nothing is promised any more");
         }
     }

@@ -239,7 +239,7 @@ pub enum ConfigError {
         error: io::Error,
     },
     /// The file is longer than [`CONFIG_BYTES_MAX`].
-    #[error("{file}: is longer than {CONFIG_BYTES_MAX} bytes, the most that a configuration has; write a shorter one")]
+    #[error("{file}: is longer than {CONFIG_BYTES_MAX} bytes, the limit of a configuration; write a shorter one")]
     TooLong {
         /// The path of the file.
         file: String,
@@ -348,7 +348,7 @@ pub fn parse_listen(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
         let shown: String = text.chars().take(64).collect();
         let shown = shown.escape_debug();
-        format!("'{shown}' is no address to listen on: write an IP address and a port, such as 127.0.0.1:{PORT}")
+        format!("'{shown}' is not an address to listen on: write an IP address and a port, such as 127.0.0.1:{PORT}")
     })
 }
 
@@ -432,7 +432,7 @@ impl Config {
                 let (size, memory, slot) = (&size.name, Bytes(size.memory_bytes), Bytes(slot_bytes));
                 wrong.push(format!(
                     "service '{name}' would not start: its size '{size}' has {memory} of memory, the largest size here \
-                     {slot}; write a [[size]] with {memory}"
+                     has {slot}; write a [[size]] with {memory}"
                 ));
                 continue;
             }
@@ -520,7 +520,7 @@ fn find_size<'a>(sizes: &'a [Size], name: Option<&str>) -> Result<&'a Size, Stri
     found.ok_or_else(|| {
         let known: Vec<&str> = sizes.iter().map(|size| size.name.as_str()).collect();
         let shown: String = name.unwrap_or_default().chars().take(lifeboat_api::name::NAME_BYTES_MAX).collect();
-        format!("there is no size '{}'; there are {}", shown.escape_debug(), known.join(", "))
+        format!("there is no size '{}'; the sizes are {}", shown.escape_debug(), known.join(", "))
     })
 }
 

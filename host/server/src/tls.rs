@@ -41,8 +41,8 @@ impl TlsError {
 /// A listener without TLS on an address that other machines can reach. Tokens would cross the network in plain text.
 #[derive(Debug, Error)]
 #[error(
-    "{address} can be reached from other machines, and there is no TLS: give the server a certificate and a key \
-     ([server.tls]), listen on 127.0.0.1, or add --insecure if something in front of it encrypts"
+    "other machines can reach {address}, and there is no TLS: give the server a certificate and a key ([server.tls]), \
+     listen on 127.0.0.1, or add --insecure if a proxy in front of it encrypts"
 )]
 pub struct Unencrypted {
     /// The address to listen on.

@@ -167,7 +167,7 @@ pub(super) async fn reconcile(
         Ok(Some(difference)) => findings.push(case.explain(difference).await),
         Err(reason) => {
             findings
-                .push(case.diverged(format!("cannot be run once more: the roomy VM could not be created: {reason}")));
+                .push(case.diverged(format!("cannot be executed again: the roomy VM could not be created: {reason}")));
         }
     }
     // The model would only repeat a finding about a lost or duplicated transaction.
@@ -218,7 +218,7 @@ fn in_order(service: &Name, mut records: Vec<ClientRecord>, findings: &mut Vec<F
                     findings.push(finding(FindingKind::Duplicated, text));
                 } else if first.answer != record.answer {
                     let text = format!(
-                        "was answered {}, and when it was repeated {}",
+                        "was answered {}, and its repetition was answered {}",
                         quoted(&first.answer),
                         quoted(&record.answer)
                     );
@@ -318,7 +318,7 @@ impl<R: Replica> Case<'_, R> {
 
     fn explained(&self, at: usize, assumption: Assumption) -> Finding {
         let (kind, text) = match assumption {
-            Assumption::Omitted => (FindingKind::Lost, "was acknowledged, and the service went on without it"),
+            Assumption::Omitted => (FindingKind::Lost, "was acknowledged, and the service continued without it"),
             Assumption::Doubled => (FindingKind::Duplicated, "was acknowledged once, and took effect twice"),
         };
         Finding {
@@ -384,7 +384,7 @@ fn differs_from_model(
         transaction: None,
         sequence: None,
         text: format!(
-            "{what} was answered {}, and the model expects {}",
+            "{what} was answered {}, but the model expects {}",
             quoted(&record.answer),
             expectation(&expected)
         ),
@@ -512,7 +512,7 @@ mod tests {
         let reconciled =
             check(vec![record(1, "1", 1), record(2, "4", 5), record(3, "2", 3), record(4, "1", 4)], 4).await;
         let expected =
-            "Lost: tally transaction 'id-2' at sequence 2 was acknowledged, and the service went on without it";
+            "Lost: tally transaction 'id-2' at sequence 2 was acknowledged, and the service continued without it";
         assert_eq!(told(&reconciled), [expected]);
         // Only the query shows the fault.
         let reconciled = check(vec![record(1, "1", 1), record(2, "4", 5)], 1).await;
@@ -601,7 +601,7 @@ mod tests {
             reconcile(&name("tally"), vec![record(1, r#"{"add":5}"#, 7)], &[], &mut Agreeable, model).await;
         assert_eq!(
             told(&reconciled),
-            ["Diverged: tally transaction 'id-1' at sequence 1 was answered ok '7', and the model expects ok '5'"]
+            ["Diverged: tally transaction 'id-1' at sequence 1 was answered ok '7', but the model expects ok '5'"]
         );
         assert_eq!(reconciled.model, Some(false));
     }

@@ -166,7 +166,10 @@ pub enum EngineError {
         reason: String,
     },
     /// The workload waited too long for its turn: others were being loaded and compiled.
-    #[error("{name}: neither loaded nor compiled, as others were for {} s; try again", wait.as_secs())]
+    #[error(
+        "{name}: neither loaded nor compiled, because others took the compiler for {} s; try again",
+        wait.as_secs()
+    )]
     CompilerBusy {
         /// The name of the workload's file.
         name: String,
@@ -174,7 +177,10 @@ pub enum EngineError {
         wait: Duration,
     },
     /// Cranelift took too long.
-    #[error("{name}: not compiled within {} s; make the module smaller, or try again when the machine is less busy", deadline.as_secs())]
+    #[error(
+        "{name}: not compiled within {} s; make the module smaller, or try again when the machine is less busy",
+        deadline.as_secs()
+    )]
     CompileDeadline {
         /// The name of the workload's file.
         name: String,

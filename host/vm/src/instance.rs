@@ -68,7 +68,7 @@ pub enum MoveError {
     #[error("failed to instantiate: {0}")]
     Instantiate(Cause),
     /// `snapshot` or `restore` answered `err`.
-    #[error("the guest's {phase} answered err: {text}")]
+    #[error("the guest's {phase} returned an error: {text}")]
     Refused {
         /// The phase: `snapshot` or `restore`.
         phase: &'static str,
@@ -90,8 +90,8 @@ pub enum MoveError {
 fn moving_cause(phase: &str, cause: &Cause) -> String {
     match cause {
         Cause::Fuel { limit_fuel } => format!(
-            "cpu: it did not end within {} fuel, the most that a {phase} may burn on any size and with any --fuel; mend the \
-             workload's {phase}, and deploy it as a new service",
+            "cpu: it did not end within {} fuel, the most that a {phase} may burn on any size and with any --fuel; fix \
+             the workload's {phase}, and deploy it as a new service",
             grouped(*limit_fuel)
         ),
         cause => cause.to_string(),

@@ -113,7 +113,7 @@ pub enum RehydrateError {
     /// A replayed transaction ended differently from its first execution.
     #[error(
         "the replay diverged at sequence {sequence}, transaction '{id}': it was {recorded} and is {replayed}; the \
-         workload is not deterministic, or its restore does not bring back what snapshot wrote{queries}"
+         workload is not deterministic, or its restore does not restore what its snapshot wrote{queries}"
     )]
     Diverged {
         /// The sequence number of the first transaction that differs.
@@ -275,8 +275,8 @@ impl QueriesSeen {
         }
         if let Some((sequence, id)) = &self.first_differing {
             clause += &format!(
-                "; queries that were answered in another way since the snapshot: {}, the first of them '{}' after sequence \
-                 {sequence}",
+                "; queries that were answered differently since the snapshot: {}, the first of them '{}' after \
+                 sequence {sequence}",
                 self.differing,
                 Printable(id)
             );

@@ -297,7 +297,7 @@ impl io::poll::Host for Wasi {
         }
         if ready.is_empty() {
             let Some(&(earliest_ns, _)) = later.iter().min() else {
-                return Err(Stop::trap("the guest waits for something that never comes".into()));
+                return Err(Stop::trap("the guest waits for an event that never happens".into()));
             };
             self.sleep_until(earliest_ns)?;
             ready.extend(later.into_iter().filter(|&(when_ns, _)| when_ns <= earliest_ns).map(|(_, index)| index));

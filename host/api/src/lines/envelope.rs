@@ -132,7 +132,7 @@ fn explained(bytes: &[u8]) -> String {
             let of_envelope = |key: &&String| ["id", "user", "query", "json", "text", "base64"].contains(&key.as_str());
             if let Some(key) = keys.keys().find(|key| !of_envelope(key)) {
                 let key: String = key.chars().take(NAME_BYTES_MAX).collect();
-                return format!("it has a key \"{}\", which no envelope has; {shape}", key.escape_debug());
+                return format!("it has an unknown key \"{}\"; {shape}", key.escape_debug());
             }
             for key in ["id", "user", "text", "base64"] {
                 let may_be_null = matches!(key, "id" | "user");
@@ -146,10 +146,10 @@ fn explained(bytes: &[u8]) -> String {
             if let Some(Err(reason)) = keys.get("user").and_then(serde_json::Value::as_str).map(Name::new) {
                 return format!("\"user\": {reason}");
             }
-            format!("a key stands in it twice; {shape}")
+            format!("it has a key twice; {shape}")
         }
         (_, Err(error)) if bytes.trim_ascii_start().starts_with(b"{") => {
-            format!("it is not JSON from its column {} on; {shape}", error.column())
+            format!("it is not valid JSON from column {} on; {shape}", error.column())
         }
         (keys, value) => {
             let what = match (keys, text) {
@@ -253,15 +253,12 @@ mod tests {
                 r#"line 7 is not an envelope: it is not a JSON object; to send the line as a body, wrap it: {"text":"hello"}, or"#,
             ),
             ("", r#"line 7 is not an envelope: it is empty; to send the line as a body, wrap it: {"text":""}, or"#),
-            (
-                r#"{"txt":"a","json":1}"#,
-                r#"line 7 is not an envelope: it has a key "txt", which no envelope has; write {"id"?"#,
-            ),
+            (r#"{"txt":"a","json":1}"#, r#"line 7 is not an envelope: it has an unknown key "txt"; write {"id"?"#),
             (r#"{"id":3,"json":1}"#, r#"line 7 is not an envelope: "id" must be a text in quotes; write"#),
             (r#"{"query":3,"json":1}"#, r#"line 7 is not an envelope: "query" must be true or false; write"#),
             (r#"{"user":"a b","json":1}"#, r#"line 7 is not an envelope: "user": 'a b' is not a name: use 1 to 64"#),
-            (r#"{"id":"a","id":"b","json":1}"#, "line 7 is not an envelope: a key stands in it twice; write"),
-            (r#"{"json":1"#, "line 7 is not an envelope: it is not JSON from its column 9 on; write"),
+            (r#"{"id":"a","id":"b","json":1}"#, "line 7 is not an envelope: it has a key twice; write"),
+            (r#"{"json":1"#, "line 7 is not an envelope: it is not valid JSON from column 9 on; write"),
             (r#"{"base64":"?"}"#, r#"line 7 is not an envelope: "base64" is not base64; write"#),
         ] {
             assert!(told(line).starts_with(expected), "{}\n{expected}", told(line));

@@ -145,10 +145,7 @@ pub(crate) fn explained(error: &clap::Error, of: &Command, arguments: &[OsString
     let command = if command.is_empty() { path_of(of, arguments) } else { command.join(" ") };
     let similar = |kind, wrong: &str| list(kind).into_iter().rev().find(|similar| is_similar(wrong, similar));
     let suggested = |similar: Option<String>| {
-        similar.map_or_else(
-            || format!("{command} --help lists those that there are"),
-            |similar| format!("did you mean {similar}?"),
-        )
+        similar.map_or_else(|| format!("{command} --help lists them all"), |similar| format!("did you mean {similar}?"))
     };
     match error.kind() {
         ErrorKind::ValueValidation => {
@@ -169,7 +166,7 @@ pub(crate) fn explained(error: &clap::Error, of: &Command, arguments: &[OsString
             format!("there is no option {} of {command}; {remedy}", shown(&argument))
         }
         ErrorKind::UnknownArgument => {
-            format!("{} is one argument too many; write: {usage}", shown(&argument))
+            format!("{} is an extra argument; write: {usage}", shown(&argument))
         }
         ErrorKind::InvalidSubcommand => {
             let wrong = text(ContextKind::InvalidSubcommand).unwrap_or_default();
@@ -224,7 +221,7 @@ fn elsewhere(of: &Command, command: &str, option: &str) -> Option<String> {
         _ => return None,
     };
     if find(&namesake).is_some_and(has) {
-        return Some(format!("lifeboat {} has it", namesake.join(" ")));
+        return Some(format!("lifeboat {} has this option", namesake.join(" ")));
     }
     let is_of_group = find(&words)?.get_subcommands().any(has);
     is_of_group.then(|| format!("write it after a command of the group: {command} COMMAND --{name}"))
@@ -293,14 +290,14 @@ mod tests {
             (&[b"inspect", b""], "WORKLOAD is empty; write: lifeboat inspect <WORKLOAD>"),
             (&[b"user", b"--json", b"grant", b"a", b"c", b""], "GRANT is empty; write: lifeboat user grant <GRANT>..."),
             (&[b"run", b"x", b"--size", b"a", b"--size", b"a"], "--size is given more than once; give it once"),
-            (&[b"nope"], "there is no command 'nope' of lifeboat; lifeboat --help lists those that there are"),
+            (&[b"nope"], "there is no command 'nope' of lifeboat; lifeboat --help lists them all"),
             (&[b"depoly"], "there is no command 'depoly' of lifeboat; did you mean deploy?"),
             (&[b"run", b"--fule"], "there is no option '--fule' of lifeboat run; did you mean --fuel?"),
             (&[b"snap"], "there is no command 'snap' of lifeboat; did you mean data snapshot?"),
             (&[b"verifi"], "there is no command 'verifi' of lifeboat; did you mean data verify?"),
             (
                 &[b"data", b"query", b"--attempts", b"3"],
-                "there is no option '--attempts' of lifeboat data query; lifeboat query has it",
+                "there is no option '--attempts' of lifeboat data query; lifeboat query has this option",
             ),
             (
                 &[b"data", b"--data", b"d", b"verify"],

@@ -35,31 +35,31 @@ use std::time::Duration;
 const ANSWERS_PER_NOTE: u64 = 10_000;
 
 const AFTER_HELP: &str = "\
-A line is a JSON object, as lifeboat run --envelope takes them:
+A line is a JSON object, as lifeboat run --envelope reads it:
   {\"id\"?: ID, \"query\"?: true, and one of \"json\": ANY | \"text\": STRING | \"base64\": STRING}
-With --bodies it is the body of a transaction, byte for byte, as lifeboat run takes them.
+With --bodies, a line is the body of a transaction, byte for byte, as lifeboat run reads it.
 
-One without an id is given a UUID of version 7. Answers come in the order of the lines, as those of lifeboat run do. When
-the connection breaks, nobody listens, or the server is started again, the lines without an answer are sent again under
-their ids, and nothing is done twice.
+A line without an id gets a UUID of version 7. Answers are printed in the order of the lines, as lifeboat run prints
+them. When the connection breaks, no server listens, or the server restarts, the lines without an answer are sent again
+with their ids, and nothing is done twice.
 
-With --resume FILE the ids of lines that have none are made of what stands in FILE, which is made if it is missing and
-removed when every line is answered and printed: after a crash of this machine, or whatever else ended it, the same command
-with the same lines does what was not done, and prints all answers. One batch at a time can have the file.
+With --resume FILE, the ids of lines without one are derived from FILE. The command creates FILE if it is missing, and
+removes it when every line is answered and printed. After a crash of this machine, or any other end, the same command
+with the same lines sends the rest and prints all answers. Only one batch at a time can use the file.
 
-The server denies as too old, and does not do, what may have been done so long ago that its answer is forgotten, a day or a
-million ids. When a batch goes on that late, these are the lines that were sent then, and up to 4,096 after them: whether
-they were sent nobody can tell any more. See from the service which of them were done, and send the others under another
-FILE.
+The server denies a line as too old, and does not execute it, if its answer may be forgotten: after a day or a million
+ids. If a batch continues that late, these are the lines that were sent earlier and up to 4,096 lines after them. It is
+unknown whether these were sent. Check the state of the service to find out which lines were done, and send the others
+with another FILE.
 
-Ctrl-C, SIGTERM or SIGHUP ends the input: what is under way is answered, and standard error says how to go on with the rest. A
-second one ends the batch at once: what has no answer by then may be done or not.";
+Ctrl-C, SIGTERM or SIGHUP ends the input: the batch waits for the answers under way, and standard error reports how to
+continue. A second signal ends the batch at once: lines without an answer may or may not be done.";
 
 /// Arguments of `batch`.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Batch {
-    /// Keep what ids are made of in FILE, so that the same command can be given again, after a crash too
+    /// Store the source of the ids in FILE, so that the same command can be repeated, even after a crash
     #[arg(long, value_name = "FILE")]
     resume: Option<PathBuf>,
     /// Lines are bodies of transactions, without an envelope
@@ -128,8 +128,9 @@ impl Batch {
         if let (Some(file), Some(resume)) = (&self.resume, resume) {
             if !is_over {
                 output::note(&format!(
-                    "{} stays: the same command sends again what may end otherwise; what is denied as too old stays so: see \
-                     from the service which of these lines were done, and send the others under another FILE",
+                    "{} stays: the same command sends again the lines that may now succeed; lines denied as too old \
+                     stay denied: check the state of the service to find out which of them were done, and send the \
+                     others with another FILE",
                     shown(file)
                 ));
                 return Ok(ExitCode::from(exit::SOME_NOT_OK));
@@ -139,7 +140,7 @@ impl Batch {
                 && self.was_sent(&id)?
             {
                 output::note(&format!(
-                    "{} stays: more lines were sent with it than there were now; give the command with all of them",
+                    "{} stays: more lines were sent with it before; repeat the command with all of them",
                     shown(file)
                 ));
                 return Ok(ExitCode::from(exit::SOME_NOT_OK));
@@ -166,7 +167,7 @@ impl Batch {
         if self.is_standard_input() {
             if io::stdin().is_terminal() {
                 let what = if self.bodies { "transactions" } else { "JSON envelopes" };
-                output::note(&format!("Waiting for {what}, one a line; end with Ctrl-D."));
+                output::note(&format!("Waiting for {what}, one per line; end with Ctrl-D."));
             }
             return Ok((Lines::read(io::stdin(), ENVELOPE_BYTES_MAX), None));
         }
@@ -436,7 +437,7 @@ mod tests {
 
     #[test]
     fn the_help_states_how_many_lines_may_be_too_old_though_they_were_not_sent() {
-        assert!(AFTER_HELP.contains(&format!("up to {} after them", grouped(ID_BLOCK_LINES_MAX))));
+        assert!(AFTER_HELP.contains(&format!("up to {} lines after them", grouped(ID_BLOCK_LINES_MAX))));
     }
 
     #[test]

@@ -22,14 +22,14 @@ pub(crate) struct Config {
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Check a configuration file, and print what is in force: every key with its value.
+    /// Check a configuration file, and print the effective configuration: every key with its value.
     Check(Check),
 }
 
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 struct Check {
-    /// Off loopback without TLS is right: something in front of the server encrypts
+    /// Allow other addresses than loopback without TLS: a proxy in front of the server encrypts
     #[arg(long)]
     insecure: bool,
     /// Print one JSON object instead of TOML
@@ -41,11 +41,11 @@ struct Check {
 }
 
 const AFTER_HELP: &str = "\
-What is printed is a configuration file itself, in which LIFEBOAT_LISTEN and LIFEBOAT_DATA have overridden what FILE
-says. The certificate, its key and the workloads that it names are loaded, the data directory is looked at, and what
-lifeboat serve would refuse is refused; nothing is changed. Everything that is wrong is reported, an error a line with
-its place, and the exit code is 2; it is 1 for a data directory that is damaged. One that a server has is reported and is
-no error.";
+The output is itself a configuration file, in which LIFEBOAT_LISTEN and LIFEBOAT_DATA have overridden the values of
+FILE. The command loads the certificate, its key and the workloads that FILE names, reads the data directory, and
+refuses what lifeboat serve would refuse. It changes nothing. It reports every error on a line with its place, and then
+the exit code is 2, or 1 for a damaged data directory. A data directory that a server has open is reported, but is not
+an error.";
 
 impl Config {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {

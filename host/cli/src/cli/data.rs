@@ -17,8 +17,8 @@ pub(crate) use directory::{
 use std::process::ExitCode;
 
 const AFTER_HELP: &str = "\
-All but restore, remove and accept-divergence change nothing in the directory. The variable LIFEBOAT_DATA stands for
---data.";
+All commands but restore, remove and accept-divergence leave the directory unchanged. The variable LIFEBOAT_DATA
+names the directory if --data is omitted.";
 
 /// Arguments of `data`.
 #[derive(Debug, Args)]
@@ -32,17 +32,17 @@ pub(crate) struct Data {
 enum Command {
     /// List the services of a data directory.
     Services(services::Services),
-    /// Show the history of a service, a record a line.
+    /// Show the history of a service, one record per line.
     Journal(journal::Journal),
     /// Check a data directory, replay its services, and compare every answer and every snapshot.
     Verify(verify::Verify),
-    /// Ask a service, as it is or as it was after a transaction; nothing is changed.
+    /// Query a service, as it is or as it was after a transaction; nothing is changed.
     Query(query::Query),
     /// Write the state of a service, with its workload and settings, to a file that may leave the machine.
     Snapshot(snapshot::Snapshot),
     /// Create a service from a file that `lifeboat data snapshot` wrote.
     Restore(restore::Restore),
-    /// Remove a service and its history for good.
+    /// Remove a service and its history permanently.
     Remove(remove::Remove),
     /// Let a service continue whose replay differs from its journal.
     AcceptDivergence(accept_divergence::AcceptDivergence),

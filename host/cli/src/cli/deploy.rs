@@ -14,7 +14,7 @@ use std::process::ExitCode;
 /// Arguments of `deploy`.
 #[derive(Debug, Args)]
 pub(crate) struct Deploy {
-    /// The size of the first VM [default: as the server is configured]
+    /// The size of the first VM [default: that of the server's configuration]
     #[arg(long, value_name = "NAME")]
     size: Option<String>,
     /// Fuel in a full tank, instead of the size's [about one unit for each Wasm instruction]

@@ -15,16 +15,16 @@ use std::process::ExitCode;
 /// Arguments of `events`.
 #[derive(Debug, Args)]
 pub(crate) struct Events {
-    /// Go on with what happens from now on; a connection that breaks is made again, and nothing is left out that the
-    /// server still knows: what it does not is told as a gap
+    /// Continue with new events; after a broken connection the command connects again, and the server sends all events
+    /// that it retains and reports the others as a gap
     #[arg(long)]
     follow: bool,
     #[command(flatten)]
     waiting: Waiting,
-    /// Those of one service alone
+    /// Show only the events of this service
     #[arg(long, value_name = "NAME")]
     service: Option<Name>,
-    /// Print every event as JSON, one object a line
+    /// Print every event as JSON, one object per line
     #[arg(long)]
     json: bool,
 }
@@ -32,7 +32,7 @@ pub(crate) struct Events {
 /// Arguments of `logs`.
 #[derive(Debug, Args)]
 pub(crate) struct Logs {
-    /// Go on with what is written from now on
+    /// Continue with new lines
     #[arg(long)]
     follow: bool,
     #[command(flatten)]

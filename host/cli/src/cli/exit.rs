@@ -24,25 +24,25 @@ const SERVICE_OR_FILE_WRONG: (u8, &str) = (
      service",
 );
 const SERVICE_WRONG: (u8, &str) = (USAGE, "the command line is wrong, or there is no such service");
-const WORKLOAD_REFUSED: (u8, &str) = (WORKLOAD, "the workload was refused by the loader, or cannot be read");
+const WORKLOAD_REFUSED: (u8, &str) = (WORKLOAD, "the loader refused the workload, or it cannot be read");
 const HOST_FAILED: (u8, &str) = (HOST, "the host failed");
-const SERVER_FAILED: (u8, &str) = (HOST, "the server could not do it");
-const EITHER_FAILED: (u8, &str) = (HOST, "the host failed, or the server could not do it");
+const SERVER_FAILED: (u8, &str) = (HOST, "the server failed");
+const EITHER_FAILED: (u8, &str) = (HOST, "the host or the server failed");
 const NOT_REACHED: (u8, &str) = (UNREACHABLE, "the server cannot be reached, or nobody is logged in");
 const DENIED: (u8, &str) = (SOME_NOT_OK, "the server denied it");
 
 /// The codes of all commands together.
 const ALL: Codes = &[
-    (OK, "all is well"),
+    (OK, "success"),
     (
         SOME_NOT_OK,
-        "some transaction was refused, failed or denied, or not sent since run or batch was interrupted; simulate: one was \
-         lost or duplicated; with a data directory: something that is asked for is damaged, quarantined or diverges; of a \
-         server: it denied what was asked",
+        "some transaction was refused, failed or denied, or not sent because run or batch was interrupted; simulate: \
+         one was lost or duplicated; with a data directory: a requested item is damaged or quarantined, or diverges; \
+         with a server: it denied the request",
     ),
     FILE_WRONG,
     WORKLOAD_REFUSED,
-    (HOST, "the host failed, the server could not do it, or the answers of batch could not be written"),
+    (HOST, "the host or the server failed, or the answers of batch could not be written"),
     NOT_REACHED,
 ];
 
@@ -54,8 +54,9 @@ const COMMANDS: &[(&str, Codes)] = &[
             (OK, "every transaction was ok"),
             (
                 SOME_NOT_OK,
-                "some transaction was refused, failed or denied, or not sent since the run was interrupted; or the data \
-                 directory is damaged (but for a snapshot that the start replaces), or the service quarantined",
+                "some transaction was refused, failed or denied, or not sent because the run was interrupted; or the \
+                 data directory is damaged (except for a snapshot that the start replaces), or the service is \
+                 quarantined",
             ),
             FILE_WRONG,
             WORKLOAD_REFUSED,
@@ -72,18 +73,18 @@ const COMMANDS: &[(&str, Codes)] = &[
             ),
             (SOME_NOT_OK, "a transaction was lost or duplicated, or answers differ for another reason"),
             (USAGE, "the command line or the scenario is wrong, or this user may not read a file of it"),
-            (WORKLOAD, "a workload was refused by the loader"),
+            (WORKLOAD, "the loader refused a workload"),
             HOST_FAILED,
         ],
     ),
-    ("inspect", &[(OK, "the loader takes the workload"), LINE_WRONG_OR_DENIED, WORKLOAD_REFUSED, HOST_FAILED]),
+    ("inspect", &[(OK, "the loader accepts the workload"), LINE_WRONG_OR_DENIED, WORKLOAD_REFUSED, HOST_FAILED]),
     (
         "data",
         &[
-            (OK, "all is well"),
-            (SOME_NOT_OK, "what is asked for is damaged, quarantined or diverges"),
+            (OK, "success"),
+            (SOME_NOT_OK, "a requested item is damaged or quarantined, or diverges"),
             SERVICE_OR_FILE_WRONG,
-            (WORKLOAD, "restore: the workload in the file was refused by the loader"),
+            (WORKLOAD, "restore: the loader refused the workload in the file"),
             HOST_FAILED,
         ],
     ),
@@ -109,7 +110,7 @@ const COMMANDS: &[(&str, Codes)] = &[
         "data verify",
         &[
             (OK, "everything was proven"),
-            (SOME_NOT_OK, "something is damaged, quarantined or diverges; each such finding is reported"),
+            (SOME_NOT_OK, "something is damaged or quarantined, or diverges; each finding is reported"),
             SERVICE_OR_FILE_WRONG,
             (HOST, "the host failed: there is no proof, for or against"),
         ],
@@ -120,8 +121,8 @@ const COMMANDS: &[(&str, Codes)] = &[
             (OK, "the guest answered"),
             (
                 SOME_NOT_OK,
-                "it refused or failed, or the state cannot be brought back; or there was an answer of a service that is \
-                 quarantined, whose later transactions are no part of it",
+                "the guest refused or failed, or the state cannot be restored; or the service is quarantined, and its \
+                 later transactions are not part of the answer",
             ),
             (
                 USAGE,
@@ -137,8 +138,8 @@ const COMMANDS: &[(&str, Codes)] = &[
             (OK, "the file is written"),
             (
                 SOME_NOT_OK,
-                "the service is quarantined, and the file holds what can be trusted; or its state cannot be exported, and \
-                 there is no file",
+                "the service is quarantined, and the file contains the state that can be trusted; or its state cannot \
+                 be exported, and there is no file",
             ),
             SERVICE_OR_FILE_WRONG,
             HOST_FAILED,
@@ -150,7 +151,7 @@ const COMMANDS: &[(&str, Codes)] = &[
             (OK, "the service is created"),
             (SOME_NOT_OK, "the file or the directory is damaged, or the state cannot be restored"),
             FILE_WRONG,
-            (WORKLOAD, "the workload in the file was refused by the loader"),
+            (WORKLOAD, "the loader refused the workload in the file"),
             HOST_FAILED,
         ],
     ),
@@ -170,8 +171,8 @@ const COMMANDS: &[(&str, Codes)] = &[
     (
         "data accept-divergence",
         &[
-            (OK, "accepted, and the replay comes to its end"),
-            (SOME_NOT_OK, "accepted, and there is another divergence behind it; or the directory is damaged"),
+            (OK, "accepted, and the replay reaches its end"),
+            (SOME_NOT_OK, "accepted, but there is another divergence after it; or the directory is damaged"),
             (
                 USAGE,
                 "there is no divergence at SEQ, or another before it; or the command line or the directory is wrong, or \
@@ -184,17 +185,17 @@ const COMMANDS: &[(&str, Codes)] = &[
         "init",
         &[
             (OK, "a server can be started"),
-            (SOME_NOT_OK, "the data directory that is there is damaged"),
+            (SOME_NOT_OK, "the existing data directory is damaged"),
             (USAGE, "the command line, the folder or the password is wrong, or this user may not use the folder"),
             HOST_FAILED,
         ],
     ),
-    ("config", &[(OK, "the file is right"), CONFIG_DATA_DAMAGED, CONFIG_WRONG, HOST_FAILED]),
-    ("config check", &[(OK, "the file is right"), CONFIG_DATA_DAMAGED, CONFIG_WRONG, HOST_FAILED]),
+    ("config", &[(OK, "the file is valid"), CONFIG_DATA_DAMAGED, CONFIG_WRONG, HOST_FAILED]),
+    ("config check", &[(OK, "the file is valid"), CONFIG_DATA_DAMAGED, CONFIG_WRONG, HOST_FAILED]),
     (
         "serve",
         &[
-            (OK, "it was stopped, and the journal is sealed"),
+            (OK, "the server was stopped, and the journal is sealed"),
             (SOME_NOT_OK, "the data directory is damaged, and nothing was served"),
             (
                 USAGE,
@@ -219,7 +220,7 @@ const COMMANDS: &[(&str, Codes)] = &[
         ],
     ),
     ("logout", &[(OK, "the token is void"), DENIED, FILE_WRONG, SERVER_FAILED, NOT_REACHED]),
-    ("whoami", &[(OK, "it is shown"), DENIED, FILE_WRONG, SERVER_FAILED, NOT_REACHED]),
+    ("whoami", &[(OK, "the user is shown"), DENIED, FILE_WRONG, SERVER_FAILED, NOT_REACHED]),
     (
         "deploy",
         &[
@@ -234,7 +235,7 @@ const COMMANDS: &[(&str, Codes)] = &[
     (
         "services",
         &[
-            (OK, "none is quarantined, though some may be stopped"),
+            (OK, "no service is quarantined, although some may be stopped"),
             (SOME_NOT_OK, "some service is quarantined, or cannot serve"),
             FILE_WRONG,
             SERVER_FAILED,
@@ -247,8 +248,8 @@ const COMMANDS: &[(&str, Codes)] = &[
             (OK, "the guest answered"),
             (
                 SOME_NOT_OK,
-                "it was refused, failed or was denied, or a signal ended the waiting; --look-up: the same, or it is \
-                 pending or unknown",
+                "the transaction was refused, failed or denied, or a signal ended the wait; --look-up: the same, or it \
+                 is pending or unknown",
             ),
             SERVICE_OR_FILE_WRONG,
             SERVER_FAILED,
@@ -261,11 +262,11 @@ const COMMANDS: &[(&str, Codes)] = &[
             (OK, "every line is answered with ok"),
             (
                 SOME_NOT_OK,
-                "some were refused, failed or denied; or it was interrupted, or nobody read the answers, before the last \
-                 one",
+                "some lines were refused, failed or denied; or the batch was interrupted, or nobody read the answers, \
+                 before the last one",
             ),
             SERVICE_OR_FILE_WRONG,
-            (HOST, "the server could not do it, or the answers could not be written"),
+            (HOST, "the server failed, or the answers could not be written"),
             NOT_REACHED,
         ],
     ),
@@ -273,18 +274,42 @@ const COMMANDS: &[(&str, Codes)] = &[
         "query",
         &[
             (OK, "the guest answered"),
-            (SOME_NOT_OK, "it refused or failed, or the server denied it"),
+            (SOME_NOT_OK, "the guest refused or failed, or the server denied it"),
             SERVICE_OR_FILE_WRONG,
             SERVER_FAILED,
             NOT_REACHED,
         ],
     ),
-    ("usage", &[(OK, "it is shown"), (SOME_NOT_OK, "it is not granted"), SERVICE_WRONG, SERVER_FAILED, NOT_REACHED]),
+    (
+        "usage",
+        &[
+            (OK, "the usage is shown"),
+            (SOME_NOT_OK, "the user has no grant"),
+            SERVICE_WRONG,
+            SERVER_FAILED,
+            NOT_REACHED,
+        ],
+    ),
     (
         "events",
-        &[(OK, "they are shown"), (SOME_NOT_OK, "it is not granted"), SERVICE_WRONG, SERVER_FAILED, NOT_REACHED],
+        &[
+            (OK, "the events are shown"),
+            (SOME_NOT_OK, "the user has no grant"),
+            SERVICE_WRONG,
+            SERVER_FAILED,
+            NOT_REACHED,
+        ],
     ),
-    ("logs", &[(OK, "they are shown"), (SOME_NOT_OK, "it is not granted"), SERVICE_WRONG, SERVER_FAILED, NOT_REACHED]),
+    (
+        "logs",
+        &[
+            (OK, "the lines are shown"),
+            (SOME_NOT_OK, "the user has no grant"),
+            SERVICE_WRONG,
+            SERVER_FAILED,
+            NOT_REACHED,
+        ],
+    ),
     ("drop", OPERATION),
     ("failover", OPERATION),
     ("stop", OPERATION),
@@ -302,27 +327,29 @@ const COMMANDS: &[(&str, Codes)] = &[
     ("user", USER),
     ("user list", USER),
     ("user add", USER),
-    ("user passwd", &[(OK, "it is done"), DENIED, USER_WRONG_OR_DENIED, EITHER_FAILED, NOT_REACHED]),
+    ("user passwd", &[(OK, "the command succeeded"), DENIED, USER_WRONG_OR_DENIED, EITHER_FAILED, NOT_REACHED]),
     ("user grant", USER),
     ("user revoke", USER),
     ("user remove", USER),
 ];
 
 const LINE_WRONG_OR_DENIED: (u8, &str) = (USAGE, "the command line is wrong, or this user may not read the file");
-const CONFIG_DATA_DAMAGED: (u8, &str) = (SOME_NOT_OK, "the file is right, and the data directory is damaged");
-const CONFIG_WRONG: (u8, &str) =
-    (USAGE, "something is wrong, and a server would not start; each error is reported in a line with its place");
+const CONFIG_DATA_DAMAGED: (u8, &str) = (SOME_NOT_OK, "the file is valid, but the data directory is damaged");
+const CONFIG_WRONG: (u8, &str) = (
+    USAGE,
+    "the configuration is wrong, and a server would not start; each error is reported on a line with its place",
+);
 const USER_WRONG: (u8, &str) = (USAGE, "the command line is wrong, or there is no such user");
 const USER_WRONG_OR_DENIED: (u8, &str) =
     (USAGE, "the command line or the directory is wrong, this user may not use it, or there is no such user");
 const OPERATION: Codes = &[
-    (OK, "it is done"),
+    (OK, "the command succeeded"),
     (SOME_NOT_OK, "the server denied it, or the service cannot serve"),
     SERVICE_WRONG,
     SERVER_FAILED,
     NOT_REACHED,
 ];
-const USER: Codes = &[(OK, "it is done"), DENIED, USER_WRONG, SERVER_FAILED, NOT_REACHED];
+const USER: Codes = &[(OK, "the command succeeded"), DENIED, USER_WRONG, SERVER_FAILED, NOT_REACHED];
 
 /// Returns the codes of a command, by its name and that of its subcommand: `config check`. The empty name means all.
 fn of(command: &str) -> Codes {

@@ -25,10 +25,10 @@ use std::process::ExitCode;
 const PASSWORD_TRIES: u32 = 3;
 
 const AFTER_HELP: &str = "\
-It writes DIR/lifeboat.toml, in which every key stands with its default, and DIR/data, in which the first admin is kept.
-Nothing that is there is overwritten. After a crash, run it again: it goes on where it was. Where DIR/lifeboat.toml is there
-and its data directory is not, or has no users, it makes that, with a first admin. The variable LIFEBOAT_DATA stands for
-DIR/data, as it does for lifeboat serve.";
+The command writes DIR/lifeboat.toml, which contains every key with its default, and DIR/data, which contains the first
+admin. It overwrites nothing. After a crash, run it again: it continues where it stopped. If DIR/lifeboat.toml exists
+and its data directory is missing or has no users, the command creates the directory and the first admin. The variable
+LIFEBOAT_DATA replaces DIR/data, as it does for lifeboat serve.";
 
 /// Arguments of `init`.
 #[derive(Debug, Args)]
@@ -40,7 +40,7 @@ pub(crate) struct Init {
     /// Read the admin's password from standard input, up to the end of the line, instead of asking for it
     #[arg(long)]
     admin_password_stdin: bool,
-    /// The folder; created if it is missing
+    /// The folder; it is created if it is missing
     #[arg(value_name = "DIR", default_value = ".")]
     directory: PathBuf,
 }
@@ -59,7 +59,7 @@ impl Init {
             let read = Config::read(&config, &overrides).map_err(of_config)?;
             if has_users(&read.data) {
                 return Err(UsageError(format!(
-                    "{} is there already, and is not overwritten; start it with {serve}, or name another folder",
+                    "{} already exists, and is not overwritten; start the server with {serve}, or name another folder",
                     shown(&config),
                 ))
                 .into());
@@ -71,8 +71,8 @@ impl Init {
         if fs::symlink_metadata(self.directory.join(CATALOG_FILE)).is_ok() {
             let shown = shown(&self.directory);
             return Err(UsageError(format!(
-                "{shown} is a data directory itself, such as lifeboat run makes: move it to FOLDER/{DATA}, and lifeboat init \
-                 FOLDER adds an admin and a configuration; its services stay"
+                "{shown} is itself a data directory, as lifeboat run creates: move it to FOLDER/{DATA}, and run \
+                 lifeboat init FOLDER to add an admin and a configuration; its services stay"
             ))
             .into());
         }
@@ -89,7 +89,7 @@ impl Init {
             // The admin is left by an interrupted `init`, or by a server whose configuration file is gone.
             let _ = writeln!(
                 io::stderr(),
-                "the data directory has admin '{}' already, with the password that was set then; it stays as it is",
+                "the data directory already has admin '{}', with its earlier password; it was not changed",
                 admin.user
             );
         } else {
@@ -98,7 +98,7 @@ impl Init {
         drop(accounts);
         if has_config {
             let (data, config) = (shown(&data), shown(&config));
-            let _ = writeln!(io::stderr(), "{data} has an admin now, {config} stays as it is; now start the server:");
+            let _ = writeln!(io::stderr(), "{data} has an admin now, {config} is unchanged; now start the server:");
         } else {
             write_config(&config).with_context(|| format!("cannot write {}", shown(&config)))?;
             let _ = writeln!(io::stderr(), "wrote {}; now start the server:", shown(&config));
@@ -137,8 +137,8 @@ impl Init {
     fn ask_password(&self) -> anyhow::Result<String> {
         if !io::stdin().is_terminal() {
             return Err(UsageError(
-                "there is no terminal to ask for the admin's password on; give --admin-password-stdin, and the \
-                 password on standard input"
+                "there is no terminal to ask for the admin's password; use --admin-password-stdin, and write the \
+                 password to standard input"
                     .into(),
             )
             .into());
@@ -146,10 +146,10 @@ impl Init {
         for _ in 0..PASSWORD_TRIES {
             let ask = |prompt: String| rpassword::prompt_password(prompt).context("cannot ask for the password");
             let password = ask(format!("Password of '{}': ", self.admin))?;
-            if password == ask("The same again: ".into())? {
+            if password == ask("Repeat the password: ".into())? {
                 return Ok(password);
             }
-            let _ = writeln!(io::stderr(), "the two differ");
+            let _ = writeln!(io::stderr(), "the two passwords differ");
         }
         Err(UsageError(format!("the passwords differed {PASSWORD_TRIES} times; start over")).into())
     }

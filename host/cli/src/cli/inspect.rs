@@ -83,8 +83,8 @@ fn form(workload: &Workload) -> String {
 
 fn lines(workload: &Workload, sizes: &[String]) -> String {
     let memory_max = match workload.memory_max {
-        Some(bytes) => format!("{} at most, by its own declaration", Bytes(bytes)),
-        None => "no maximum of its own".into(),
+        Some(bytes) => format!("at most {}, as it declares", Bytes(bytes)),
+        None => "no declared maximum".into(),
     };
     let list = |items: &[String]| if items.is_empty() { "none".into() } else { items.join("\n              ") };
     let rows = [
@@ -95,7 +95,7 @@ fn lines(workload: &Workload, sizes: &[String]) -> String {
             "bytes",
             format!("{} read, {} as a component", grouped(workload.input_bytes), grouped(workload.component_bytes)),
         ),
-        ("memory", format!("{} to begin with, {memory_max}", Bytes(workload.initial_memory_bytes))),
+        ("memory", format!("{} at the start, {memory_max}", Bytes(workload.initial_memory_bytes))),
         ("start", if workload.has_start { "has a start function" } else { "no start function" }.into()),
         ("exports", list(&workload.exports)),
         ("imports", list(&workload.imports)),

@@ -13,31 +13,32 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 const AFTER_HELP: &str = "\
-The token is kept in a file that only its owner can read: $LIFEBOAT_PROFILE, or lifeboat/profile.toml in $XDG_CONFIG_HOME
-or ~/.config. The variables LIFEBOAT_SERVER, LIFEBOAT_TOKEN and LIFEBOAT_CA stand for what is in it; the token
-of a profile goes to the server of that profile alone.
+The token is stored in a file that only its owner can read: $LIFEBOAT_PROFILE, or lifeboat/profile.toml in
+$XDG_CONFIG_HOME or ~/.config. The variables LIFEBOAT_SERVER, LIFEBOAT_TOKEN and LIFEBOAT_CA override its contents. The
+token of a profile is sent only to the server of that profile.
 
-A server whose certificate no authority of the system has signed is believed with --ca FILE: the certificate of one's own
-authority, or the server's own, as PEM. The profile keeps the name of the file, which has to stay where it is.";
+For a server whose certificate is not signed by an authority that the system trusts, name the certificate of that
+authority, or the server's own, as PEM with --ca FILE. The profile stores the name of the file, which must stay where it
+is.";
 
 /// Arguments of `login`.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Login {
-    /// The server [default: $LIFEBOAT_SERVER, that of the last log-in, or http://127.0.0.1:7098]
+    /// The server [default: $LIFEBOAT_SERVER, the server of the last log-in, or http://127.0.0.1:7098]
     #[arg(long, value_name = "URL")]
     server: Option<String>,
-    /// Who logs in [default: who did last; it is asked for otherwise]
+    /// The user [default: that of the last log-in; otherwise the command asks]
     #[arg(long, value_name = "NAME")]
     user: Option<Name>,
     /// Read the password from the first line of standard input
     #[arg(long)]
     password_stdin: bool,
-    /// Certificates (PEM) that may vouch for the server, beside those that the system trusts [default: $LIFEBOAT_CA, or
-    /// those of the last log-in there]
+    /// Certificates (PEM) to trust in addition to those of the system [default: $LIFEBOAT_CA, or those of the last
+    /// log-in there]
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
-    /// Print the result as JSON; the token is in neither
+    /// Print the result as JSON, without the token
     #[arg(long)]
     json: bool,
 }
@@ -53,7 +54,7 @@ impl Login {
         let is_ca_named = self.ca.is_some();
         let ca = match self.ca.or_else(remote::ca_variable) {
             // The path must be valid from any folder.
-            Some(file) => Some(std::path::absolute(&file).context("cannot tell the folder that this is")?),
+            Some(file) => Some(std::path::absolute(&file).context("cannot determine the current folder")?),
             None => before.as_ref().and_then(|profile| profile.ca.clone()),
         };
         let server = Server { url, ca };
@@ -72,7 +73,7 @@ impl Login {
             }
         })?;
         if client.is_in_the_clear() {
-            output::note(&format!("lifeboat: {url} does not encrypt: others may read the password and the token"));
+            output::note(&format!("lifeboat: {url} is not encrypted: others may read the password and the token"));
         }
         let user = match (self.user, before.and_then(|profile| profile.user)) {
             (Some(user), _) => String::from(user),
@@ -113,7 +114,7 @@ fn unreachable(error: ClientError) -> ClientError {
 
 fn ask_user() -> anyhow::Result<Name> {
     if !io::stdin().is_terminal() {
-        return Err(UsageError("nobody says who logs in: give --user NAME".into()).into());
+        return Err(UsageError("no user is named: use --user NAME".into()).into());
     }
     let mut err = io::stderr();
     write!(err, "User: ").and_then(|()| err.flush())?;
@@ -139,7 +140,7 @@ impl Logout {
             Ok(()) => {}
             // The token was void already.
             Err(ClientError::Problem { status: 401, .. }) => {}
-            Err(error) => return Err(error).context("the token still holds"),
+            Err(error) => return Err(error).context("the token is still valid"),
         }
         let (place, profile) = remote::profile()?;
         if let Some(profile) = profile.filter(|profile| profile.token == found.token) {

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 /// Arguments of each of them.
 #[derive(Debug, Args)]
 pub(crate) struct Operate {
-    /// Print the service, as it is then, as JSON
+    /// Print the resulting state of the service as JSON
     #[arg(long)]
     json: bool,
     /// The service
@@ -26,10 +26,10 @@ pub(crate) struct Drop {
     /// Print `{"dropped": N}`
     #[arg(long)]
     json: bool,
-    /// Whose requests are dropped: they are denied, and not executed
+    /// The user whose requests are dropped: they are denied, and not executed
     #[arg(long, value_name = "NAME")]
     user: Name,
-    /// Drop those with this id alone
+    /// Drop only the requests with this id
     #[arg(long, value_name = "ID")]
     id: Option<String>,
     /// The service

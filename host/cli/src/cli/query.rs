@@ -7,7 +7,8 @@ use lifeboat_api::name::Name;
 use std::process::ExitCode;
 
 const AFTER_HELP: &str = "\
-The server is asked, as who is logged in. `lifeboat data query` asks a data directory, also as it was.";
+The command queries the server as the user who is logged in. `lifeboat data query` queries a data directory, also in an
+earlier state.";
 
 /// What a query asks, of a server or of a data directory.
 #[derive(Debug, Args)]
@@ -48,8 +49,8 @@ pub(crate) struct Query {
 impl Query {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
         if self.at.is_some() || self.user.is_some() {
-            let text = "--at and --user are of a data directory: give them to lifeboat data query --data DIR; a server is asked \
-                        as it is, by who is logged in";
+            let text = "--at and --user are options for a data directory: use them with lifeboat data query --data \
+                        DIR; a server answers from its present state, to the user who is logged in";
             return Err(UsageError(text.into()).into());
         }
         let body = self.question.body()?;

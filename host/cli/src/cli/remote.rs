@@ -30,9 +30,9 @@ const ATTEMPTS_UNATTENDED: u32 = STARTING_BACKOFF.failures_max;
 /// How long a server is waited for, of commands that let it be said.
 #[derive(Debug, Clone, Copy, Args)]
 pub(crate) struct Waiting {
-    /// Try up to N times in a row while nobody listens at the server, it asks to try later, or the connection breaks
-    /// [default: 12, about half a minute; of batch, and with --follow or --watch, 30, about two minutes]. One that is
-    /// starting is waited for in any case, for about two minutes
+    /// Try up to N times in a row while no server listens, it asks to retry later, or the connection breaks [default:
+    /// 12, about half a minute; for batch, and with --follow or --watch, 30, about two minutes]. A starting server is
+    /// waited for in any case, for about two minutes
     #[arg(long, value_name = "N", value_parser = arguments::attempts, allow_negative_numbers = true)]
     attempts: Option<u32>,
 }
@@ -61,7 +61,7 @@ pub(crate) fn tell(notice: Notice<'_>) {
         Notice::Back => "lifeboat: the server answers again".into(),
         Notice::RunsAgain(answer) => {
             let cause = Printable(str::from_utf8(&answer.body).unwrap_or_default()).to_string();
-            format!("lifeboat: the transaction failed, and is sent again: {cause}")
+            format!("lifeboat: the transaction failed, and will be sent again: {cause}")
         }
     });
 }

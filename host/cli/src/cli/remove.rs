@@ -9,13 +9,13 @@ use serde_json::json;
 use std::process::ExitCode;
 
 const AFTER_HELP: &str = "\
-Without --yes nothing is changed: standard error says what would be lost, and the exit code is 2. `lifeboat data remove`
-removes a service of a data directory.";
+Without --yes nothing is changed: standard error reports what would be lost, and the exit code is 2. `lifeboat data
+remove` removes a service of a data directory.";
 
 /// The service to remove, of a server or of a data directory.
 #[derive(Debug, Args)]
 pub(crate) struct Removal {
-    /// Really remove it
+    /// Remove the service; without this option, nothing is changed
     #[arg(long)]
     pub(crate) yes: bool,
     /// Print what was removed as JSON
@@ -29,7 +29,8 @@ pub(crate) struct Removal {
 impl Removal {
     /// Returns the error of a removal without `--yes`, which says `what` would be lost, and `whence`.
     pub(crate) fn unconfirmed(&self, whence: &str, what: &str) -> anyhow::Error {
-        UsageError(format!("'{}' would be removed{whence} for good: {what}; add --yes to do it", self.service)).into()
+        UsageError(format!("'{}' would be removed{whence} permanently: {what}; add --yes to remove it", self.service))
+            .into()
     }
 
     /// Reports that the service was removed, with `more` for people.
@@ -56,7 +57,7 @@ impl Remove {
         // Earlier releases removed it from that directory.
         if variable(DATA_VARIABLE).is_some() {
             return Err(UsageError(format!(
-                "{DATA_VARIABLE} names a data directory, and lifeboat remove removes '{service}' from the server; run \
+                "{DATA_VARIABLE} names a data directory, but lifeboat remove removes '{service}' from the server; run \
                  lifeboat data remove {service} for the directory, or unset {DATA_VARIABLE}"
             ))
             .into());

@@ -61,7 +61,7 @@ struct Needs {
 #[derive(Debug, Args)]
 #[command(override_usage = "lifeboat run [OPTIONS] <WORKLOAD>\n       lifeboat run [OPTIONS] --data <DIR> --service <NAME>", after_help = after_help())]
 pub(crate) struct Run {
-    /// Keep the service in this data directory: create it there, or go on with it
+    /// Store the service in this data directory: create it there, or continue it
     #[arg(long, value_name = "DIR", env = DATA_VARIABLE)]
     data: Option<PathBuf>,
     /// The service's name [default: that of the workload's file]
@@ -70,7 +70,7 @@ pub(crate) struct Run {
     /// Read transactions from FILE instead of standard input
     #[arg(long, value_name = "FILE")]
     transactions: Option<PathBuf>,
-    /// Lines are JSON objects that carry an id, a user and a body; any user that a line names is let in
+    /// Lines are JSON objects with an id, a user and a body; every user that a line names is accepted
     #[arg(long)]
     envelope: bool,
     /// The size of the first VM [default: small]
@@ -85,16 +85,16 @@ pub(crate) struct Run {
     /// Utilisation at which a resource fails its SLA [percent, 20 to 100; default: 98]
     #[arg(long, value_name = "PCT", value_parser = arguments::percent, allow_negative_numbers = true)]
     threshold: Option<Percent>,
-    /// How the service fails over: direct stands still meanwhile, shadow does not, auto is shadow for states above 1 MiB
+    /// How the service fails over: direct pauses the service, shadow does not, auto is shadow for states above 1 MiB
     #[arg(long, value_name = "MODE")]
     failover: Option<FailoverMode>,
-    /// Who sends the transactions that name no user
+    /// The user of transactions that name none
     #[arg(long, value_name = "NAME", default_value = "operator")]
     user: Name,
-    /// Print every reply, event and the usage as JSON, one object a line
+    /// Print every reply, event and the usage as JSON, one object per line
     #[arg(long)]
     json: bool,
-    /// The workload: a component, a core module, or either as text; not needed by a service that is there already
+    /// The workload: a component, a core module, or either as text; an existing service does not need it
     #[arg(value_name = "WORKLOAD")]
     workload: Option<PathBuf>,
     /// What somebody may take for a file of transactions, or for arguments of the program
@@ -113,15 +113,15 @@ fn after_help() -> String {
         "\
 A line of input is the body of a transaction, byte for byte. With --envelope it is a JSON object:
   {{\"id\"?: ID, \"user\"?: NAME, \"query\"?: true, and one of \"json\": ANY | \"text\": STRING | \"base64\": STRING}}
-A reply of one line is printed as it is; any other reply, and every outcome but ok, as
+A reply of one line is printed unchanged. Any other reply, and every outcome except ok, is printed as:
   {{\"id\", \"outcome\", \"json\" | \"text\" | \"base64\", \"cause\"?}}
-Events and the closing usage table go to standard error.
-With --data, a reply is printed once its transaction can no longer be lost: send those again, with the same ids, that had
-none.
+Events and the closing usage table are printed on standard error.
+With --data, a reply is printed once its transaction is durable. After a crash, send the transactions without a reply
+again, with the same ids.
 
-Ctrl-C, SIGTERM or SIGHUP ends the input: what is under way is answered, standard error says with which line the rest begins, and
-the exit code is 1 if there may be a rest. A second one ends the run at once: what has no answer by then may be done or
-not. With --data nothing that was answered is lost by either.
+Ctrl-C, SIGTERM or SIGHUP ends the input: the command waits for the answers under way, standard error reports the line
+with which the rest begins, and the exit code is 1 if there may be a rest. A second signal ends the run at once;
+transactions without an answer may or may not be done. With --data neither signal loses an answered transaction.
 
 Sizes, smallest first; a service whose memory is full moves to a larger one:
 {sizes}
@@ -134,8 +134,7 @@ impl Run {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
         if let Some(argument) = self.surplus.first() {
             return Err(UsageError(format!(
-                "{} is one argument too many: a workload takes none, and a file of transactions is named with \
-                 --transactions FILE",
+                "{} is an extra argument: a workload takes none, and --transactions FILE names a file of transactions",
                 arguments::shown(&argument.to_string_lossy())
             ))
             .into());
@@ -229,8 +228,8 @@ impl Run {
             }
             (None, None) => {
                 return Err(UsageError(format!(
-                    "there is no service '{service}' in the data directory yet: name its workload to create it; lifeboat \
-                     services {option} lists those that there are"
+                    "there is no service '{service}' in the data directory yet: name its workload to create it; \
+                     lifeboat data services {option} lists the services"
                 ))
                 .into());
             }
@@ -243,7 +242,7 @@ impl Run {
         let (directory, contents) = locked
             .open_journal(&DataOptions::default())
             .map_err(data::graded)
-            .context("cannot go on with the data directory")?;
+            .context("cannot continue with the data directory")?;
         let is_journal_damaged = !contents.recovery.damages.is_empty();
         let is_cut_off = contents.services.iter().any(|found| found.name == *service && !found.is_journal_sound);
         let services = u32::try_from(entries.len() + 1).unwrap_or(u32::MAX);
@@ -260,12 +259,13 @@ impl Run {
             host.stop().await.context("the data directory was not closed cleanly")?;
             let reason = data::completed(&reason, path);
             let saved = if is_cut_off {
-                format!(", lifeboat data snapshot {option} {service} --out FILE saves what can be trusted")
+                format!(", lifeboat data snapshot {option} {service} --out FILE saves the state that can be trusted")
             } else {
                 String::new()
             };
             return Err(FindingError(format!(
-                "service '{service}' is quarantined: {reason}; lifeboat data verify {option} {service} tells more{saved}"
+                "service '{service}' is quarantined: {reason}; lifeboat data verify {option} {service} reports \
+                 details{saved}"
             ))
             .into());
         }
@@ -312,8 +312,8 @@ impl Run {
         if is_another_size || is_another_threshold || is_another_mode {
             let first = entry.settings.sizes.first().map(ToString::to_string).unwrap_or_default();
             return Err(UsageError(format!(
-                "service '{service}' was created with size {first}, threshold {} and failover {}, and goes on with them: \
-                 leave these options out, or create another service",
+                "service '{service}' was created with size {first}, threshold {} and failover {}, and continues with \
+                 them: leave these options out, or create another service",
                 entry.settings.thresholds.cpu, entry.settings.failover
             ))
             .into());
@@ -323,7 +323,7 @@ impl Run {
 
     fn workload(&self) -> anyhow::Result<&Path> {
         self.workload.as_deref().ok_or_else(|| {
-            UsageError("name a workload; or, with --data, a --service that is there: lifeboat run --help".into()).into()
+            UsageError("name a workload; or, with --data, an existing --service: lifeboat run --help".into()).into()
         })
     }
 
@@ -389,7 +389,7 @@ impl Run {
             None => {
                 if self.is_typed() {
                     let what = if self.envelope { "JSON envelopes" } else { "transactions" };
-                    let _ = writeln!(io::stderr(), "Waiting for {what}, one a line; end with Ctrl-D.");
+                    let _ = writeln!(io::stderr(), "Waiting for {what}, one per line; end with Ctrl-D.");
                 }
                 Ok(Lines::read(io::stdin(), line_bytes_max))
             }
@@ -522,19 +522,19 @@ impl fmt::Display for Interrupted {
         match (is_twice, unanswered as u64, lines) {
             (true, ..) => write!(
                 f,
-                "interrupted twice: of {} that were sent the last {unanswered} got no answer and may be done or not; send \
-                 them again, with the same ids",
+                "interrupted twice: of {} that were sent, the last {unanswered} got no answer and may or may not be \
+                 done; send them again, with the same ids",
                 counted(lines, "line"),
             )?,
             (false, 0, 0) => f.write_str("interrupted before the first line")?,
             (false, 0, _) => write!(f, "interrupted with {} sent and answered", counted(lines, "line"))?,
             (false, waiting, _) => {
                 let waiting = counted(waiting, "answer");
-                return write!(f, "interrupted: waiting for {waiting}; interrupt once more to end at once");
+                return write!(f, "interrupted: waiting for {waiting}; interrupt again to end at once");
             }
         }
         if is_input_left {
-            write!(f, "; the rest of the input was not sent: it goes on with line {}", grouped(lines + 1))
+            write!(f, "; the rest of the input was not sent: it begins with line {}", grouped(lines + 1))
         } else {
             f.write_str("; no input was left")
         }
@@ -590,7 +590,7 @@ fn service_name(workload: &Path) -> anyhow::Result<Name> {
         .collect();
     Name::new(&text).map_err(|_| {
         let file = arguments::shown(&workload.display().to_string());
-        UsageError(format!("the file {file} gives the service no name; name it with --service NAME")).into()
+        UsageError(format!("the file name {file} gives the service no name; use --service NAME")).into()
     })
 }
 

@@ -30,16 +30,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const AFTER_HELP: &str = "\
-SIGTERM or Ctrl-C: no new requests are taken, those under way are answered, every service is snapshotted that can be, the
-journal is sealed, and the exit code is 0; all within shutdown_deadline_ms. A second one ends the process at once, unless it
-comes within half a second: nothing that was acknowledged is lost, and the next start replays what was not snapshotted.
-SIGHUP is logged and ignored.
+SIGTERM or Ctrl-C stops the server: it accepts no new requests, answers those under way, takes a snapshot of every
+service that it can, seals the journal, and exits with 0, all within shutdown_deadline_ms. A second signal ends the
+process at once, unless it follows within half a second: nothing that was acknowledged is lost, and the next start
+replays the history since the last snapshots. SIGHUP is logged and ignored.
 
-Events go to standard error, a line each; with --json to standard output as JSON. A line begins with its time, in UTC, unless
-standard error is systemd's journal, which has its own.
+Events are printed on standard error, one per line; with --json they are printed on standard output as JSON. A line
+begins with its time, in UTC, unless standard error is systemd's journal, which adds its own.
 
-A service of the configuration that cannot be created is told in a line, and keeps no other from being served: the exit code
-does not depend on it.";
+A service of the configuration that cannot be created is reported on a line. The other services are served, and the exit
+code does not change.";
 
 /// The share of the deadline for requests in flight. The rest is for snapshots and the seal.
 const ANSWERING_SHARE: f64 = 0.5;
@@ -61,13 +61,13 @@ pub(crate) struct Serve {
     /// The configuration, as `lifeboat init` writes it
     #[arg(long, value_name = "FILE", env = "LIFEBOAT_CONFIG", default_value = CONFIG_FILE)]
     config: PathBuf,
-    /// Where to listen, in the place of what the configuration says
+    /// The address to listen on, instead of that of the configuration
     #[arg(long, value_name = "ADDRESS", value_parser = parse_listen)]
     listen: Option<SocketAddr>,
-    /// The data directory, in the place of that of the configuration
+    /// The data directory, instead of that of the configuration
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Listen without TLS although others can reach the address: something in front of it encrypts
+    /// Listen without TLS on an address that others can reach: a proxy in front of it encrypts
     #[arg(long)]
     insecure: bool,
     /// Print events as JSON
@@ -127,7 +127,7 @@ impl Serve {
                 watch: |admission, sink| {
                     let thresholds = HostThresholds::all(THRESHOLD_DEFAULT);
                     let monitor = Monitor::start(&config.data, thresholds, admission, Arc::clone(&clock), sink);
-                    monitor.inspect_err(|error| log.note(&format!("{error}; it goes on without"))).ok()
+                    monitor.inspect_err(|error| log.note(&format!("{error}; the server continues without it"))).ok()
                 },
                 clock: Arc::clone(&clock),
             },
@@ -143,8 +143,8 @@ impl Serve {
         tokio::spawn(async move {
             let error = anyhow::Error::from(journal.failed().await);
             of_journal.note(&format!(
-                "{error:#}: no service takes transactions until the server is started again; see to the disk first: what \
-                 was acknowledged is in the files that the server had opened"
+                "{error:#}: no service accepts transactions until the server is restarted; check the disk first: \
+                 everything acknowledged is in the files that the server had opened"
             ));
         });
         let deadline = config.server.shutdown_deadline;
@@ -152,14 +152,14 @@ impl Serve {
         let (wanted, max) = (config.server.limits.connections_max, connections_max(&config.server.limits));
         if max < wanted {
             log.note(&format!(
-                "connections_max is {max} instead of {wanted}, which is what the limit of open files leaves; raise that (ulimit \
+                "connections_max is {max} instead of {wanted}, because of the limit of open files; raise that (ulimit \
                  -n), or lower connections_max"
             ));
         }
         if !works_in_children() {
             log.note(
-                "warning: /proc does not say which executable this is, so the server itself loads and compiles workloads, and holds \
-                 neither the time nor the memory that they take to a limit; mount /proc",
+                "warning: /proc does not name this executable, so the server itself loads and compiles workloads, \
+                 without a limit of their time and memory; mount /proc",
             );
         }
         let of_host = server.clone();
@@ -204,19 +204,18 @@ impl Serve {
         let ended = tokio::select! {
             ended = ending => ended,
             () = asked_again(&mut stop, start) => {
-                log.note("asked twice: ended at once; the next start replays what was not snapshotted");
+                log.note("asked twice: ended at once; the next start replays the history since the last snapshots");
                 return Ok(ExitCode::from(exit::HOST));
             }
         };
         let ended = match ended {
             Err(_) => {
-                let text = "the services did not end in time: the journal is not sealed, nothing acknowledged is lost, and \
-                            the next start replays what was not snapshotted; a larger shutdown_deadline_ms gives them more";
+                let text = "the services did not end in time: the journal is not sealed, nothing acknowledged is lost, \
+                            and the next start replays the history since the last snapshots; a larger \
+                            shutdown_deadline_ms gives them more time";
                 anyhow::bail!("{text}");
             }
-            Ok(stopped) => {
-                stopped.context("the journal could not be sealed; the next start replays what is in its files")?
-            }
+            Ok(stopped) => stopped.context("the journal could not be sealed; the next start replays its files")?,
         };
         if let Some(Err(error)) = started {
             return Err(error);
@@ -240,8 +239,8 @@ fn ignore_hangups(log: &Log) -> io::Result<()> {
     tokio::spawn(async move {
         while hangups.recv().await.is_some() {
             log.note(
-                "SIGHUP is ignored: the server reads its configuration and its certificate only when it starts; restart it to \
-                 load others, SIGTERM stops it",
+                "SIGHUP is ignored: the server reads its configuration and its certificate only when it starts; \
+                 restart it to load new ones; SIGTERM stops it",
             );
         }
     });
@@ -357,14 +356,16 @@ fn unreadable(errors: &ConfigErrors, config: &Path, data: Option<&Path>) -> anyh
     let is_data = |path: &Path| path.join(CATALOG_FILE).is_file();
     let of_init = Path::new("..").join(CONFIG_FILE);
     match &errors.0[..] {
-        [error @ ConfigError::Missing { .. }] if is_data(folder) && folder.join(&of_init).is_file() => UsageError(format!(
-            "{error}, and this is the data directory of another: lifeboat serve --config {}",
-            folder.join(&of_init).display().to_string().escape_debug()
-        ))
-        .into(),
+        [error @ ConfigError::Missing { .. }] if is_data(folder) && folder.join(&of_init).is_file() => {
+            UsageError(format!(
+                "{error}; this is the data directory of another configuration: run lifeboat serve --config {}",
+                folder.join(&of_init).display().to_string().escape_debug()
+            ))
+            .into()
+        }
         [error @ ConfigError::Missing { .. }] if is_data(folder) || data.is_some_and(is_data) => UsageError(format!(
-            "{error}, for a data directory that lifeboat run made, too: move it to FOLDER/data, and lifeboat init FOLDER adds an \
-             admin and a configuration; its services stay"
+            "{error}, also for a data directory that lifeboat run created: move it to FOLDER/data, and run lifeboat \
+             init FOLDER to add an admin and a configuration; its services stay"
         ))
         .into(),
         _ => usage(errors),

@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use std::process::ExitCode;
 
 const AFTER_HELP: &str = "\
-It lists the services on which one has a grant. Lines below the table report why a service does not run, and what to do.
-`lifeboat data services` lists those of a data directory.";
+The command lists the services on which you have a grant. Lines below the table report why a service does not run, and
+the remedy. `lifeboat data services` lists the services of a data directory.";
 
 /// Arguments of `services`.
 #[derive(Debug, Args)]
@@ -30,8 +30,8 @@ impl Services {
             let services = client.services().await?;
             if services.is_empty() && !self.json {
                 output::note(
-                    "there is no service, or none on which you have a grant; an admin makes one: lifeboat deploy SERVICE \
-                     WORKLOAD",
+                    "there is no service, or none on which you have a grant; an admin can create one: lifeboat deploy \
+                     SERVICE WORKLOAD",
                 );
             }
             output::print(self.json, &json!({ "services": services }), || services_table(&services))?;

@@ -18,44 +18,45 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 const AFTER_HELP: &str = "\
-The built-in scenario has three machines, four services of different workloads and three users, and takes some seconds;
-with --pace 500 it takes about ten, in which the meters can be read.
-A scenario of your own is a TOML file with [[machine]], [[size]], [[service]], [[user]] and [[traffic]] tables; unknown
+The built-in scenario has three machines, four services of different workloads and three users, and takes a few seconds.
+With --pace 500 it takes about ten, long enough to read the meters.
+A scenario of your own is a TOML file with [[machine]], [[size]], [[service]], [[user]] and [[traffic]] tables. Unknown
 keys are refused with their line.
 
-Each acknowledged transaction is run once more, in order, in one VM with room for everything, from what the clients
-know alone. Every answer must be equal: `lost 0, duplicated 0`.";
+Each acknowledged transaction is executed again, in order, in one VM with room for everything, from the records of the
+clients alone. Every answer must be equal: `lost 0, duplicated 0`.";
 
 /// Drive a fleet of services with users and traffic, and prove that nothing was lost.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Simulate {
-    /// Number that ids, secrets, tokens and traffic are drawn from: the same one gives the same run, fuel included.
+    /// The number from which ids, secrets, tokens and traffic are drawn: the same number gives the same run, fuel
+    /// included.
     #[arg(long, value_name = "N", default_value_t = SEED_DEFAULT, value_parser = arguments::whole, allow_negative_numbers = true)]
     seed: u64,
 
-    /// Send N transactions a second, so that one can watch; the report is the same [default: as many as the host can]
+    /// Send N transactions a second, slow enough to watch; the report is the same [default: as fast as possible]
     #[arg(long, value_name = "N", value_parser = arguments::pace, allow_negative_numbers = true)]
     pace: Option<NonZeroU32>,
 
-    /// Print the report as JSON. All that differs between two runs of one seed is in objects called `timings`.
+    /// Print the report as JSON. Only objects called `timings` differ between two runs of one seed.
     #[arg(long)]
     json: bool,
 
-    /// Break the promise at one transaction, to show that the reconciliation notices.
+    /// Lose or duplicate one transaction on purpose, to show that the reconciliation notices it.
     #[arg(long, value_name = "HOW", hide = true)]
     sabotage: Option<Sabotage>,
 
-    /// Scenario to play, a TOML file; workloads that it names are relative to its folder. The built-in one if omitted.
+    /// The scenario, a TOML file; paths of workloads are relative to its folder. The default is the built-in scenario.
     #[arg(value_name = "SCENARIO.toml")]
     scenario: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Sabotage {
-    /// Acknowledge one that the host does not get.
+    /// Acknowledge a transaction without sending it to the host.
     DropOne,
-    /// Send one to the host twice, under two ids.
+    /// Send a transaction to the host twice, with two ids.
     DoubleOne,
 }
 

@@ -18,24 +18,25 @@ use std::process::ExitCode;
 const BODY_READ_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 const AFTER_HELP: &str = "\
-The body reaches the workload byte for byte. A transaction has an id, a UUID of version 7 unless --id gives another one;
-while nobody listens at the server, after a broken connection, and when the server asks to try later, it is sent again
-under that id, and executed once; standard error says what is waited for. One that fails at its deadline is sent up to three
-times. If its answer stays unknown, or Ctrl-C, SIGTERM or SIGHUP ends the waiting, the last line says how to find out.";
+The body reaches the workload byte for byte. A transaction has an id: a UUID of version 7, or the one of --id. If no
+server listens, the connection breaks, or the server asks to retry later, the command sends the transaction again with
+that id, and it is executed once. Standard error reports what the command waits for. A transaction that fails at its
+deadline is sent up to three times. If the answer stays unknown, or Ctrl-C, SIGTERM or SIGHUP ends the waiting, the last
+line reports how to look it up.";
 
 /// Arguments of `tx`.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Tx {
-    /// The transaction's id: the same id and body are answered the same, and executed once
+    /// The transaction's id: a repetition of the same id and body gets the same answer and is not executed again
     #[arg(long, value_name = "ID")]
     id: Option<String>,
     #[command(flatten)]
     waiting: Waiting,
-    /// Only say what became of the transaction with that --id
+    /// Only look up the answer to the transaction with this --id
     #[arg(long, requires = "id", conflicts_with = "body")]
     look_up: bool,
-    /// Print the answer as JSON, with all that is known of it
+    /// Print the answer as JSON, with all its details
     #[arg(long)]
     json: bool,
     /// The service
@@ -66,7 +67,7 @@ impl Tx {
         let backoff = self.waiting.backoff(false);
         let how_to_know = || {
             let id = quoted(&id);
-            format!("what became of the transaction is told by: lifeboat tx {service} --id {id} --look-up")
+            format!("to look up the outcome of the transaction, run lifeboat tx {service} --id {id} --look-up")
         };
         with_server(async |client| {
             let mut stop = Stop::new()?;
@@ -93,10 +94,10 @@ impl Tx {
         let ask = async || client.look_up(&self.service, id).await;
         let (state, text) = match client.ask_until_answered(ask, &backoff).await? {
             Found::Answered(answer) => return print_answer(&answer, self.json),
-            Found::Pending => ("pending", "is pending: the service is busy; ask again"),
+            Found::Pending => ("pending", "is pending: the service is busy; try again later"),
             Found::Unknown => (
                 "unknown",
-                "is unknown: it was never executed, or its answer is forgotten; the same id may be sent again",
+                "is unknown: it was never executed, or its answer is forgotten; you may send the same id again",
             ),
         };
         if self.json {

@@ -20,22 +20,22 @@ const PERIOD: Duration = Duration::from_secs(1);
 const BAR_CHARS: usize = 10;
 
 const AFTER_HELP: &str = "\
-Outcomes and failovers are counted since the server started, which the last line tells. The columns cpu and memory are of
-the VM that serves now.";
+Outcomes and failovers are counted since the start of the server, which the last line shows. The columns cpu and memory
+show the VM that serves now.";
 
 /// Arguments of `usage`.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Usage {
-    /// Go on each second, also when the server is started again: on a terminal in its place, elsewhere below
+    /// Print again each second, also after the server restarts: on a terminal in place, elsewhere below
     #[arg(long)]
     watch: bool,
     #[command(flatten)]
     waiting: Waiting,
-    /// Print JSON, one object a line
+    /// Print JSON, one object per line
     #[arg(long)]
     json: bool,
-    /// That of one service alone [default: all that one may observe]
+    /// Show only this service [default: all that you may observe]
     #[arg(value_name = "SERVICE")]
     service: Option<Name>,
 }

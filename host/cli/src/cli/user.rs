@@ -29,35 +29,35 @@ enum Command {
     List,
     /// Add a user.
     Add {
-        /// Who
+        /// The user's name
         #[arg(value_name = "NAME")]
         user: Name,
-        /// Let them do everything
+        /// Make the user an admin, who may do everything
         #[arg(long)]
         admin: bool,
-        /// Read their password from the first line of standard input
+        /// Read the password from the first line of standard input
         #[arg(long)]
         password_stdin: bool,
     },
-    /// Change one's own password, or as an admin anybody's; all their tokens become void.
+    /// Change your own password or, as an admin, that of any user; all tokens of the user become void.
     Passwd {
-        /// Of a user of this data directory, which no server has open: for an admin whose password is forgotten
+        /// Change the password in this data directory, which no server has open: for an admin who forgot the password
         #[arg(long, value_name = "DIR", requires = "user")]
         data: Option<PathBuf>,
-        /// Whose [default: one's own]
+        /// The user's name [default: your own]
         #[arg(value_name = "NAME")]
         user: Option<Name>,
-        /// Read passwords from standard input, a line each: for one's own the old one first, then the new one
+        /// Read passwords from standard input, one per line: for your own, first the old one, then the new one
         #[arg(long)]
         password_stdin: bool,
     },
-    /// Let a user do something to a service, which may be deployed later.
+    /// Grant a user access to a service, which may be deployed later.
     Grant(GrantOf),
-    /// Take a grant away.
+    /// Revoke a grant.
     Revoke(GrantOf),
     /// Remove a user.
     Remove {
-        /// Who
+        /// The user's name
         #[arg(value_name = "NAME")]
         user: Name,
     },
@@ -65,13 +65,13 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct GrantOf {
-    /// Who
+    /// The user's name
     #[arg(value_name = "NAME")]
     user: Name,
-    /// On which service
+    /// The service
     #[arg(value_name = "SERVICE")]
     service: Name,
-    /// What: send transactions and queries; see usage and events; fail over, stop and start
+    /// The access: send transactions and queries; see usage and events; fail over, stop and start
     #[arg(value_name = "GRANT", required = true)]
     grants: Vec<GrantWord>,
 }
@@ -167,9 +167,10 @@ fn set_password(directory: &Path, user: &Name, passwords: Passwords) -> anyhow::
     if accounts.account(user).is_none() {
         let known: Vec<String> = accounts.list().into_iter().map(|account| account.user.to_string()).collect();
         let remedy = if known.is_empty() {
-            "there are none: lifeboat init FOLDER, whose data directory this is, adds an admin".into()
+            "there are no users: run lifeboat init FOLDER, with the folder of this data directory, to add an admin"
+                .into()
         } else {
-            format!("there are: {}", known.join(", "))
+            format!("the users are: {}", known.join(", "))
         };
         return Err(UsageError(format!("there is no user '{user}'; {remedy}")).into());
     }

@@ -103,10 +103,10 @@ impl Window {
     pub(super) fn answered(&mut self, id: Option<&str>) -> Result<(), String> {
         let expected = match self.entries.front() {
             Some(Entry::Line { id, .. }) if self.sent_lines > 0 => id,
-            _ => return Err("an answer came to no line".into()),
+            _ => return Err("an answer without a line arrived".into()),
         };
         if id != Some(expected) {
-            return Err(format!("an answer came to '{}' in the place of '{expected}'", id.unwrap_or_default()));
+            return Err(format!("an answer to '{}' arrived instead of one to '{expected}'", id.unwrap_or_default()));
         }
         if let Some(Entry::Line { text, .. }) = self.entries.pop_front() {
             self.bytes -= text.len();

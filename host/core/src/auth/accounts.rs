@@ -106,7 +106,7 @@ pub enum AccountError {
         user: Name,
     },
     /// There is no user of this name.
-    #[error("there is no user '{user}'; lifeboat user list shows those that there are")]
+    #[error("there is no user '{user}'; lifeboat user list shows all users")]
     Unknown {
         /// The name.
         user: String,
@@ -128,10 +128,10 @@ pub enum AccountError {
         user: Name,
     },
     /// The number of users has reached [`USERS_MAX`].
-    #[error("there are {USERS_MAX} users, the most there may be; remove one first")]
+    #[error("there are {USERS_MAX} users, which is the limit; remove one first")]
     TooManyUsers,
     /// The number of services on which the user has grants has reached [`GRANTED_SERVICES_MAX`].
-    #[error("user '{user}' has grants on {GRANTED_SERVICES_MAX} services, the most a user may have; revoke one first")]
+    #[error("user '{user}' has grants on {GRANTED_SERVICES_MAX} services, which is the limit; revoke one first")]
     TooManyGrants {
         /// The user.
         user: Name,
@@ -147,8 +147,8 @@ pub enum AccountError {
     Catalog(#[source] CatalogError),
     /// The catalog failed, and it is unknown whether the change is on the disk.
     #[error(
-        "what this change takes away is taken away, what it gives may not be given, until it is ordered again with success \
-         or the host is started again"
+        "access that the change revokes is revoked now; access that it grants may be missing until the change is \
+         repeated with success or the host is restarted"
     )]
     OutcomeUnknown(#[source] CatalogError),
 }

@@ -592,9 +592,9 @@ fn a_change_during_which_the_file_is_removed_or_replaced_has_an_unknown_outcome(
             put_meta(transaction, SEAL, &postcard::to_stdvec(&seal(1)).expect("plain numbers"))
         });
         let Err(CatalogError::OutcomeUnknown { source }) = changed else { panic!("{changed:?}") };
-        assert!(source.to_string().contains("file stands at its 'catalog.redb'"), "{source}");
+        assert!(source.to_string().contains("its 'catalog.redb' is "), "{source}");
         let next = catalog.set_seal(None);
-        assert!(matches!(next, Err(CatalogError::Storage { action: "be sure of", .. })), "{next:?}");
+        assert!(matches!(next, Err(CatalogError::Storage { action: "check", .. })), "{next:?}");
         // Put the file back that was written to.
         std::fs::rename(&aside, &path).map_err(catalog_error)?;
         clock.advance(REOPEN_RETRY_MAX);
@@ -644,7 +644,7 @@ fn a_catalog_whose_file_is_removed_or_replaced_takes_no_changes() -> Result<(), 
             catalog.remove_service(&name("bank"), END, &catalog.hold_users()).map(drop),
         ];
         for change in changes {
-            assert!(matches!(change, Err(CatalogError::Storage { action: "be sure of", .. })), "{change:?}");
+            assert!(matches!(change, Err(CatalogError::Storage { action: "check", .. })), "{change:?}");
         }
         assert_eq!(content(&catalog)?, old);
     }
@@ -669,7 +669,7 @@ fn another_file_is_not_opened_in_the_place_of_one_whose_write_failed() -> Result
     storage.replace();
     let opened = storage.count(Operation::Open);
     let mended = catalog.mend(Room::Ordinary);
-    assert!(matches!(mended, Err(CatalogError::Storage { action: "be sure of", .. })), "{mended:?}");
+    assert!(matches!(mended, Err(CatalogError::Storage { action: "check", .. })), "{mended:?}");
     assert_eq!((storage.count(Operation::Open), content(&catalog)?), (opened, old));
     assert!(matches!(catalog.mend(Room::Ordinary), Err(CatalogError::Pausing { retry_after: REOPEN_RETRY_FIRST })));
 
@@ -1050,7 +1050,7 @@ fn whatever_additions_left_of_the_longest_file_removals_find_room() -> Result<()
         assert!(matches!(refused, Some(CatalogError::Full { .. })), "{refused:?}");
         let refused = (0..).find_map(|number| add_tokens(&catalog, 1_000_000 + number, 1).err());
         let text = refused.as_ref().map(ToString::to_string).unwrap_or_default();
-        assert!(text.contains("is full and takes nothing new; remove"), "{text}");
+        assert!(text.contains("is full and accepts nothing new; remove"), "{text}");
         // From then on this is known before anything is written.
         let writes = storage.count(Operation::Write);
         assert!(matches!(add_tokens(&catalog, 2_000_000, 1), Err(CatalogError::Full { .. })));

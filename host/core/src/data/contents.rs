@@ -221,7 +221,7 @@ impl Gathering {
                     found.snapshots.push(FoundSnapshot { file: Some(name), header: Some(header) });
                 }
                 Ok(_) => {
-                    let reason = format!("'{name}' is a snapshot of something else");
+                    let reason = format!("'{name}' is a snapshot of another service or record");
                     found.damaged_snapshots.push((name, reason));
                 }
                 Err(error) if error.is_damage() => found.damaged_snapshots.push((name, error.to_string())),
@@ -437,7 +437,7 @@ fn standing(
     let Some(Kept { first, next, standing }) = recovery.services.get(&found.name) else {
         return Err(match recovery.damages.iter().find(|damage| damage.kind.concerns_all()) {
             Some(damage) => format!("all its records may be lost: {damage}"),
-            None => "the journal has nothing of it, although it was in use".into(),
+            None => "the journal has no record of it, although the journal was in use".into(),
         });
     };
     (found.first, found.last) = (*first, RecordNumber(next.0 - 1));
@@ -454,24 +454,24 @@ fn standing(
             return Err(format!("records from {from} on are lost: {}", recovery.damages[*damage]));
         }
         Integrity::Quarantined { from, damage: None } => {
-            return Err(format!("records from {from} on are missing, and the journal does not say why"));
+            return Err(format!("records from {from} on are missing, and the journal shows no reason"));
         }
     }
     if let Some(newest) = found.snapshots.first().map(FoundSnapshot::record).filter(|newest| *newest > found.last) {
         let last = found.last;
         return Err(format!(
-            "its newest snapshot is of record {newest}, but its journal ends with {last}: records are lost"
+            "its newest snapshot has record {newest}, but its journal ends with {last}: records are lost"
         ));
     }
     let Some(newest) = found.usable().next() else {
-        return Err(format!("no good snapshot reaches to record {}, with which its journal begins", found.first));
+        return Err(format!("no intact snapshot reaches record {}, with which its journal begins", found.first));
     };
     // A replay does not need these records. But without them, a repetition of one of their ids would run again.
     let first_answer = newest.first_answer();
     if first_answer < found.first {
         return Err(format!(
-            "its newest snapshot keeps answers from record {first_answer} on, but its journal begins with {}: answers \
-             are lost",
+            "its newest snapshot retains answers from record {first_answer} on, but its journal begins with {}: \
+             answers are lost",
             found.first
         ));
     }

@@ -29,9 +29,9 @@ impl Orphan {
     pub fn reason(&self) -> String {
         let name = &self.name;
         format!(
-            "catalog.redb does not have it, but there {}: the catalog may be an older copy; to have the service back, stop \
-             the server and put back the newest copy of catalog.redb that has it; to give it up for good, lifeboat remove \
-             {name} --yes",
+            "catalog.redb does not contain it, but there {}: the catalog may be an older copy; to recover the service, \
+             stop the server and restore the newest copy of catalog.redb that contains it; to remove it permanently, \
+             run lifeboat remove {name} --yes",
             self.found()
         )
     }

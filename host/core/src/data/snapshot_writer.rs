@@ -216,7 +216,7 @@ impl Retention {
         let storage = Arc::clone(self.directory.storage());
         let of_thread = name.clone();
         let written = tokio::task::spawn_blocking(move || {
-            let action = "be sure of the directory of";
+            let action = "check the directory of";
             let lost = |source| SnapshotFileError::Storage { name: of_thread.clone(), action, source };
             storage.check_lock().map_err(lost)?;
             let chunks = snapshot.chunks().chain(forgotten_chunks.iter().map(|chunk| &chunk[..]));
@@ -251,7 +251,7 @@ fn prune(storage: &dyn Storage, service: &Name, oldest: RecordNumber) -> Result<
     };
     let retained = snapshot_file::file_name(service, oldest);
     let (mut is_changed, mut result) = (false, Ok(()));
-    for name in storage.list().map_err(failed(&retained, "look for those before"))? {
+    for name in storage.list().map_err(failed(&retained, "list the snapshots before"))? {
         if snapshot_record(&name, service).is_some_and(|record| record < oldest) {
             let removed = storage.remove(&name);
             is_changed |= removed.is_ok();

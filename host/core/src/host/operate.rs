@@ -115,7 +115,7 @@ impl Host {
         let Some(running) = running else { return unknown.map_or(Ok(()), Err) };
         let mut reason = STOPPED_BY_OPERATOR.to_owned();
         if let Some(why) = self.end(name, running).await {
-            reason += &format!(", and replays what is not part of a snapshot: it could not be snapshotted: {why}");
+            reason += &format!(", and replays its history since the last snapshot: it could not be snapshotted: {why}");
         }
         (self.context.events)(&Event::Stopped { service: name.clone(), reason });
         unknown.map_or(Ok(()), Err)

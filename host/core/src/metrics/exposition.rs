@@ -34,7 +34,7 @@ pub(super) struct Exposition {
 impl Collector for Exposition {
     fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
         let mut families = Families(encoder);
-        families.info("build", "The version that runs", [("version", env!("CARGO_PKG_VERSION").into())])?;
+        families.info("build", "The running version", [("version", env!("CARGO_PKG_VERSION").into())])?;
         self.encode_counters(&mut families)?;
         self.encode_meters(&mut families)?;
         self.encode_conditions(&mut families)?;
@@ -78,7 +78,7 @@ impl Exposition {
         )?;
         families.histograms(
             "failover_pause",
-            "Time that a service stood still for a failover",
+            "Time for which a failover paused a service",
             self.services.iter().map(|(name, service)| ([named(name)], service.pause.read())),
         )
     }
@@ -93,7 +93,7 @@ impl Exposition {
         families.gauges(
             "resource_utilisation",
             Some("ratio"),
-            "Used / limit of a resource of the VM that serves",
+            "Used / limit of a resource of the serving VM",
             usages().map(|(service, resource, usage)| ([service, ("resource", resource.to_string())], ratio(usage))),
         )?;
         let amounts = |amount: fn(Usage) -> u64| {
@@ -102,15 +102,25 @@ impl Exposition {
                 ([service, ("resource", resource.to_string()), unit], amount(usage))
             })
         };
-        families.gauges("resource_used", None, "What the VM that serves has used", amounts(|usage| usage.used))?;
-        families.gauges("resource_limit", None, "What the VM that serves may use", amounts(|usage| usage.limit))
+        families.gauges(
+            "resource_used",
+            None,
+            "The amount of a resource that the serving VM has used",
+            amounts(|usage| usage.used),
+        )?;
+        families.gauges(
+            "resource_limit",
+            None,
+            "The amount of a resource that the serving VM may use",
+            amounts(|usage| usage.limit),
+        )
     }
 
     fn encode_conditions(&self, families: &mut Families) -> fmt::Result {
         families.gauges(
             "queue_length",
             None,
-            "Requests and orders that wait for a service",
+            "Requests and operator commands that wait for a service",
             self.scrape.queue_lengths.iter().map(|(name, length)| ([named(name)], *length as u64)),
         )?;
         let running = self.scrape.statuses.iter().flat_map(|(name, status)| {
@@ -141,18 +151,18 @@ impl Exposition {
         let counts = |count: fn(&Counts) -> u64| {
             self.scrape.statuses.iter().map(move |(name, status)| ([named(name)], count(&status.counts)))
         };
-        let help = "Snapshots that were restored into the store that serves";
+        let help = "Snapshots that were restored into the serving store";
         families.counters("snapshots", None, help, counts(|counts| counts.snapshots))?;
-        let help = "Times that a VM went back to before a transaction";
+        let help = "Times that a VM was rolled back to its state before a transaction";
         families.counters("rollbacks", None, help, counts(|counts| counts.rollbacks))?;
-        let help = "Lines of the guest's log that were dropped, since it logged too much";
+        let help = "Lines of the guest's log that were dropped, because it logged too much";
         families.counters("log_lines_dropped", None, help, counts(|counts| counts.log_lines_dropped))?;
         let help = "Transactions that were executed again, for any reason";
         families.counters("replayed_transactions", None, help, counts(|counts| counts.replayed_transactions))?;
         families.counters(
             "burnt",
             Some("fuel"),
-            "Fuel that was charged to tanks, burnt by what was rolled back, or burnt for maintenance",
+            "Fuel that was charged to tanks, burnt by calls that were rolled back, or burnt for maintenance",
             self.scrape.statuses.iter().flat_map(|(name, status)| {
                 let Counts { fuel_charged, fuel_rolled_back, fuel_maintenance, .. } = status.counts;
                 let purposes =
@@ -173,7 +183,7 @@ impl Exposition {
             "Whether the journal cannot begin its next segment, and denies transactions once the last one is full";
         let stalled = journal.map(|journal| ([], u64::from(journal.is_stalled)));
         families.gauges("journal_stalled", None, help, stalled)?;
-        let help = "Time that a group commit took to be written and synced";
+        let help = "Time to write and sync a group commit";
         families.histograms("commit", help, journal.map(|journal| ([], journal.commit_times)))
     }
 
@@ -201,13 +211,8 @@ impl Exposition {
             }),
         )?;
         let cpu = usage(HostResource::Cpu).map(|Usage { used, limit }| (used as f64 / 1e3, limit as f64 / 1e3));
-        families.gauge("host_cpu_used", "cores", "CPU time that is used, per time", cpu.map(|(used, _)| used))?;
-        families.gauge(
-            "host_cpu_limit",
-            "cores",
-            "CPU time that may be used, per time",
-            cpu.map(|(_, limit)| limit),
-        )?;
+        families.gauge("host_cpu_used", "cores", "Processor cores that are in use", cpu.map(|(used, _)| used))?;
+        families.gauge("host_cpu_limit", "cores", "Processor cores that may be used", cpu.map(|(_, limit)| limit))?;
         let memory = usage(HostResource::Memory);
         let help = "Memory in use, without cached files";
         families.gauge("host_memory_used", "bytes", help, memory.map(|memory| memory.used))?;
@@ -222,8 +227,13 @@ impl Exposition {
             network.map(|network| network.received_bytes_per_second),
             network.map(|network| network.sent_bytes_per_second),
         );
-        families.gauge("host_network_received", "bytes_per_second", "What the host receives", received)?;
-        families.gauge("host_network_sent", "bytes_per_second", "What the host sends", sent)
+        families.gauge(
+            "host_network_received",
+            "bytes_per_second",
+            "Bytes that the host receives per second",
+            received,
+        )?;
+        families.gauge("host_network_sent", "bytes_per_second", "Bytes that the host sends per second", sent)
     }
 
     /// Returns the series of counters that have another label beside the service.

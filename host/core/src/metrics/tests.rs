@@ -54,7 +54,7 @@ fn status(service: &str) -> Status {
         meter,
         sequence: Sequence(9),
         snapshot_sequence: Sequence(0),
-        degraded: Some("no larger size would do".into()),
+        degraded: Some("no larger size has enough".into()),
         unmovable: None,
         journal: Some(JournalStatus {
             fill: JournalFill { vm: vm(service, 1), bytes: 9, limit_bytes: 10, reason: None },

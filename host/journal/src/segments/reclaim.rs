@@ -508,7 +508,7 @@ impl Log {
         let name = segment_name(oldest.number);
         let is_spare = oldest.file_bytes == self.options.segment_bytes && self.spares.len() < self.options.spares_max;
         let spare = spare_name(oldest.number);
-        let failed = |is_final| move |error| Failure { action: "give up a segment", error, is_final };
+        let failed = |is_final| move |error| Failure { action: "truncate the oldest segment", error, is_final };
         let result = if is_spare { self.storage.rename(&name, &spare) } else { self.storage.remove(&name) };
         match result {
             // The segment was renamed or removed, although an error was reported.

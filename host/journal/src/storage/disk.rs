@@ -103,7 +103,7 @@ impl DiskStorage {
         if mode & OTHERS_WRITE != 0 {
             let path = self.path.display().to_string();
             let text = format!(
-                "others may write to it (mode {mode:04o}), and replace what is in it; chmod go-w '{}'",
+                "others can write to it (mode {mode:04o}), and replace its files; run chmod go-w '{}'",
                 path.escape_debug()
             );
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
@@ -368,27 +368,29 @@ impl Storage for DiskStorage {
 
 /// Returns the error for a file of this name that another process has locked.
 fn taken(name: &str) -> io::Error {
-    let text =
-        format!("its file '{name}' was removed or is new, and another process has locked it; stop one of the two");
+    let text = format!(
+        "its file '{name}' was removed or replaced, and another process has locked it; stop one of the two processes"
+    );
     io::Error::other(text)
 }
 
 /// Returns the error for a name that now refers to another file than the open one.
 fn other_file(name: &str) -> io::Error {
-    io::Error::other(format!("another file stands at its '{name}'; put the one back that was opened, and start again"))
+    io::Error::other(format!("its '{name}' is now another file; put back the file that was opened, and start again"))
 }
 
 /// Returns the error for a name that no longer refers to any file.
 fn no_file(name: &str) -> io::Error {
     let text = format!(
-        "no file stands at its '{name}' any more; move the one back that was opened, or put the newest copy there, and \
-         start again"
+        "its '{name}' is gone; move back the file that was opened, or put the newest copy there, and start again"
     );
     io::Error::other(text)
 }
 
 fn replaced() -> io::Error {
-    io::Error::other("another directory stands at its path, or none; put the one back that was opened, and start again")
+    io::Error::other(
+        "its path now names another directory, or none; put back the directory that was opened, and start again",
+    )
 }
 
 /// Creates a file at any path, for data that leaves a data directory. Only its owner may use it.
@@ -580,10 +582,10 @@ mod tests {
         storage.check_lock()?;
         storage.rename(LASTING_FILE, "aside")?;
         let removed = storage.check_lock().expect_err("there is none").to_string();
-        assert!(removed.contains("no file stands at its 'catalog.redb'"), "{removed}");
+        assert!(removed.contains("its 'catalog.redb' is gone"), "{removed}");
         storage.create(LASTING_FILE)?;
         let replaced = storage.check_lock().expect_err("it is another").to_string();
-        assert!(replaced.contains("another file stands at its 'catalog.redb'"), "{replaced}");
+        assert!(replaced.contains("its 'catalog.redb' is now another file"), "{replaced}");
         storage.rename("aside", LASTING_FILE)?;
         storage.check_lock()
     }
@@ -601,12 +603,12 @@ mod tests {
         storage.check_place("b", &identity)?;
         assert!(storage.open("b")?.identity()?.is_same(&identity));
         let removed = storage.check_place("a", &identity).expect_err("there is none").to_string();
-        assert!(removed.contains("no file stands at its 'a'"), "{removed}");
+        assert!(removed.contains("its 'a' is gone"), "{removed}");
         // No process has the file open, so the next file may have its number.
         storage.remove("b")?;
         storage.create("b")?;
         let replaced = storage.check_place("b", &identity).expect_err("it is another").to_string();
-        assert!(replaced.contains("another file stands at its 'b'"), "{replaced}");
+        assert!(replaced.contains("its 'b' is now another file"), "{replaced}");
         fs::rename(directory.path().join("b"), directory.path().join("c"))?;
         std::os::unix::fs::symlink("c", directory.path().join("b"))?;
         assert!(storage.check_place("b", &storage.open("c")?.identity()?).is_err(), "a start finds no links");
@@ -667,7 +669,7 @@ mod tests {
         set_mode(&a, 0o664)?;
         for others in [0o770, 0o702] {
             set_mode(directory.path(), others)?;
-            let refused = storage.lock().expect_err("others may write");
+            let refused = storage.lock().expect_err("others can write");
             assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
             assert!(refused.to_string().contains("chmod go-w"), "{refused}");
             assert_eq!(mode(&a)?, 0o664, "nothing was changed");

@@ -468,8 +468,8 @@ impl Storage for SimulatedStorage {
         let named = self.state().file_of(name).map(identity_of);
         match named {
             Ok(named) if named.is_same(identity) => Ok(()),
-            Ok(_) => Err(io::Error::other(format!("another file stands at its '{name}'"))),
-            Err(_) => Err(io::Error::other(format!("no file stands at its '{name}' any more"))),
+            Ok(_) => Err(io::Error::other(format!("its '{name}' is now another file"))),
+            Err(_) => Err(io::Error::other(format!("its '{name}' is gone"))),
         }
     }
 

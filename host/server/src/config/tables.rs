@@ -105,7 +105,7 @@ impl Resolver<'_> {
         let access = value.word(&[("admin", MetricsAccess::Admin), ("open", MetricsAccess::Open)])?.value;
         if access == MetricsAccess::Open && !listen.ip().to_canonical().is_loopback() {
             return value.wrong(format!(
-                "metrics are open, and {listen} can be reached from elsewhere; write \"admin\", or listen on loopback"
+                "metrics are open, and other machines can reach {listen}; write \"admin\", or listen on loopback"
             ));
         }
         Some(access)
@@ -168,8 +168,8 @@ impl Resolver<'_> {
             }
             let (size, memory, room) = (&size.name, Bytes(size.memory_bytes), Bytes(room_bytes));
             Err(format!(
-                "no machine has room for size '{size}': it has {memory} of memory, the largest machine {room}; give a \
-                 machine more, or write [[size]] tables with less"
+                "no machine has room for size '{size}': it has {memory} of memory, the largest machine has {room}; \
+                 give a machine more, or write [[size]] tables with less"
             ))
         };
         if tables.is_empty() {
@@ -290,7 +290,7 @@ impl Resolver<'_> {
     /// Returns whether `index` is within the limit, and reports an error otherwise.
     fn bound(&self, what: &str, index: usize, limit: usize, offset: usize) -> bool {
         if index >= limit {
-            self.findings.add(offset, format!("there are more than {limit} {what}, which is the limit; remove some"));
+            self.findings.add(offset, format!("there are more than {limit} {what}, the limit; remove some"));
         }
         index < limit
     }

@@ -103,21 +103,22 @@ fn errors_are_reported_with_their_place_on_one_line() {
     for (text, expected) in [
         (
             "colour = 1",
-            "l.toml:1:1: there is no key 'colour' here; there are data, machine, server, service, size, thresholds, tokens",
+            "l.toml:1:1: there is no key 'colour' here; the keys are data, machine, server, service, size, thresholds, \
+             tokens",
         ),
         (
             "[server]\nlisten = \"[::1]:1\"\n  port = 1",
-            "l.toml:3:3: there is no key 'port' here; there are limits, listen, metrics, shutdown_deadline_ms, tls",
+            "l.toml:3:3: there is no key 'port' here; the keys are limits, listen, metrics, shutdown_deadline_ms, tls",
         ),
         ("[server]\nlisten = 7098", "l.toml:2:10: listen is 7098; it must be a text in quotes"),
         (
             "[server]\nlisten = \"localhost\"",
-            "l.toml:2:10: 'localhost' is no address to listen on: write an IP address",
+            "l.toml:2:10: 'localhost' is not an address to listen on: write an IP address",
         ),
         ("[server]\nmetrics = \"all\"", "l.toml:2:11: metrics is the text 'all'; it must be \"admin\" or \"open\""),
         (
             "[server]\nlisten = \"0.0.0.0:1\"\nmetrics = \"open\"",
-            "l.toml:3:11: metrics are open, and 0.0.0.0:1 can be reached from elsewhere; write \"admin\"",
+            "l.toml:3:11: metrics are open, and other machines can reach 0.0.0.0:1; write \"admin\"",
         ),
         ("[server.tls]\nkey = \"k\"", "l.toml:1:1: the key 'certificate' is missing; write it"),
         ("data = \"\"", "l.toml:1:8: data is empty; write a path, or leave the key out"),
@@ -137,7 +138,7 @@ fn errors_are_reported_with_their_place_on_one_line() {
         ("[[machine]]\nname = \"m1\"\nslots = 0\nmemory = \"4GiB\"", "l.toml:3:9: slots is 0; it must be 1 to 4096"),
         (
             "[[machine]]\nname = \"m1\"\nslots = 1\nmemory = \"64MiB\"",
-            "l.toml:1:1: no machine has room for size 'large': it has 256 MiB of memory, the largest machine 64 MiB; give",
+            "l.toml:1:1: no machine has room for size 'large': it has 256 MiB of memory, the largest machine has 64 MiB; give",
         ),
         ("[[machine]]\nname = \"m 1\"\nslots = 1\nmemory = 1", "l.toml:2:8: 'm 1' is not a name: use 1 to 64 letters"),
         (
@@ -158,7 +159,7 @@ fn errors_are_reported_with_their_place_on_one_line() {
         ),
         (
             "service = [{ name = \"bank\", workload = \"x\", size = \"tiny\" }]",
-            "l.toml:1:52: there is no size 'tiny'; there are small, medium, large, huge",
+            "l.toml:1:52: there is no size 'tiny'; the sizes are small, medium, large, huge",
         ),
         ("service = [{ name = \"é\", workload = \"x\" }]", "l.toml:1:21: 'é' is not a name: use 1 to 64 letters"),
         (
@@ -192,7 +193,8 @@ fn everything_that_is_wrong_is_reported_at_once_in_the_order_of_its_places() {
                 [[size]]\nname = \"s\"\nfuel = 1.5\nmemory = \"8GiB\"\n\
                 [[service]]\nname = \"a\"\nsize = \"none\"\n";
     let expected = [
-        "l.toml:1:1: there is no key 'colour' here; there are data, machine, server, service, size, thresholds, tokens",
+        "l.toml:1:1: there is no key 'colour' here; the keys are data, machine, server, service, size, thresholds, \
+         tokens",
         "l.toml:3:10: listen is 7098; it must be a text in quotes",
         "l.toml:4:11: metrics is the text 'all'; it must be \"admin\" or \"open\"",
         "l.toml:6:19: connections_max is 0; it must be 1 to 65536",
@@ -268,7 +270,7 @@ fn a_fleet_has_room_for_the_services_that_are_there_or_says_which_has_none() -> 
     assert_eq!(config(2, "1MiB")?.check_fleet(&services).len(), 1);
     let small = parse("size = [{ name = \"s\", fuel = 10000, memory = \"64KiB\", deadline_ms = 1 }]")?;
     let wrong = small.check_fleet(&services);
-    let expected = "service 'a' would not start: its size 's' has 1 MiB of memory, the largest size here 64 KiB; write a \
+    let expected = "service 'a' would not start: its size 's' has 1 MiB of memory, the largest size here has 64 KiB; write a \
                     [[size]] with 1 MiB";
     assert_eq!((wrong.len(), wrong[0].as_str()), (2, expected));
     Ok(())
@@ -292,7 +294,7 @@ fn an_empty_variable_is_an_unset_one() -> Result<(), ConfigErrors> {
 #[test]
 fn a_wrong_variable_is_named() {
     let wrong = environment("here", "").expect_err("no address").to_string();
-    assert!(wrong.starts_with("LIFEBOAT_LISTEN: 'here' is no address to listen on"), "{wrong}");
+    assert!(wrong.starts_with("LIFEBOAT_LISTEN: 'here' is not an address to listen on"), "{wrong}");
 }
 
 #[test]

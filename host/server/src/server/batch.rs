@@ -206,8 +206,8 @@ impl Batch {
                     self.waits_for = None;
                     self.ended = Some(Ended::Told(Problem::later(
                         "draining",
-                        "the server is being stopped: the lines without an answer were not executed; send them again when \
-                         it is back",
+                        "the server is stopping: the lines without an answer were not executed; send them again when \
+                         it has restarted",
                     )));
                 }
                 line = self.lines.next(is_owed), if takes_more => match line {
@@ -383,7 +383,7 @@ fn parse(line: Line, by: &Name) -> Parsed {
     let number = line.number;
     let (user, request) = lines::parse_envelope(line, by)?;
     if user != *by {
-        let reason = format!("its user is '{user}', and the token is that of '{by}'; leave \"user\" out");
+        let reason = format!("its user is '{user}', but the token belongs to '{by}'; leave \"user\" out");
         return Err((request.id, NotDone::Envelope { line: number, reason }));
     }
     Ok((user, request))
@@ -489,7 +489,7 @@ impl Splitter {
                 false => Ok(self.body.next().await),
             };
             match more {
-                Err(_) => return Some(Err(self.broken(&"no line came in time"))),
+                Err(_) => return Some(Err(self.broken(&"no line arrived in time"))),
                 Ok(None) => self.is_over = true,
                 Ok(Some(Err(error))) => return Some(Err(self.broken(&error))),
                 Ok(Some(Ok(data))) => self.buffer.extend_from_slice(&data),
@@ -509,7 +509,7 @@ impl Splitter {
         self.is_over = true;
         self.buffer.clear();
         self.dropped = 0;
-        io::Error::new(io::ErrorKind::UnexpectedEof, format!("the batch broke off: {error}"))
+        io::Error::new(io::ErrorKind::UnexpectedEof, format!("the batch was interrupted: {error}"))
     }
 }
 

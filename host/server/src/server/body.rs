@@ -33,7 +33,7 @@ pub(super) async fn read(body: Body, bytes_max: usize, time_max: Duration) -> Re
         Err(_) => Err(Problem::new(
             StatusCode::REQUEST_TIMEOUT,
             "body_timeout",
-            format!("the body did not come within {} ms; send it again, and faster", time_max.as_millis()),
+            format!("the body did not arrive within {} ms; send it again, and faster", time_max.as_millis()),
         )),
     }
 }
@@ -51,8 +51,8 @@ async fn collect(mut body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame
-            .map_err(|error| Problem::bad_request("body_broken", format!("the body came to no proper end: {error}")))?;
+        let frame =
+            frame.map_err(|error| Problem::bad_request("body_broken", format!("the body is incomplete: {error}")))?;
         let Ok(data) = frame.into_data() else { continue };
         let bytes = first.len() + rest.len() + data.len();
         if bytes > bytes_max {

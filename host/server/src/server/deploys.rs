@@ -31,8 +31,10 @@ impl Deploys {
         let turn = tokio::time::timeout(self.wait, lock.lock_owned()).await;
         turn.map_err(|_| {
             let seconds = self.wait.as_secs();
-            let text =
-                format!("another deployment of user '{user}' is under way for over {seconds} s; try again after it");
+            let text = format!(
+                "another deployment of user '{user}' has been under way for over {seconds} s; try again when it has \
+                 ended"
+            );
             Problem::later("deploying", text)
         })
     }

@@ -327,8 +327,7 @@ pub(super) async fn stream_events(
 ) -> Result<Response, Problem> {
     let wanted = Wanted::new(given)?;
     let too_many = |count, whose| {
-        let text =
-            format!("{count} streams of events{whose} are open, the most there may be; end one, or try again soon");
+        let text = format!("{count} event streams{whose} are open, which is the limit; close one, or try again soon");
         Problem::later("too_many_streams", text)
     };
     let is_admin = shared.host.authorise_admin(&identity).is_ok();
@@ -337,7 +336,7 @@ pub(super) async fn stream_events(
             StatusCode::FORBIDDEN,
             "not_granted",
             format!(
-                "user '{}' may observe no service, so there is no event to tell; ask an admin for a grant",
+                "user '{}' may observe no service, so there are no events to send; ask an admin for a grant",
                 identity.user
             ),
         ));
@@ -451,24 +450,25 @@ impl Reading {
         }
         let log = &self.shared.events;
         let before = log.id(next);
-        let remedy = "lifeboat services and lifeboat usage tell how all is now";
+        let remedy = "lifeboat services and lifeboat usage show the present state";
         let (after, missed, text) = match unknown {
             Some(id) => {
                 let text = if log.is_of_earlier_start(&id) {
                     let start = format!("{:.0}", Utc(self.shared.start));
                     format!(
-                        "Gap: the server was started again at {start}, and what happened before and was not told is gone: \
-                         events are kept until the server ends; {remedy}"
+                        "Gap: the server was restarted at {start}, and earlier events that were not sent are lost: \
+                         events were retained until the server ends; {remedy}"
                     )
                 } else {
-                    format!("Gap: there is no event {}: what follows is all that is kept; {remedy}", Printable(&id))
+                    format!("Gap: there is no event {}: all retained events follow; {remedy}", Printable(&id))
                 };
                 (id, None, text)
             }
             None => {
-                let events = if missed == 1 { "event is" } else { "events are" };
+                let events = if missed == 1 { "event was" } else { "events were" };
                 let text = format!(
-                    "Gap: {} {events} gone, as only the last {} are kept, and {} lines of logs; {remedy}",
+                    "Gap: {} {events} discarded, because only the last {} events and {} log lines are retained; \
+                     {remedy}",
                     grouped(missed),
                     grouped(EVENTS_KEPT_MAX as u64),
                     grouped(LOGS_KEPT_MAX as u64)

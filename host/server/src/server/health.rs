@@ -32,8 +32,8 @@ pub(super) async fn ready(State(shared): State<Arc<Shared>>) -> Result<&'static 
             }
             _ => Ok("ready\n"),
         },
-        Phase::Starting => Err(Problem::later("starting", "services are being brought back")),
-        Phase::Draining => Err(Problem::later("draining", "the server is being stopped")),
+        Phase::Starting => Err(Problem::later("starting", "services are being restored")),
+        Phase::Draining => Err(Problem::later("draining", "the server is stopping")),
     }
 }
 

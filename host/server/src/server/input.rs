@@ -21,7 +21,7 @@ pub(super) fn parameters(given: Parameters, names: &[&str]) -> Result<BTreeMap<S
     for (name, value) in given {
         if !names.contains(&&*name) {
             let (name, names) = (Printable(&name), names.join(", "));
-            return Err(wrong(format!("there is no parameter '{name}'; those that there are: {names}")));
+            return Err(wrong(format!("there is no parameter '{name}'; the parameters are: {names}")));
         }
         if parameters.contains_key(&name) {
             return Err(wrong(format!("the parameter '{name}' is given more than once; give it once")));
@@ -56,8 +56,8 @@ fn reason<T: JsonSchema>(bytes: &[u8]) -> String {
     let remedy = format!("send a JSON object with {}", described.collect::<Vec<_>>().join(", "));
     let what = match serde_json::from_slice(bytes) {
         Err(_) if bytes.is_empty() => "is empty".into(),
-        Err(error) if error.is_eof() => "is no whole JSON: it ends too early".into(),
-        Err(error) => format!("is no JSON from line {}, column {} on", error.line(), error.column()),
+        Err(error) if error.is_eof() => "is incomplete JSON: it ends too early".into(),
+        Err(error) => format!("is not valid JSON from line {}, column {} on", error.line(), error.column()),
         Ok(Value::Object(given)) => {
             let unknown = given.keys().find(|name| !fields.contains_key(*name));
             let missing = required.iter().find(|name| !given.contains_key(**name));
@@ -66,7 +66,7 @@ fn reason<T: JsonSchema>(bytes: &[u8]) -> String {
                 (!types(schema).contains(&type_of(value))).then(|| (name, type_of(value), expected(schema)))
             });
             match (unknown, missing, wrong) {
-                (Some(name), ..) => format!("has a field '{}', which there is not", Printable(name)),
+                (Some(name), ..) => format!("has an unknown field '{}'", Printable(name)),
                 (_, Some(name), _) => format!("lacks the field '{name}'"),
                 (_, _, Some((name, found, expected))) => {
                     format!("has a field '{name}' of type {found}, which must be {expected}")
@@ -113,10 +113,10 @@ mod tests {
         let of_drop = "; send a JSON object with \"id\" (a string, may be left out), \"user\" (a string)";
         for (body, what) in [
             ("", "is empty"),
-            ("{\"user\":\"ada\"", "is no whole JSON: it ends too early"),
-            ("{user}", "is no JSON from line 1, column 2 on"),
+            ("{\"user\":\"ada\"", "is incomplete JSON: it ends too early"),
+            ("{user}", "is not valid JSON from line 1, column 2 on"),
             ("[1]", "is JSON of type array"),
-            ("{\"user\":\"ada\",\"usr\":1}", "has a field 'usr', which there is not"),
+            ("{\"user\":\"ada\",\"usr\":1}", "has an unknown field 'usr'"),
             ("{\"id\":\"1\"}", "lacks the field 'user'"),
             ("{\"user\":7}", "has a field 'user' of type number, which must be a string"),
             ("{\"user\":\"ada\",\"user\":\"bob\"}", "has a field more than once"),
@@ -137,7 +137,7 @@ mod tests {
     fn an_unknown_parameter_is_refused_with_those_that_there_are() {
         assert_eq!(given(&[("fuel", "1")]).expect("right")["fuel"], "1");
         let refused = format!("{:?}", given(&[("sice", "s")]).expect_err("wrong"));
-        assert!(refused.contains("there is no parameter 'sice'; those that there are: size, fuel"), "{refused}");
+        assert!(refused.contains("there is no parameter 'sice'; the parameters are: size, fuel"), "{refused}");
     }
 
     #[test]

@@ -116,15 +116,16 @@ pub(super) fn counted(response: Response, account: impl FnOnce() -> Arc<Account>
 }
 
 fn no_room() -> Problem {
-    let text = "no room for the answer: what is answered and not read takes all the memory that you or the host may \
-                take for it; read the answers that came before, and try again";
+    let text = "no memory for the answer: unread answers take all the memory that you or the host may use for them; \
+                read the earlier answers, and try again";
     Problem::later("answers_unread", text)
 }
 
 fn no_turn() -> Problem {
     let bytes = ByteCount(ANSWER_BYTES_MAX as u64);
     let text = format!(
-        "the answer may take more than {bytes}, and other such lists or scrapes are being made; try again when they are made"
+        "the answer may take more than {bytes}, and other such lists or scrapes are under way; try again when they are \
+         done"
     );
     Problem::later("answers_unread", text)
 }
@@ -132,8 +133,8 @@ fn no_turn() -> Problem {
 fn no_room_for_long(length: usize) -> Problem {
     let (bytes, bytes_max) = (ByteCount(length as u64), ByteCount(LONG_LISTS_BYTES_MAX as u64));
     let text = format!(
-        "no room for the answer of {bytes}: long lists and scrapes that are answered and not read take all that you or the \
-         host may take for them, of {bytes_max} in all; read those that came before, and try again"
+        "no memory for the answer of {bytes}: unread long lists and scrapes take all the memory that you or the host \
+         may use for them, of {bytes_max} in total; read the earlier ones, and try again"
     );
     Problem::later("answers_unread", text)
 }

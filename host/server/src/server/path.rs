@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 /// Returns the meaning and the schema of the path parameter `name`.
 pub(super) fn described(name: &str) -> (&'static str, Value) {
     match name {
-        "grant" => ("what the user may do", json!({ "type": "string", "enum": Grant::ALL.map(Grant::word) })),
+        "grant" => ("the access that the user gets", json!({ "type": "string", "enum": Grant::ALL.map(Grant::word) })),
         "id" => ("the transaction's id", json!({ "type": "string", "pattern": ID_PATTERN })),
         "user" => ("the user's name", name_schema()),
         _ => ("the service's name", name_schema()),

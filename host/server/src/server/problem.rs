@@ -80,7 +80,7 @@ impl Problem {
 
     /// Creates a problem that is the server's fault.
     pub(super) fn internal() -> Self {
-        let detail = "the server failed at this request: its log says how; please report that";
+        let detail = "the server failed at this request: its log has the cause; please report it";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
     }
 

@@ -83,20 +83,20 @@ impl Parameter {
 }
 
 /// The description of every request body. `curl -d` sends the media type of forms, and `curl -T` sends none.
-const TYPE_NOT_LOOKED_AT: &str = "The header Content-Type is not looked at: whatever it says, or if it is missing, the body is taken for what is \
-     described here.";
+const TYPE_NOT_LOOKED_AT: &str = "The header Content-Type is ignored: whatever its value, the server reads the body as \
+                                  described here.";
 
 /// The statuses of problems that many operations share.
 const PROBLEMS: [(u16, &str); 9] = [
-    (400, "what was sent is not as described"),
-    (401, "no token, or one that does not hold"),
+    (400, "the request does not match this description"),
+    (401, "no valid token"),
     (403, "not granted"),
-    (404, "there is no such thing"),
-    (408, "the body did not come in time"),
-    (409, "it does not go with what is there"),
+    (404, "not found"),
+    (408, "the body did not arrive in time"),
+    (409, "the request conflicts with the present state"),
     (413, "the body is too long"),
-    (429, "too much at once: the header Retry-After tells when to try again"),
-    (503, "not now: the header Retry-After tells when to try again"),
+    (429, "too many requests: the header Retry-After contains the time to wait"),
+    (503, "unavailable for now: the header Retry-After contains the time to wait"),
 ];
 
 /// Describes JSON with the schema of `T`.
@@ -216,7 +216,7 @@ impl Api {
                 Problem::new(
                     StatusCode::METHOD_NOT_ALLOWED,
                     "method_not_allowed",
-                    "this path does not know that method; see /openapi.json",
+                    "this path does not support that method; see /openapi.json",
                 )
             })
             .fallback(async || Problem::not_found("there is no such path; see /openapi.json"))
@@ -295,8 +295,8 @@ impl Api {
                 "title": "Lifeboat",
                 "version": env!("CARGO_PKG_VERSION"),
                 "description": "Runs stateful WebAssembly programs in metered virtual machines and fails them over \
-                                with nothing lost. `x-lifeboat-needs` says what an operation asks of its user: nobody, \
-                                user, a grant on the service, or admin.",
+                                with nothing lost. `x-lifeboat-needs` names the access that an operation requires: \
+                                nobody, user, a grant on the service, or admin.",
             },
             "paths": self.paths,
             "components": {
@@ -366,8 +366,8 @@ fn authorise(
         Phase::Serving => None,
         // A recovered service does not wait for the others: compiling one may take minutes.
         Phase::Starting if is_for_running_service(shared, needs, parameters) => None,
-        Phase::Starting => Some(Problem::later("starting", "services are being brought back; try again soon")),
-        Phase::Draining => Some(Problem::later("draining", "the server is being stopped; try again when it is back")),
+        Phase::Starting => Some(Problem::later("starting", "services are being restored; try again soon")),
+        Phase::Draining => Some(Problem::later("draining", "the server is stopping; try again when it has restarted")),
     };
     if let Some(problem) = not_now {
         return Err(problem);

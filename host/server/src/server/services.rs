@@ -78,7 +78,7 @@ pub(super) async fn deploy(
     let turn = shared.deploys.turn(&identity.user).await?;
     let bytes_max = usize::try_from(MODULE_BYTES_MAX).unwrap_or(usize::MAX);
     let upload = Arc::clone(&shared.uploads).try_acquire_owned().map_err(|_| {
-        let text = format!("{UPLOADS_MAX} workloads are being sent, the most there may be at once; try again soon");
+        let text = format!("{UPLOADS_MAX} workloads are being sent, which is the limit; try again soon");
         Problem::later("too_many_uploads", text)
     })?;
     let bytes = body::read(body, bytes_max, UPLOAD_TIME_MAX).await?;
@@ -97,7 +97,7 @@ async fn create(shared: &Arc<Shared>, name: Name, settings: ServiceSettings, byt
     let (mut secret, mut epoch) = ([0; 32], Epoch::default());
     getrandom::fill(&mut secret)
         .and_then(|()| getrandom::fill(&mut epoch.0))
-        .map_err(|error| Problem::later("no_randomness", format!("no random numbers can be had: {error}")))?;
+        .map_err(|error| Problem::later("no_randomness", format!("no random numbers are available: {error}")))?;
     let new = NewService { name: name.clone(), workload, workload_bytes: bytes, settings, secret, epoch };
     shared.host.create_durable_service(new).await?;
     one(shared, &name).await
@@ -132,7 +132,7 @@ pub(super) async fn fail_over(
 
 /// Why an order came to nothing, by the condition of its service.
 fn why_in_vain(condition: Option<String>) -> String {
-    condition.unwrap_or_else(|| "another order, or its end, came in between; try again".into())
+    condition.unwrap_or_else(|| "another operation, or its end, came in between; try again".into())
 }
 
 pub(super) async fn drop_queued(
@@ -186,7 +186,7 @@ pub(super) async fn start(
 ) -> Result<Json<Service>, Problem> {
     let mut epoch = Epoch::default();
     getrandom::fill(&mut epoch.0)
-        .map_err(|error| Problem::later("no_randomness", format!("no random numbers can be had: {error}")))?;
+        .map_err(|error| Problem::later("no_randomness", format!("no random numbers are available: {error}")))?;
     let service = path::name(&name)?;
     uninterrupted(&shared, move |shared| async move { Ok(shared.host.start_service(&service, epoch).await?) }).await?;
     one(&shared, &name).await.map(Json)
@@ -293,12 +293,12 @@ async fn view(shared: &Shared, name: Name, entry: ServiceEntry) -> Service {
         _ if shared.host.has_service(&name) => match vm.as_ref().and_then(|vm| vm.stopped.as_ref()) {
             Some(reason) => (
                 ServiceState::Stopped,
-                Some(format!("{reason}; once that is mended, lifeboat start {name} brings it back")),
+                Some(format!("{reason}; once that is fixed, lifeboat start {name} brings it back")),
             ),
             None => (ServiceState::Running, None),
         },
         Some(reason) => (ServiceState::Quarantined, Some(format!("{reason}; {QUARANTINE_REMEDY}"))),
-        None => (ServiceState::Stopped, Some("an operator stopped it; start it to have it serve".into())),
+        None => (ServiceState::Stopped, Some("an operator stopped it; start it to serve again".into())),
     };
     Service {
         name: name.to_string(),

@@ -95,8 +95,8 @@ async fn perform(
 /// Returns the problem of a request for which the budgets have no room.
 pub(super) fn no_memory(service: &str) -> Problem {
     let text = format!(
-        "no room for the request to service '{}': what is sent at once, and answered and not read, takes all the memory \
-         that you or the host may take for it; read the answers that came before, and try again",
+        "no memory for the request to service '{}': requests under way and unread answers take all the memory that you \
+         or the host may use for them; read the earlier answers, and try again",
         lifeboat_api::text::Printable(service)
     );
     Problem::later("answers_unread", text)
@@ -183,8 +183,8 @@ pub(super) async fn look_up(
         let state = TransactionState {
             state: "pending".into(),
             detail:
-                "the service is busy with what came before: whether this transaction is in its queue is known when \
-                     it is through; ask again"
+                "the service is busy with earlier requests: whether this transaction is in its queue is known when \
+                 they are done; ask again"
                     .into(),
         };
         return Ok((StatusCode::ACCEPTED, Json(state)).into_response());
@@ -197,7 +197,7 @@ pub(super) async fn look_up(
             StatusCode::NOT_FOUND,
             "unknown",
             format!(
-                "service '{service}' has no answer to transaction '{}' of yours: it was never executed, or is beyond the \
+                "service '{service}' has no answer to your transaction '{}': it was never executed, or is beyond the \
                  deduplication window",
                 lifeboat_api::text::Printable(&id)
             ),
@@ -230,7 +230,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
         )
     };
     if values.next().is_some() {
-        return Err(wrong("is there more than once"));
+        return Err(wrong("is present more than once"));
     }
     let text = value.to_str().ok().filter(|text| !text.contains('\t'));
     let text = text.ok_or_else(|| wrong("is not visible ASCII"))?.trim();
@@ -246,7 +246,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
                         Some(escaped @ ('"' | '\\')) => id.push(escaped),
                         _ => return Err(wrong("has a backslash before something other than a quote or a backslash")),
                     },
-                    '"' => return Err(wrong("goes on after its closing quote")),
+                    '"' => return Err(wrong("continues after its closing quote")),
                     character => id.push(character),
                 }
             }

@@ -133,7 +133,7 @@ pub(super) async fn set_password(
     // Checked even where the old password is not used.
     if old.as_deref().is_some_and(|old| old.chars().count() > PASSWORD_CHARS_MAX) {
         let text = format!(
-            "\"old\" has more than {PASSWORD_CHARS_MAX} characters, which no password has; send the one that holds"
+            "\"old\" has more than {PASSWORD_CHARS_MAX} characters, which no password has; send the present password"
         );
         return Err(Problem::bad_request("old_password", text));
     }
@@ -143,7 +143,7 @@ pub(super) async fn set_password(
         return Ok(StatusCode::NO_CONTENT);
     }
     let old = old.ok_or_else(|| {
-        let text = "one's own password is changed with the old one; send it as \"old\"";
+        let text = "a change of your own password needs the old one; send it as \"old\"";
         Problem::new(StatusCode::FORBIDDEN, "old_password", text)
     })?;
     blocking(&shared, move |shared| {
@@ -216,7 +216,7 @@ async fn blocking<T: Send + 'static, E: Send + 'static>(
 fn random() -> Result<[u8; 32], Problem> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes)
-        .map_err(|error| Problem::later("no_randomness", format!("no random numbers can be had: {error}")))?;
+        .map_err(|error| Problem::later("no_randomness", format!("no random numbers are available: {error}")))?;
     Ok(bytes)
 }
 

@@ -63,11 +63,12 @@ impl Validity {
         let (not_before, not_after, shown) = (Utc(self.not_before), Utc(self.not_after), Utc(now));
         if now < self.not_before {
             return Err(format!(
-                "it holds from {not_before:.0} on, and it is {shown:.0}; set the clock, or use a certificate that holds now"
+                "it is valid from {not_before:.0} on, and it is {shown:.0} now; set the clock, or use a certificate \
+                 that is valid now"
             ));
         }
         if now > self.not_after {
-            return Err(format!("it expired at {not_after:.0}, and it is {shown:.0}; renew it"));
+            return Err(format!("it expired at {not_after:.0}, and it is {shown:.0} now; renew it"));
         }
         Ok(())
     }
@@ -216,7 +217,7 @@ mod tests {
             assert_eq!(validity.check(time), Ok(()));
         }
         assert!(
-            validity.check(Timestamp(START.0 - 1)).is_err_and(|reason| reason.starts_with("it holds from 2023-11"))
+            validity.check(Timestamp(START.0 - 1)).is_err_and(|reason| reason.starts_with("it is valid from 2023-11"))
         );
         assert!(validity.check(Timestamp(end.0 + 1)).is_err_and(|reason| reason.contains("expired at 2024-02-12")));
     }

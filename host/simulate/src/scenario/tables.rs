@@ -79,7 +79,7 @@ impl Resolver<'_> {
             machines.push(Machine { name: name.value, slots: its_slots, memory_bytes: memory.value });
         }
         if !machines.is_empty() && !(1..=SLOTS_MAX).contains(&slots) {
-            self.too_much(format!("its machines have {slots} slots, they must have 1 to {SLOTS_MAX}"));
+            self.too_much(format!("its machines have {slots} slots in total, they must have 1 to {SLOTS_MAX}"));
         }
         machines
     }
@@ -143,7 +143,7 @@ impl Resolver<'_> {
                     if found.is_none() && are_sizes_right {
                         let known: Vec<&str> = sizes.iter().map(|size| size.name.as_str()).collect();
                         let wanted = shortened(&wanted, SHOWN_CHARS_MAX);
-                        let message = format!("there is no size '{wanted}'; there are {}", known.join(", "));
+                        let message = format!("there is no size '{wanted}'; the sizes are {}", known.join(", "));
                         self.findings.add(offset, message);
                     }
                     found
@@ -193,7 +193,8 @@ impl Resolver<'_> {
             let name = table.need("name").and_then(|value| value.name());
             if let Some(Placed { value: name, offset }) = &name {
                 if &**name == OPERATOR {
-                    self.findings.add(*offset, format!("'{OPERATOR}' is the simulation itself; rename the user"));
+                    self.findings
+                        .add(*offset, format!("'{OPERATOR}' is the name of the simulation itself; rename the user"));
                 }
                 if users.iter().any(|user| user.name == *name) {
                     self.findings.add(*offset, format!("two users are called '{name}'; rename one"));

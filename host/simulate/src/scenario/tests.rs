@@ -26,12 +26,12 @@ fn an_unknown_key_is_refused_with_its_line() {
     let text = "[[machine]]\nname = \"m1\"\nslots = 1\nmemory = 1\ncolour = \"red\"\n";
     let message = error(text);
     assert!(
-        message.contains("s.toml: line 5: there is no key 'colour' here; there are memory, name, slots"),
+        message.contains("s.toml: line 5: there is no key 'colour' here; the keys are memory, name, slots"),
         "{message}"
     );
     let text = SMALLEST.replace("generator = \"counter\"", "generator = { counter = { up_too = 1 } }");
     let message = error(&text);
-    assert!(message.starts_with("s.toml: line 5: there is no key 'up_too' here; there are up_to"), "{message}");
+    assert!(message.starts_with("s.toml: line 5: there is no key 'up_too' here; the keys are up_to"), "{message}");
 }
 
 #[test]
@@ -43,9 +43,9 @@ fn names_that_lead_nowhere_are_refused_with_their_line() {
         (
             "workload = \"counter\"",
             "workload = \"counter\", size = \"tiny\"",
-            "s.toml: line 3: there is no size 'tiny'; there are small, medium, large, huge",
+            "s.toml: line 3: there is no size 'tiny'; the sizes are small, medium, large, huge",
         ),
-        ("\"ada\"", "\"operator\"", "s.toml: line 4: 'operator' is the simulation itself; rename the user"),
+        ("\"ada\"", "\"operator\"", "s.toml: line 4: 'operator' is the name of the simulation itself; rename the user"),
     ] {
         assert_eq!(error(&SMALLEST.replace(from, to)), expected);
     }
@@ -101,7 +101,7 @@ fn counts_are_bounded() {
     let message = error(&SMALLEST.replace("slots = 1", "slots = 257"));
     assert_eq!(message, "s.toml: line 2: slots is 257; it must be 0 to 256");
     let message = error(&SMALLEST.replace("slots = 1", "slots = 0"));
-    assert_eq!(message, "s.toml: its machines have 0 slots, they must have 1 to 256");
+    assert_eq!(message, "s.toml: its machines have 0 slots in total, they must have 1 to 256");
     let message = error(&SMALLEST.replace("[{ name = \"ada\", services = [\"tally\"] }]", "[]"));
     assert_eq!(message, "s.toml: it has 0 users, it must have 1 to 1000");
 }

@@ -175,10 +175,10 @@ fn ask(
     // The pipe had to stay open until now, because the child ends when it closes.
     drop(stdin);
     begun.map_err(|error| none("thread", &error))?;
-    let lost = |error: io::Error| Failure::Process(format!("its process was lost: {}; try again", of_system(&error)));
+    let lost = |error: io::Error| Failure::Process(format!("its process failed: {}; try again", of_system(&error)));
     let bytes = answer.ok_or(Failure::Deadline)?.map_err(lost)?;
     if bytes.len() as u64 > answer_bytes_max {
-        let text = format!("what it becomes is more than {}; make it smaller", Bytes(answer_bytes_max));
+        let text = format!("its compiled form is longer than {}; make it smaller", Bytes(answer_bytes_max));
         return Err(Failure::Exceeded(text));
     }
     match status.map_err(lost)? {
@@ -191,7 +191,7 @@ fn ask(
 fn failure(status: ExitStatus, said: &[u8]) -> Failure {
     if status.signal().is_some_and(|signal| SIGNALS_OF_OTHERS.contains(&signal)) {
         return Failure::Process(format!(
-            "its process was killed ({status}); try again when the machine has memory to spare"
+            "its process was killed ({status}); try again when the machine has more free memory"
         ));
     }
     if said.is_empty() || status.code().is_none() {
@@ -348,7 +348,7 @@ mod tests {
         let lacks = asked(&format!("printf 'no thread'; exit {NO_THREAD_CODE}"), long);
         assert_eq!(lacks, Err(Failure::Process("no thread".into())));
         let Err(Failure::Exceeded(reason)) = asked("cat /dev/zero", long) else { panic!("endless") };
-        assert!(reason.starts_with("what it becomes is more than 20 B;"), "{reason}");
+        assert!(reason.starts_with("its compiled form is longer than 20 B;"), "{reason}");
         let start = std::time::Instant::now();
         assert_eq!(asked("exec sleep 1000", Duration::from_millis(50)), Err(Failure::Deadline));
         assert!(start.elapsed() < Duration::from_secs(60), "it was killed");

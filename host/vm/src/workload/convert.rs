@@ -62,7 +62,7 @@ pub(super) fn to_component(file: &str, module: &[u8], limits: &LoadLimits) -> Re
 /// crafted `component-type` section may violate one.
 pub(super) fn survive<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(work))
-        .unwrap_or_else(|panic| Err(format!("the converter gave up on it: {}", thread::message(&*panic))))
+        .unwrap_or_else(|panic| Err(format!("the converter failed: {}", thread::message(&*panic))))
 }
 
 fn encode(module: &[u8], form: Form, adapted: bool) -> Result<Vec<u8>, String> {

@@ -200,8 +200,8 @@ pub enum LoadError {
     },
     /// A library that reads the bytes panicked. The panic's message would not help the author of the file.
     #[error(
-        "`{file}`: a library that reads it fails on it, so it is refused: build or copy the file again, and report it \
-         with the file if a compiler made it"
+        "`{file}`: a library that parses it fails, so it is refused: build or copy the file again; if a compiler wrote \
+         it, report this error with the file"
     )]
     Library {
         /// The name of the file.
@@ -224,7 +224,10 @@ pub enum LoadError {
         reason: String,
     },
     /// Loading took too long.
-    #[error("`{file}`: not loaded within {} s; make it smaller, or try again when the machine is less busy", deadline.as_secs())]
+    #[error(
+        "`{file}`: not loaded within {} s; make it smaller, or try again when the machine is less busy",
+        deadline.as_secs()
+    )]
     Deadline {
         /// The name of the file.
         file: String,

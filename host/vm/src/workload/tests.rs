@@ -573,7 +573,7 @@ fn names_from_the_guest_cannot_break_the_line() {
 #[test]
 fn panic_of_the_converter_is_an_error() {
     let result: Result<(), String> = convert::survive(|| panic!("as wit-component might: {}", 1));
-    assert_eq!(result.unwrap_err(), "the converter gave up on it: as wit-component might: 1");
+    assert_eq!(result.unwrap_err(), "the converter failed: as wit-component might: 1");
 }
 
 // Untrusted bytes.

@@ -54,22 +54,20 @@ pub(super) struct Resume {
 impl Resume {
     /// Opens the file for a batch of `user` to `service` at `server`, and creates it if it is missing.
     pub(super) fn take(path: &Path, server: &str, user: &str, service: &Name) -> anyhow::Result<Self> {
-        let failed =
-            |error: io::Error| UsageError(format!("{}: {error}; name a file that can be kept", super::shown(path)));
+        let failed = |error: io::Error| UsageError(format!("{}: {error}; name a regular file", super::shown(path)));
         let wrong = |reason: &str| {
             let shown = super::shown(path);
-            UsageError(format!("{shown} {reason}; name another file, or remove it if its batch is not to go on"))
+            UsageError(format!(
+                "{shown} {reason}; name another file, or remove this one if its batch is not to be continued"
+            ))
         };
         if std::fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
             let shown = super::shown(path);
-            return Err(UsageError(format!(
-                "{shown} is no file, but a device or a pipe; name a file that can be kept"
-            ))
-            .into());
+            return Err(UsageError(format!("{shown} is a device or a pipe, not a file; name a regular file")).into());
         }
         let Some(mut file) = locked(path).map_err(failed)? else {
             let shown = super::shown(path);
-            return Err(UsageError(format!("{shown} is that of a batch under way; wait for its end")).into());
+            return Err(UsageError(format!("{shown} is in use by a batch under way; wait for its end")).into());
         };
         let mut text = Vec::new();
         (&mut file).take(RESUME_BYTES_MAX + 1).read_to_end(&mut text).map_err(failed)?;
@@ -90,14 +88,14 @@ impl Resume {
             file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(&text)).map_err(failed)?;
             LineIds::new(seed, Vec::new())
         } else {
-            let (head, ids) = read(&text).ok_or_else(|| wrong("is not what --resume writes"))?;
+            let (head, ids) = read(&text).ok_or_else(|| wrong("is not a file that --resume wrote"))?;
             if head.service != *service || !Server::is_same(&head.server, server) {
                 let (service, server) = (head.service, head.server.escape_debug());
-                return Err(wrong(&format!("is of a batch to service '{service}' at {server}")).into());
+                return Err(wrong(&format!("belongs to a batch to service '{service}' at {server}")).into());
             }
             if head.user != user {
                 let head = head.user.escape_debug();
-                return Err(wrong(&format!("is of a batch of user '{head}', and you are '{user}'")).into());
+                return Err(wrong(&format!("belongs to a batch of user '{head}', and you are '{user}'")).into());
             }
             text.truncate(whole(&text).len());
             file.set_len(text.len() as u64).map_err(failed)?;
@@ -215,7 +213,7 @@ mod tests {
     #[test]
     fn a_device_is_reported_as_no_file() {
         let error = take(Path::new("/dev/null")).err().expect("nothing is kept there").to_string();
-        assert_eq!(error, "'/dev/null' is no file, but a device or a pipe; name a file that can be kept");
+        assert_eq!(error, "'/dev/null' is a device or a pipe, not a file; name a regular file");
     }
 
     #[test]
@@ -259,7 +257,7 @@ mod tests {
         assert!(refused("http://a", "bob", "bank").contains("of user 'ada'"), "ids are each user's own");
         for text in ["time = 1", "{}\n", "{\"json\":1}\n{\"json\":2}\n", "\n", "\0\0"] {
             fs::write(&path, text).expect("writable");
-            assert!(take(&path).err().expect(text).to_string().contains("not what --resume writes"));
+            assert!(take(&path).err().expect(text).to_string().contains("is not a file that --resume wrote"));
             assert_eq!(fs::read_to_string(&path).expect("readable"), text, "it is left alone");
         }
     }

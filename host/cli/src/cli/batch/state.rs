@@ -159,7 +159,7 @@ impl State {
             (Event::Signal { is_input_left, unanswered }, None) => {
                 let note = (*unanswered > 0).then(|| {
                     let answers = counted(*unanswered, "answer");
-                    format!("lifeboat: interrupted: waiting for {answers}; interrupt once more to end at once")
+                    format!("lifeboat: interrupted: waiting for {answers}; interrupt again to end at once")
                 });
                 return (Self::Draining { server, is_input_left: *is_input_left }, note);
             }
@@ -269,10 +269,10 @@ impl End {
             Self::NobodyReads | Self::Unwritable => {
                 let (last, go_on) = (grouped(sent.last_line), how_to_go_on(answers.flushed, false, sent.has_file));
                 let (cause, remedy) = match self {
-                    Self::NobodyReads => ("nobody reads the answers any more; ", ""),
+                    Self::NobodyReads => ("the reader of the answers has gone; ", ""),
                     _ => ("", "make room for the answers or write them to another file, then "),
                 };
-                Some(format!("{cause}all up to line {last} may be done: {remedy}{go_on}"))
+                Some(format!("{cause}all lines up to {last} may be done: {remedy}{go_on}"))
             }
             Self::Broken { is_token_void } => {
                 let after = if is_token_void { "after lifeboat login " } else { "" };
@@ -286,14 +286,14 @@ impl End {
 /// Returns how to continue after `answered` lines. `is_clean` if none of the lines after them was sent.
 fn how_to_go_on(answered: u64, is_clean: bool, has_file: bool) -> String {
     if has_file {
-        return "the same command does what is left, and prints all answers".into();
+        return "the same command sends the rest, and prints all answers".into();
     }
     let twice = if is_clean {
         ""
     } else {
-        ", with the same ids; a line that had none may then be done twice, which --resume FILE prevents"
+        ", with the same ids; a line without an id may then be done twice, which --resume FILE prevents"
     };
-    format!("go on with line {}{twice}", grouped(answered + 1))
+    format!("continue with line {}{twice}", grouped(answered + 1))
 }
 
 /// Formats `4,000 lines are answered, 12 more may be done or not`.
@@ -302,7 +302,7 @@ fn so_far(answered: u64, unanswered: u64) -> String {
     let answered = format!("{} {is} answered", counted(answered, "line"));
     match unanswered {
         0 => answered,
-        unanswered => format!("{answered}, {} more may be done or not", grouped(unanswered)),
+        unanswered => format!("{answered}, {} more may or may not be done", grouped(unanswered)),
     }
 }
 
@@ -349,7 +349,7 @@ mod tests {
             let signal = Event::Signal { is_input_left, unanswered: 1 };
             let (state, notes) = run(&[Event::Answered, signal.clone()]);
             assert_eq!(state, State::Draining { server: Server::There, is_input_left });
-            assert_eq!(notes, ["lifeboat: interrupted: waiting for 1 answer; interrupt once more to end at once"]);
+            assert_eq!(notes, ["lifeboat: interrupted: waiting for 1 answer; interrupt again to end at once"]);
             assert_eq!(run(&[Event::Answered, signal, Event::Answered, Event::AllAnswered]).0, State::Over(end));
         }
     }
@@ -395,29 +395,31 @@ mod tests {
         let mut answers = Answers::default();
         let sent = Sent { unanswered: 0, last_line: 1_002, has_file: false };
         let reason = |end: End, answers: &Answers, sent| end.reason(answers, sent).expect("it ended early");
-        let text = "interrupted before the first line; the rest was not sent: go on with line 1";
+        let text = "interrupted before the first line; the rest was not sent: continue with line 1";
         assert_eq!(reason(End::Interrupted, &answers, sent), text);
         (0..1_000).for_each(|_| answers.add(Outcome::Ok));
         answers.flushed = 900;
-        let text = "interrupted with 1,000 lines answered; the rest was not sent: go on with line 1,001";
+        let text = "interrupted with 1,000 lines answered; the rest was not sent: continue with line 1,001";
         assert_eq!(reason(End::Interrupted, &answers, sent), text);
         let open = Sent { unanswered: 2, ..sent };
-        let twice = ", with the same ids; a line that had none may then be done twice, which --resume FILE prevents";
+        let twice = ", with the same ids; a line without an id may then be done twice, which --resume FILE prevents";
         let text = format!(
-            "interrupted twice: 1,000 lines are answered, 2 more may be done or not; go on with line 1,001{twice}"
+            "interrupted twice: 1,000 lines are answered, 2 more may or may not be done; continue with line \
+             1,001{twice}"
         );
         assert_eq!(reason(End::InterruptedTwice, &answers, open), text);
-        let text =
-            format!("nobody reads the answers any more; all up to line 1,002 may be done: go on with line 901{twice}");
+        let text = format!(
+            "the reader of the answers has gone; all lines up to 1,002 may be done: continue with line 901{twice}"
+        );
         assert_eq!(reason(End::NobodyReads, &answers, open), text);
         let text = format!(
-            "all up to line 1,002 may be done: make room for the answers or write them to another file, then go on with \
-             line 901{twice}"
+            "all lines up to 1,002 may be done: make room for the answers or write them to another file, then continue \
+             with line 901{twice}"
         );
         assert_eq!(reason(End::Unwritable, &answers, open), text);
         let with_file = Sent { has_file: true, ..open };
-        let text = "1,000 lines are answered, 2 more may be done or not; after lifeboat login the same command does what \
-                    is left, and prints all answers";
+        let text = "1,000 lines are answered, 2 more may or may not be done; after lifeboat login the same command \
+                    sends the rest, and prints all answers";
         assert_eq!(reason(End::Broken { is_token_void: true }, &answers, with_file), text);
         for end in [End::Complete, End::Unreached, End::Untaken] {
             assert_eq!(end.reason(&answers, sent), None);

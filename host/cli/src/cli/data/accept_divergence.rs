@@ -12,9 +12,9 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 const AFTER_HELP: &str = "\
-A service whose replay ends otherwise than the journal says is not started: its workload is not deterministic, and
-clients were told something else than its state would say. With this the next start goes on with what the replay gives.
-What clients were told stays as it is, in the journal and for repetitions of their ids.";
+A service whose replay ends differently from its journal is not started: its workload is not deterministic, and clients
+got answers that its state does not match. After this command, the next start continues with the state of the replay.
+The answers that clients got stay in the journal, and repetitions of their ids get them again.";
 
 /// Arguments of `data accept-divergence`.
 #[derive(Debug, Args)]
@@ -22,7 +22,7 @@ What clients were told stays as it is, in the journal and for repetitions of the
 pub(crate) struct AcceptDivergence {
     #[command(flatten)]
     directory: Directory,
-    /// The transaction whose replay may end otherwise
+    /// The transaction whose replay may end differently
     #[arg(
         long,
         value_name = "SEQ",
@@ -41,7 +41,8 @@ impl AcceptDivergence {
         let mut found = self.directory.find(&locked, &self.service)?;
         let (name, accepted) = (found.name.clone(), Sequence(self.at));
         if let Err(reason) = &found.standing {
-            let text = format!("service '{name}' is quarantined: {reason}: accepting a divergence does not mend that");
+            let text =
+                format!("service '{name}' is quarantined: {reason}: accepting a divergence does not repair that");
             return Err(UsageError(text).into());
         }
         let storage = &**locked.storage();
@@ -56,8 +57,8 @@ impl AcceptDivergence {
                 put.with_context(|| format!("cannot change service '{name}'"))?;
                 let _ = writeln!(
                     io::stderr(),
-                    "{name}: accepted: transaction {accepted} was {recorded} and is {replayed}; the next start goes on \
-                     with that"
+                    "{name}: accepted: transaction {accepted} was {recorded} and is {replayed}; the next start \
+                     continues with that"
                 );
             }
             Err(StateError::Rehydrate(error @ RehydrateError::Diverged { .. })) => {
@@ -76,7 +77,7 @@ impl AcceptDivergence {
         }
         match runtime.block_on(scratch.state(storage, &program, &found, None)) {
             Ok(state) => {
-                let _ = writeln!(io::stderr(), "{name}: the replay comes to its end, transaction {}", state.sequence);
+                let _ = writeln!(io::stderr(), "{name}: the replay reaches its end, transaction {}", state.sequence);
                 Ok(ExitCode::from(exit::OK))
             }
             Err(error) => {

@@ -33,7 +33,7 @@ pub(crate) const DATA_BYTES_MIN: u64 = SEGMENT_BYTES + 4 * 1024 * 1024;
 /// Which data directory.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Directory {
-    /// The data directory; no host may have it open meanwhile
+    /// The data directory; no host may have it open at the same time
     #[arg(long = "data", value_name = "DIR", env = DATA_VARIABLE)]
     path: PathBuf,
 }
@@ -45,7 +45,7 @@ impl Directory {
         let locked = taken(&self.path, Locked::open_read_only(Arc::clone(&storage) as _))?;
         if storage.is_read_only() {
             let named = named(&self.path);
-            let text = "cannot be written to: it is only read, and a server that takes it meanwhile may change it";
+            let text = "is not writable: it is only read, and a server that opens it meanwhile may change it";
             output::note(&format!("lifeboat: data directory {named} {text}"));
         }
         Ok(locked)
@@ -70,7 +70,8 @@ impl Directory {
     pub(crate) fn way_on(&self, service: &Name, sequence: Sequence) -> String {
         let option = self.option();
         format!(
-            "to go on with what the replay gives, run lifeboat data accept-divergence {option} {service} --at {sequence}"
+            "to continue with the state of the replay, run lifeboat data accept-divergence {option} {service} --at \
+             {sequence}"
         )
     }
 
@@ -102,7 +103,7 @@ impl Directory {
             return graded(DataError::Orphan { service: service.clone(), reason });
         }
         let error = DataError::NoService { service: service.clone() };
-        UsageError(format!("{error}; lifeboat data services {} lists those that there are", self.option())).into()
+        UsageError(format!("{error}; lifeboat data services {} lists the services", self.option())).into()
     }
 
     /// Converts the error of an unavailable state to the type that determines its exit code.
@@ -181,8 +182,8 @@ pub(crate) fn check_users(path: &Path, users: usize) -> Result<(), UsageError> {
         return Ok(());
     }
     Err(UsageError(format!(
-        "data directory {} has no users, so nobody could log in; lifeboat init FOLDER, with the folder of a {CONFIG_FILE} that \
-         names it as its data, adds an admin",
+        "data directory {} has no users, so nobody could log in; run lifeboat init FOLDER, with the folder of a \
+         {CONFIG_FILE} that names this directory as its data, to add an admin",
         named(path)
     )))
 }
@@ -204,10 +205,10 @@ pub(crate) fn graded(error: DataError) -> anyhow::Error {
             FindingError(error.to_string()).into()
         }
         DataError::Journal(OpenError::Missing) => {
-            FindingError(format!("{error}; put them back from the newest copy of the directory")).into()
+            FindingError(format!("{error}; restore them from the newest copy of the directory")).into()
         }
         DataError::Journal(OpenError::OtherDirectory { .. } | OpenError::SegmentTooLong { .. }) => {
-            FindingError(format!("{error}; put the file back from the newest copy of the directory")).into()
+            FindingError(format!("{error}; restore the file from the newest copy of the directory")).into()
         }
         // The operator can correct these by naming another directory.
         DataError::InUse | DataError::NotOurs { .. } | DataError::Empty => UsageError(error.to_string()).into(),
@@ -260,7 +261,7 @@ pub(crate) fn tell_if_cut_off(found: &FoundService, sequence: Sequence) -> bool 
     let name = &found.name;
     output::note(&format!(
         "lifeboat: service '{name}' is quarantined: {reason}; this is its state after transaction {sequence}, the last \
-         that can be trusted; later ones, if there are any, are not part of it"
+         that can be trusted; later transactions, if there are any, are not part of it"
     ));
     true
 }
@@ -287,12 +288,13 @@ fn storage(path: &Path, may_be_new: bool) -> anyhow::Result<Arc<DiskStorage>> {
 fn opened(path: &Path, may_be_new: bool, storage: io::Result<DiskStorage>) -> anyhow::Result<Arc<DiskStorage>> {
     let storage = storage.map_err(|error| {
         let why = match error.kind() {
-            io::ErrorKind::NotFound if may_be_new => "its parent directory is not there; create that first".to_owned(),
-            io::ErrorKind::NotFound => {
-                "there is no such directory; name one that lifeboat run was given, or that lifeboat init made"
-                    .to_owned()
+            io::ErrorKind::NotFound if may_be_new => {
+                "its parent directory does not exist; create that first".to_owned()
             }
-            io::ErrorKind::NotADirectory => "it is no directory; name one".to_owned(),
+            io::ErrorKind::NotFound => {
+                "there is no such directory; name one that lifeboat run or lifeboat init created".to_owned()
+            }
+            io::ErrorKind::NotADirectory => "it is not a directory; name one".to_owned(),
             _ => error.to_string(),
         };
         UsageError(format!("data directory {}: {why}", named(path)))
@@ -307,13 +309,13 @@ fn taken(path: &Path, taken: Result<Locked, DataError>) -> anyhow::Result<Locked
         if is_of_init && matches!(error, DataError::NotOurs { .. } | DataError::Empty) {
             let option = option(&within);
             return UsageError(format!(
-                "lifeboat init made this folder, in which the data directory is another: give {option}"
+                "lifeboat init created this folder, which contains the data directory: use {option}"
             ))
             .into();
         }
         let is_new = matches!(error, DataError::Catalog(CatalogError::Storage { action: "create", .. }));
         let error = graded(error);
-        if is_new { with_need(error, "a new one", DATA_BYTES_MIN) } else { error }
+        if is_new { with_need(error, "a new data directory", DATA_BYTES_MIN) } else { error }
     });
     taken.with_context(|| format!("data directory {}", named(path)))
 }

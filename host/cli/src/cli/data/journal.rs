@@ -37,7 +37,7 @@ pub(crate) struct Journal {
     /// Begin after transaction SEQ
     #[arg(long, value_name = "SEQ", value_parser = arguments::whole, allow_negative_numbers = true)]
     after: Option<u64>,
-    /// Print N records at the most
+    /// Print at most N records
     #[arg(long, value_name = "N", value_parser = arguments::whole, allow_negative_numbers = true)]
     limit: Option<u64>,
     /// The service
@@ -85,13 +85,13 @@ fn missing(found: &FoundService, recovery: &Recovery) -> String {
     match found.records.first() {
         Some((first, _)) if first.0 > 1 && !text.is_empty() => {
             text += &format!(
-                "lifeboat: the history of service '{name}' begins with record {}: earlier records are lost in the damage, \
-                 or were removed before it\n",
+                "lifeboat: the history of service '{name}' begins with record {}: the damage affects earlier records, \
+                 or they were truncated before\n",
                 grouped(first.0)
             );
         }
         None if !text.is_empty() => {
-            text += &format!("lifeboat: no record of service '{name}' is left: they may be lost in the damage\n");
+            text += &format!("lifeboat: no record of service '{name}' is left: the damage may affect them\n");
         }
         _ => {}
     }

@@ -14,8 +14,8 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 const AFTER_HELP: &str = "\
-The state is brought back in a scratch VM, from the newest snapshot before it and the transactions since. The query sees
-the time of the last transaction that is part of it.";
+A scratch VM restores the state from the newest earlier snapshot and the transactions since. The query sees the time of
+the last transaction in the state.";
 
 /// Arguments of `data query`.
 #[derive(Debug, Args)]
@@ -23,10 +23,10 @@ the time of the last transaction that is part of it.";
 pub(crate) struct Query {
     #[command(flatten)]
     directory: Directory,
-    /// Ask the state after transaction SEQ [default: the last one]
+    /// Query the state after transaction SEQ [default: the last one]
     #[arg(long, value_name = "SEQ", value_parser = arguments::whole, allow_negative_numbers = true)]
     at: Option<u64>,
-    /// Who asks [default: operator]
+    /// The user who queries [default: operator]
     #[arg(long, value_name = "NAME")]
     user: Option<Name>,
     #[command(flatten)]

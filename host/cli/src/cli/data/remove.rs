@@ -9,9 +9,9 @@ use lifeboat_api::size::{Bytes, grouped};
 use std::process::ExitCode;
 
 const AFTER_HELP: &str = "\
-Without --yes nothing is changed: standard error says what would be lost, and the exit code is 2. A quarantined service
-is removed as well; then its part of the journal is reclaimed from the next start on. To keep a
-copy, run `lifeboat data snapshot` first.";
+Without --yes nothing is changed: standard error reports what would be lost, and the exit code is 2. A quarantined
+service is removed as well; its part of the journal is then reclaimed from the next start on. To retain a copy, run
+`lifeboat data snapshot` first.";
 
 /// Arguments of `data remove`.
 #[derive(Debug, Args)]
@@ -39,9 +39,9 @@ impl Remove {
                 let (last, bytes) = (found.last_transaction(), Bytes(found.journal_bytes));
                 format!("its state, the history of {} transactions, {bytes} in the journal", grouped(last.0))
             } else if let Some(orphan) = orphan {
-                format!("all that is left of it, since catalog.redb does not have it: there {}", orphan.found())
+                format!("all that is left of it, because catalog.redb does not contain it: there {}", orphan.found())
             } else {
-                "what an earlier removal has left of it".into()
+                "the remains of an earlier removal".into()
             };
             return Err(self.removal.unconfirmed("", &what));
         }

@@ -19,9 +19,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 const AFTER_HELP: &str = "\
-The state is restored in a scratch VM first; nothing is written if that fails. The service goes on with the next
-transaction after the snapshot's, in VM 1 of its settings' first size. Its random numbers are its own, and it does not
-recognise ids that the other service answered: it refuses those that carry an older time, and executes the rest.";
+A scratch VM restores the state first, and nothing is written if that fails. The service continues with the transaction
+after the snapshot's last, in VM 1 of its settings' first size. It has its own random numbers. It does not recognise ids
+that the other service answered: it refuses those with an earlier time, and executes the others.";
 
 /// Arguments of `data restore`.
 #[derive(Debug, Args)]
@@ -32,7 +32,7 @@ pub(crate) struct Restore {
     /// The name of the new service
     #[arg(long, value_name = "NEW")]
     name: Name,
-    /// The file, which `lifeboat data snapshot` wrote
+    /// The file that `lifeboat data snapshot` wrote
     #[arg(value_name = "FILE")]
     file: PathBuf,
 }
@@ -49,7 +49,7 @@ impl Restore {
         let (directory, contents) = locked
             .open_journal(&DataOptions::default())
             .map_err(graded)
-            .context("cannot go on with the data directory")?;
+            .context("cannot continue with the data directory")?;
         for event in findings(&contents) {
             let _ = writeln!(io::stderr(), "{event}");
         }
@@ -63,7 +63,7 @@ impl Restore {
             .with_context(|| format!("cannot restore service '{}' with {}", self.name, self.directory.option()))?;
         closed.context("the data directory was not closed cleanly")?;
         let text = format!(
-            "{}: restored after transaction {} of '{}'; it goes on with lifeboat run {} --service {}\n",
+            "{}: restored after transaction {} of '{}'; continue with lifeboat run {} --service {}\n",
             self.name,
             grouped(portable.snapshot.sequence().0),
             portable.service,
@@ -105,7 +105,7 @@ fn sorted(error: PortableError) -> anyhow::Error {
         }
         PortableError::File(SnapshotFileError::Storage { .. }) => error.into(),
         error if error.is_damage() => FindingError(format!(
-            "{error}; copy the file again from where it was written, or write another with lifeboat data snapshot"
+            "{error}; copy the file again from its source, or write a new one with lifeboat data snapshot"
         ))
         .into(),
         error => FindingError(error.to_string()).into(),

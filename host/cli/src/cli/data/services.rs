@@ -19,11 +19,11 @@ const HASH_CHARS: usize = 12;
 const AFTER_HELP: &str = "\
 Columns:
   last       the last transaction
-  vm, size   the VM that serves, or will at the next start, and its size
-  snapshot   the last transaction of the newest good snapshot, and the bytes of state in it
+  vm, size   the VM that serves, or will serve after the next start, and its size
+  snapshot   the last transaction of the newest intact snapshot, and the bytes of state in it
   journal    bytes of records of the service
-  ids        ids of clients that are recognised; the oldest of them was answered at `oldest id`
-  state      intact; or quarantined, and why: then the service is not started";
+  ids        ids of clients in the deduplication window; the oldest of them was answered at `oldest id`
+  state      intact; or quarantined, and the reason: then the service is not started";
 
 /// Arguments of `data services`.
 #[derive(Debug, Args)]
@@ -171,7 +171,7 @@ fn table(contents: &Contents, directory: &Directory) -> String {
         text += &orphan_line(orphan, directory);
     }
     for name in &contents.ending {
-        text += &format!("{name}: never came to be, or was removed: the next start ends its journal\n");
+        text += &format!("{name}: was not fully created, or was removed: the next start ends its journal\n");
     }
     text += &journal_lines(&contents.recovery);
     text
@@ -188,15 +188,15 @@ pub(crate) fn journal_lines(recovery: &Recovery) -> String {
         SealState::Kept => "sealed by a clean stop",
         SealState::Absent if recovery.frames == 0 => "empty",
         SealState::Absent => "not sealed: the host did not stop cleanly",
-        SealState::Outdated => "not sealed: it goes on after an older seal",
+        SealState::Outdated => "not sealed: it continues after an older seal",
     };
     let frames = if recovery.frames == 1 { "1 frame".into() } else { format!("{} frames", grouped(recovery.frames)) };
     let mut text = format!("journal: {seal} ({frames}, ends at position {})\n", grouped(recovery.end.0));
     if let Some(torn) = &recovery.torn {
         let position = grouped(torn.position.0);
         text += &format!(
-            "journal: torn at position {position}: the host went down while it wrote, and nothing in it was acknowledged; \
-             or the disk damaged the last frame\n"
+            "journal: torn at position {position}: the host went down while it wrote the last frame, and nothing in it \
+             was acknowledged; or the disk damaged the frame\n"
         );
     }
     for damage in &recovery.damages {

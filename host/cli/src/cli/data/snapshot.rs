@@ -12,9 +12,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 const AFTER_HELP: &str = "\
-The file holds the state, the workload and the settings, and no secret; `lifeboat data restore` makes a service of it,
-anywhere. Nothing in the data directory is changed. Of a quarantined service what can be trusted is written, standard
-error says up to which transaction, and the exit code is 1; without its workload nothing is.";
+The file contains the state, the workload and the settings, and no secret. `lifeboat data restore` creates a service
+from it in any data directory. Nothing in the data directory is changed. For a quarantined service, the command writes
+the state that can be trusted, standard error reports its last transaction, and the exit code is 1. If the workload is
+missing, nothing is written.";
 
 /// Arguments of `data snapshot`.
 #[derive(Debug, Args)]
@@ -22,7 +23,7 @@ error says up to which transaction, and the exit code is 1; without its workload
 pub(crate) struct Snapshot {
     #[command(flatten)]
     directory: Directory,
-    /// The file to write; one that exists is not overwritten
+    /// The file to write; an existing file is not overwritten
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     /// The service
@@ -66,8 +67,7 @@ impl Snapshot {
             PortableError::Exists { .. } => UsageError(error.to_string()).into(),
             error if error.is_no_room() => with_need(error, "the file", portable.bytes_min()),
             PortableError::Storage { action: "create", .. } => {
-                UsageError(format!("{:#}; name a file in a directory that may be written", anyhow::Error::from(error)))
-                    .into()
+                UsageError(format!("{:#}; name a file in a writable directory", anyhow::Error::from(error))).into()
             }
             error => anyhow::Error::from(error),
         })?;

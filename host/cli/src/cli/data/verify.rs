@@ -19,10 +19,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 const AFTER_HELP: &str = "\
-The journal, the snapshots and the workloads are compared with their hashes. Then every transaction since the oldest
-snapshot is executed again in a scratch VM: each answer must be the recorded one, and at each newer snapshot the state
-must be the stored one. Those that failed had changed nothing, and are counted but not executed again. Queries that ran
-between them are run again, since they may have changed the instance. Nothing is changed.";
+The command compares the journal, the snapshots and the workloads with their hashes. It then executes every transaction
+since the oldest snapshot again in a scratch VM: each answer must be the recorded one, and at each newer snapshot the
+state must be the stored one. Failed transactions changed nothing; they are counted but not executed again. Queries
+between the transactions are executed again, because they may have changed the instance. Nothing is changed.";
 
 /// The interval between two drawings of the progress.
 const DRAW_INTERVAL: Duration = Duration::from_millis(100);
@@ -36,7 +36,7 @@ pub(crate) struct Verify {
     /// Print one JSON object instead of lines
     #[arg(long)]
     json: bool,
-    /// The service to prove [default: all]
+    /// The service to verify [default: all]
     #[arg(value_name = "SERVICE")]
     service: Option<Name>,
 }
@@ -168,7 +168,7 @@ fn lines(proof: &Proof) -> String {
     }
     let mut text: String =
         findings.iter().map(|finding| format!("{service}: {}\n", Printable(&finding.to_string()))).collect();
-    text += &format!("{service}: not proven; what was, {done}\n");
+    text += &format!("{service}: not proven as a whole; proven {done}\n");
     text
 }
 

@@ -56,8 +56,8 @@ impl Login {
         // With both variables set, no profile is needed.
         let profile = if url.is_some() && token.is_some() { None } else { profile()?.1 };
         let Some(url) = url.or_else(|| profile.as_ref().map(|profile| profile.url.clone())) else {
-            let text = "nobody is logged in, and no server is named: run lifeboat login --server URL, or set LIFEBOAT_SERVER \
-                        and LIFEBOAT_TOKEN";
+            let text = "you are not logged in, and no server is named: run lifeboat login --server URL, or set \
+                        LIFEBOAT_SERVER and LIFEBOAT_TOKEN";
             return Err(NotLoggedIn(text.into()).into());
         };
         let of_profile = profile.filter(|profile| Server::is_same(&profile.url, &url));
@@ -71,7 +71,9 @@ impl Login {
             // An invalid URL is reported before a missing login.
             client(&self.server, None)?;
             let url = Printable(&self.server.url);
-            return Err(NotLoggedIn(format!("nobody is logged in at {url}: run lifeboat login --server {url}")).into());
+            return Err(
+                NotLoggedIn(format!("you are not logged in at {url}: run lifeboat login --server {url}")).into()
+            );
         };
         client(&self.server, Some(token))
     }

@@ -16,7 +16,8 @@ impl Passwords {
             let prompt = format!("{whose}: ");
             return rpassword::prompt_password(prompt).map_err(|error| {
                 let text = format!(
-                    "no terminal to ask for a password on ({error}): give --password-stdin, and the password on standard input"
+                    "there is no terminal to ask for a password ({error}): use --password-stdin, and write the \
+                     password to standard input"
                 );
                 UsageError(text).into()
             });
@@ -27,7 +28,7 @@ impl Passwords {
     /// Reads a new password. On a terminal, it must be typed twice.
     pub(crate) fn choose(&self, whose: &str) -> anyhow::Result<String> {
         let password = self.ask(whose)?;
-        if !self.from_stdin && self.ask("The same again")? != password {
+        if !self.from_stdin && self.ask("Repeat the password")? != password {
             return Err(UsageError("the two passwords differ; start over".into()).into());
         }
         Ok(password)
@@ -40,18 +41,18 @@ fn password_line(input: &mut impl BufRead, whose: &str) -> Result<String, UsageE
     // The limit includes the end of the line, and one more byte that shows that the line is too long.
     let read = input.take(PASSWORD_BYTES_MAX as u64 + 3).read_until(b'\n', &mut line);
     read.map_err(|error| {
-        UsageError(format!("'{whose}' cannot be read from standard input: {error}; write it there, on a line"))
+        UsageError(format!("'{whose}' cannot be read from standard input: {error}; write it there, on its own line"))
     })?;
     let password = line.strip_suffix(b"\n").unwrap_or(&line);
     let password = password.strip_suffix(b"\r").unwrap_or(password);
     if password.is_empty() {
-        let text = format!("'{whose}' is asked for, and standard input has no line for it; write it there");
+        let text = format!("'{whose}' is required, and standard input has no line for it; write it there");
         return Err(UsageError(text));
     }
     let is_too_long = |is_long| {
         let text = format!(
-            "'{whose}': the line on standard input is longer than {PASSWORD_CHARS_MAX} characters, the most that a password \
-             has; choose a shorter one"
+            "'{whose}': the line on standard input is longer than {PASSWORD_CHARS_MAX} characters, the limit of a \
+             password; choose a shorter one"
         );
         if is_long { Err(UsageError(text)) } else { Ok(()) }
     };

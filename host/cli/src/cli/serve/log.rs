@@ -110,7 +110,7 @@ fn print(lines: &Receiver<Line>, has_times: bool, waiting: &Waiting) {
             let missed = grouped(missed);
             tell(
                 SystemClock.now(),
-                &format!("lifeboat: {missed} events were not printed: they came faster than they could be"),
+                &format!("lifeboat: {missed} events were not printed: they occurred faster than they could be printed"),
             );
         }
         match line {

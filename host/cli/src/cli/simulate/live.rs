@@ -194,7 +194,7 @@ impl Observer for Live {
 
     fn reconciling(&mut self, service: &Name) {
         self.whole.set_style(text_style());
-        self.whole.set_message(format!("reconciling {service}: every transaction once more, in one VM"));
+        self.whole.set_message(format!("reconciling {service}: every transaction again, in one VM"));
         self.whole.tick();
     }
 }
