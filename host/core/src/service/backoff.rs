@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waiting_doubles_with_each_failure_and_ends_with_a_success() {
+    fn the_wait_doubles_with_each_failure_until_a_success() {
         let mut backoff = Backoff::default();
         assert!(backoff.is_over(0));
         backoff.fail(10);

@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_costs_all_attempts_and_the_replay_after_a_failed_one() {
+    fn a_request_costs_all_its_attempts_with_their_replays() {
         let mut counters = Counters::default();
         counters.maintained(1_000);
         counters.charged(1);

@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_waits_when_the_task_ends_is_denied_and_what_it_took_may_have_been_executed() {
+    async fn the_end_of_the_task_denies_only_what_it_had_not_taken() {
         for kind in [Kind::Transaction, Kind::Query] {
             let (handle, exit) = handle();
             let (taken, waits) = (send(&handle, kind), send(&handle, kind));

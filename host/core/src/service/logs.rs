@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_of_log_lines_is_cut_counted_and_reported_now_and_then() {
+    fn a_flood_of_log_lines_is_cut_with_a_report() {
         let start = Duration::ZERO;
         let mut bucket = LogBucket::new(start);
         let line = "x".repeat(1024 - 128);
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_for_which_there_is_no_room_are_dropped_and_counted_as_well() {
+    fn lines_without_room_are_counted_as_dropped() {
         let start = Duration::ZERO;
         let mut bucket = LogBucket::new(start);
         let line = "x".repeat(1024 - 128);

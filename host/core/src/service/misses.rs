@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_is_known_of_its_user_and_its_kind_alone() {
+    fn a_body_is_known_by_its_user_and_kind() {
         let caller = |user: &str, incarnation| Caller { user: Name::new(user).expect("a name"), incarnation };
         let keys = [
             MissKey::of_body(&caller("ada", 0), Kind::Transaction, b"x"),
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_missed_long_ago_is_forgotten_and_what_missed_again_is_not() {
+    fn a_miss_is_forgotten_unless_another_follows() {
         let mut misses = DeadlineMisses::default();
         let hour = Duration::from_secs(3600);
         misses.miss(key(1), Duration::ZERO);
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_is_refused_after_two_misses_and_twice_as_long_after_each_more() {
+    fn the_refusal_doubles_with_each_miss_after_the_second() {
         let mut misses = DeadlineMisses::default();
         let mut now = Duration::from_secs(5);
         misses.miss(key(1), now);
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_is_bounded_and_forgets_the_oldest() {
+    fn a_full_table_forgets_the_oldest() {
         let mut misses = DeadlineMisses::default();
         for id in 0..2 * MISSED_KNOWN_MAX {
             misses.miss(key(id), Duration::ZERO);

@@ -551,7 +551,7 @@ mod tests {
     use futures::FutureExt;
 
     #[test]
-    fn who_waits_for_a_round_is_woken_once_it_is_far_enough_and_not_before() {
+    fn a_waiter_is_woken_when_its_round_is_far_enough() {
         let progress = Progress::default();
         progress.add(10);
         assert!(progress.reaches(10).now_or_never().is_some(), "it is there already");

@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn an_export_that_lacked_memory_is_repeated_once_and_only_on_more() {
+    fn an_export_that_lacked_memory_is_repeated_once_with_more() {
         let mut snapshots = Snapshots::none();
         assert!(!snapshots.note_lacked(None, true));
         assert!(!snapshots.note_lacked(Some(Resource::Cpu), true), "it gets more fuel the next time");

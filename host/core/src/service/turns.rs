@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn one_user_alone_fills_a_half_and_there_is_always_room_for_another() {
+    fn one_user_fills_at_most_half_of_the_queue() {
         let mut turns = Turns::new(2_048, 1 << 20);
         let fill = |turns: &mut Turns<()>, index| (0..).take_while(|_| turns.push(&user(index), 1, ()).is_ok()).count();
         assert_eq!(fill(&mut turns, 0), 1_024);
