@@ -35,7 +35,7 @@ pub(crate) fn relocation() -> Vec<Row> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     let pairs = Pairs::measure(PAIRS_MIN, SERVICES, || runtime.block_on(relocate()), spill);
     vec![Row {
-        name: "an idle service gives a segment free",
+        name: "room made behind an idle service",
         a: "its records are relocated",
         b: "a file: write, fsync, rename",
         pairs,
