@@ -69,7 +69,7 @@ use thiserror::Error;
 pub const CATALOG_FILE: &str = lifeboat_journal::storage::LASTING_FILE;
 
 /// The version of the format that this host writes, and the newest that it reads.
-pub const CATALOG_VERSION: u32 = 1;
+pub(crate) const CATALOG_VERSION: u32 = 1;
 
 /// The name under which the file is created. A file of this name is not a catalog yet.
 const ASIDE_FILE: &str = "catalog.redb.tmp";
@@ -479,7 +479,7 @@ impl Catalog {
     ///
     /// # Errors
     /// As [`Catalog::open`].
-    pub fn open_copy(storage: &dyn Storage) -> Result<Self, CatalogError> {
+    pub(crate) fn open_copy(storage: &dyn Storage) -> Result<Self, CatalogError> {
         let (file, bytes) = open_file(storage)?;
         let mut content = vec![0; usize::try_from(bytes).expect("CATALOG_BYTES_MAX fits")];
         let copy = InMemoryBackend::new();
@@ -566,7 +566,7 @@ impl Catalog {
     ///
     /// # Errors
     /// [`CatalogError::Damaged`], [`CatalogError::Storage`].
-    pub fn is_journal_in_use(&self) -> Result<bool, CatalogError> {
+    pub(crate) fn is_journal_in_use(&self) -> Result<bool, CatalogError> {
         match self.meta_array(JOURNAL_IN_USE)? {
             Some([0]) => Ok(false),
             Some([1]) => Ok(true),
@@ -587,7 +587,7 @@ impl Catalog {
     ///
     /// # Errors
     /// As [`Catalog::services`].
-    pub fn services_where(
+    pub(crate) fn services_where(
         &self,
         is_wanted: impl Fn(&Name) -> bool,
     ) -> Result<BTreeMap<Name, ServiceEntry>, CatalogError> {
@@ -606,7 +606,7 @@ impl Catalog {
     ///
     /// # Errors
     /// As [`Catalog::services`].
-    pub fn count_services(&self, is_wanted: impl Fn(&Name) -> bool) -> Result<usize, CatalogError> {
+    pub(crate) fn count_services(&self, is_wanted: impl Fn(&Name) -> bool) -> Result<usize, CatalogError> {
         let mut count = 0;
         self.for_each_service(|name, _| {
             count += usize::from(is_wanted(&name));
@@ -708,7 +708,7 @@ impl Catalog {
     ///
     /// # Errors
     /// The errors of [`Catalog::set_seal`].
-    pub fn note_creation(&self, name: &Name, journal_end: Position) -> Result<(), CatalogError> {
+    pub(crate) fn note_creation(&self, name: &Name, journal_end: Position) -> Result<(), CatalogError> {
         let noted = Absent { journal_end, is_being_created: true };
         self.change("write", Room::Ordinary, |transaction| put(transaction, ABSENT, name, &noted.to_bytes()))
     }
@@ -756,7 +756,7 @@ impl Catalog {
     ///
     /// # Errors
     /// The errors of [`Catalog::set_seal`].
-    pub fn set_stopped(&self, name: &Name, is_stopped: bool) -> Result<(), CatalogError> {
+    pub(crate) fn set_stopped(&self, name: &Name, is_stopped: bool) -> Result<(), CatalogError> {
         self.change("write", Room::Reserve, |transaction| {
             if is_stopped {
                 return put(transaction, STOPPED, name, &[]);

@@ -83,7 +83,7 @@ impl PasswordHash {
 
     /// Returns the PHC string, to be stored.
     #[must_use]
-    pub fn as_phc(&self) -> &str {
+    pub(crate) fn as_phc(&self) -> &str {
         &self.0
     }
 }

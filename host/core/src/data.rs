@@ -793,7 +793,7 @@ impl DataDirectory {
     ///
     /// # Errors
     /// [`DataError::Catalog`]: the service was not added. [`DataError::OutcomeUnknown`].
-    pub fn add_service(&self, service: &Name, entry: &ServiceEntry) -> Result<(), DataError> {
+    pub(crate) fn add_service(&self, service: &Name, entry: &ServiceEntry) -> Result<(), DataError> {
         self.catalog.put_service(service, entry).map_err(DataError::of_order(service, "created"))
     }
 

@@ -400,7 +400,7 @@ impl Host {
     ///
     /// # Errors
     /// As [`Host::status`].
-    pub async fn status_as(&self, by: &Identity, service: &str) -> Result<Status, Denial> {
+    pub(crate) async fn status_as(&self, by: &Identity, service: &str) -> Result<Status, Denial> {
         self.enter(by, service, Grant::Observe)?.status().await
     }
 
@@ -425,7 +425,7 @@ impl Host {
     ///
     /// # Errors
     /// As [`Host::fail_over`].
-    pub async fn fail_over_as(&self, by: &Identity, service: &str) -> Result<Status, RequestError> {
+    pub(crate) async fn fail_over_as(&self, by: &Identity, service: &str) -> Result<Status, RequestError> {
         Ok(self.order_fail_over(by, service).await?.status)
     }
 
@@ -450,7 +450,7 @@ impl Host {
     ///
     /// # Errors
     /// As [`Host::snapshot`].
-    pub async fn snapshot_as(&self, by: &Identity, service: &str) -> Result<Status, RequestError> {
+    pub(crate) async fn snapshot_as(&self, by: &Identity, service: &str) -> Result<Status, RequestError> {
         Ok(self.order_snapshot(by, service).await?.status)
     }
 

@@ -66,7 +66,7 @@ pub enum Record {
 impl Record {
     /// Returns what a replay repeats of the record, or none if the replay does not need it.
     #[must_use]
-    pub fn tail_entry(&self) -> Option<TailEntry> {
+    pub(crate) fn tail_entry(&self) -> Option<TailEntry> {
         match self {
             Self::Transaction(transaction) if transaction.answer.is_kept() => {
                 Some(TailEntry::Transaction(Arc::clone(transaction)))
@@ -181,7 +181,7 @@ impl Commit {
     ///
     /// # Errors
     /// The errors of [`Commit::durable`], and [`JournalError::Stalled`].
-    pub async fn durable_or_held(self) -> Result<(), JournalError> {
+    pub(crate) async fn durable_or_held(self) -> Result<(), JournalError> {
         match self.0 {
             None => Ok(()),
             Some(ticket) => of_journal(ticket.committed_or_held().await),

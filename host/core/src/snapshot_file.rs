@@ -23,13 +23,13 @@ use std::ops::Range;
 use thiserror::Error;
 
 /// The version of the format that this host writes, and the newest that it reads.
-pub const SNAPSHOT_VERSION: u32 = 2;
+pub(crate) const SNAPSHOT_VERSION: u32 = 2;
 
 /// The longest header, in bytes.
-pub const SNAPSHOT_HEADER_BYTES_MAX: u32 = 16 * 1024 * 1024;
+pub(crate) const SNAPSHOT_HEADER_BYTES_MAX: u32 = 16 * 1024 * 1024;
 
 /// The longest body, in bytes: a state and a disk of 2 GiB each.
-pub const SNAPSHOT_BODY_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
+pub(crate) const SNAPSHOT_BODY_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 
 /// The section with the state that the guest exported.
 pub const SECTION_STATE: u16 = 1;
@@ -375,7 +375,7 @@ pub fn write<'a>(
 ///
 /// # Errors
 /// [`SnapshotFileError`]. The file holds no valid snapshot then.
-pub fn write_to<'a>(
+pub(crate) fn write_to<'a>(
     file: &dyn StorageFile,
     name: &str,
     header: &SnapshotHeader,
@@ -474,7 +474,7 @@ pub fn read(storage: &dyn Storage, name: &str) -> Result<SnapshotContent, Snapsh
 ///
 /// # Errors
 /// [`SnapshotFileError`].
-pub fn read_from(file: Box<dyn StorageFile>, name: &str) -> Result<SnapshotContent, SnapshotFileError> {
+pub(crate) fn read_from(file: Box<dyn StorageFile>, name: &str) -> Result<SnapshotContent, SnapshotFileError> {
     read_whole(&Stored::begin(file, name)?)
 }
 

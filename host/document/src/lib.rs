@@ -167,7 +167,7 @@ impl<'a> Value<'a> {
     }
 
     /// Reports that the value is invalid, and what it must be.
-    pub fn must_be<T>(&self, what: &str) -> Option<T> {
+    pub(crate) fn must_be<T>(&self, what: &str) -> Option<T> {
         self.wrong(format!("{} is {}; it must be {what}", self.key, described(self.value.get_ref())))
     }
 

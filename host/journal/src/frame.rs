@@ -12,7 +12,7 @@ use std::fmt;
 use thiserror::Error;
 
 /// The version of the journal's format that this host writes, and the newest that it reads.
-pub const FORMAT_VERSION: u16 = 1;
+pub(crate) const FORMAT_VERSION: u16 = 1;
 
 /// The alignment of frames, in bytes: a page of the page cache, and the most that disks write at once. So no write ever
 /// touches bytes that were synced before.
@@ -25,7 +25,7 @@ pub const FRAME_BYTES_MAX: usize = 7 * 1024 * 1024;
 pub const RECORD_BYTES_MAX: usize = 6 * 1024 * 1024;
 
 /// The maximum number of runs in a frame. A service has one run, or another if it begins anew in the same frame.
-pub const RUNS_PER_FRAME_MAX: usize = 1024;
+pub(crate) const RUNS_PER_FRAME_MAX: usize = 1024;
 
 /// The longest header, in bytes.
 pub const HEADER_BYTES_MAX: usize = FIXED_BYTES + RUNS_PER_FRAME_MAX * (RUN_BYTES + NAME_BYTES_MAX) + HASH_BYTES;
@@ -423,7 +423,7 @@ impl FrameBuilder {
     /// Returns the length of the longest record that an empty frame has room for, in bytes. It allows for a service
     /// with the longest name and for a run without records.
     #[must_use]
-    pub fn record_bytes_max(&self) -> usize {
+    pub(crate) fn record_bytes_max(&self) -> usize {
         let beside = FIXED_BYTES + 2 * (RUN_BYTES + NAME_BYTES_MAX) + HASH_BYTES + RECORD_LENGTH_BYTES;
         self.frame_bytes_max.saturating_sub(beside).min(RECORD_BYTES_MAX)
     }
@@ -558,7 +558,7 @@ impl FrameBuilder {
 impl Staged {
     /// Returns the offset of the record in the frame that was finished with `header`, in bytes.
     #[must_use]
-    pub fn offset_in(self, header: &FrameHeader) -> u32 {
+    pub(crate) fn offset_in(self, header: &FrameHeader) -> u32 {
         let before: usize = header.runs[..self.run].iter().map(|run| run.bytes as usize).sum();
         to_u32(header.header_bytes + before + self.offset)
     }

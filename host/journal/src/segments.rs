@@ -327,13 +327,13 @@ impl Log {
 
     /// Returns the length of the longest record that the log accepts, in bytes.
     #[must_use]
-    pub fn record_bytes_max(&self) -> usize {
+    pub(crate) fn record_bytes_max(&self) -> usize {
         self.builder.record_bytes_max()
     }
 
     /// Returns the number of segments.
     #[must_use]
-    pub fn segment_count(&self) -> usize {
+    pub(crate) fn segment_count(&self) -> usize {
         self.segments.len()
     }
 
@@ -378,7 +378,7 @@ impl Log {
     ///
     /// # Errors
     /// [`LogError::FrameFull`] or [`LogError::Poisoned`]; nothing was added.
-    pub fn stage_end(&mut self, service: &Name) -> Result<(), LogError> {
+    pub(crate) fn stage_end(&mut self, service: &Name) -> Result<(), LogError> {
         self.check()?;
         let next = self.services.get(service).map_or(RecordNumber(1), |kept| kept.next);
         self.builder.push_empty(RunKind::End, service, next).map_err(|FrameFull| LogError::FrameFull)?;
@@ -424,7 +424,7 @@ impl Log {
     ///
     /// # Errors
     /// [`LogError::Poisoned`]: one of these is not so, and nothing is appended any more.
-    pub fn check_places(&mut self) -> Result<(), LogError> {
+    pub(crate) fn check_places(&mut self) -> Result<(), LogError> {
         self.check()?;
         self.try_check_places().map_err(|failure| self.poison(failure))
     }
@@ -460,7 +460,7 @@ impl Log {
 
     /// Returns whether it is time to prepare the file of the next segment.
     #[must_use]
-    pub fn wants_next(&self) -> bool {
+    pub(crate) fn wants_next(&self) -> bool {
         self.next.is_none()
             && self.active.is_some()
             && self.room() <= self.options.segment_bytes - self.options.segment_bytes / NEXT_SHARE
@@ -476,7 +476,7 @@ impl Log {
     ///
     /// # Errors
     /// [`LogError::NotBegun`]: the call can be repeated. [`LogError::Poisoned`].
-    pub fn prepare_next(&mut self) -> Result<(), LogError> {
+    pub(crate) fn prepare_next(&mut self) -> Result<(), LogError> {
         self.check()?;
         self.make_next().map_err(|error| {
             let failure = self.not_begun(error);

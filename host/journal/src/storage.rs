@@ -21,7 +21,7 @@ use std::io;
 use std::time::SystemTime;
 
 /// The longest name of a file, in bytes.
-pub const FILE_NAME_BYTES_MAX: usize = 200;
+pub(crate) const FILE_NAME_BYTES_MAX: usize = 200;
 
 /// The file that every data directory has: [`Storage::lock`] locks it too.
 pub const LASTING_FILE: &str = "catalog.redb";

@@ -104,7 +104,7 @@ impl Snapshot {
 
     /// Returns the chunks of one section, or none if there is no such section.
     #[must_use]
-    pub fn chunks_of(&self, kind: SectionKind) -> &[Bytes] {
+    pub(crate) fn chunks_of(&self, kind: SectionKind) -> &[Bytes] {
         self.sections.iter().find(|section| section.kind == kind).map_or(&[], |section| &section.chunks)
     }
 

@@ -121,7 +121,7 @@ impl Authority {
     }
 
     /// Revokes the grants of all users on `service`.
-    pub fn forget_service(&mut self, service: &str) {
+    pub(crate) fn forget_service(&mut self, service: &str) {
         for user in self.users.values_mut() {
             user.grants.remove(service);
         }
@@ -153,7 +153,7 @@ impl Authority {
     }
 
     /// Voids the token of this hash. Returns whether it was valid.
-    pub fn void_hash(&mut self, token: &TokenHash) -> bool {
+    pub(crate) fn void_hash(&mut self, token: &TokenHash) -> bool {
         let Some(session) = self.sessions.remove(token) else { return false };
         if let Some(user) = self.users.get_mut(&session.user) {
             user.tokens.retain(|other| other != token);
@@ -162,7 +162,7 @@ impl Authority {
     }
 
     /// Voids all tokens of `user`.
-    pub fn void_all(&mut self, user: &str) {
+    pub(crate) fn void_all(&mut self, user: &str) {
         let Some(user) = self.users.get_mut(user) else { return };
         for token in user.tokens.drain(..) {
             self.sessions.remove(&token);

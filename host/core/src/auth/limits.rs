@@ -149,7 +149,7 @@ impl LogInLimits {
 
     /// Records that an attempt was not made after all, because there was no turn to hash or the user's entry could not
     /// be read.
-    pub fn not_made(&mut self, user: &Name, address: IpAddr, trust: Trust) {
+    pub(crate) fn not_made(&mut self, user: &Name, address: IpAddr, trust: Trust) {
         self.give_back(user, address, trust, true);
     }
 

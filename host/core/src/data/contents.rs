@@ -128,7 +128,7 @@ impl FoundSnapshot {
 
     /// Returns the first record whose answer was retained when the snapshot was taken.
     #[must_use]
-    pub fn first_answer(&self) -> RecordNumber {
+    pub(crate) fn first_answer(&self) -> RecordNumber {
         self.header.as_ref().map_or(RecordNumber(1), |header| header.resume_point.first_answer)
     }
 }

@@ -230,7 +230,7 @@ impl Log {
     ///
     /// # Errors
     /// [`LogError::NotBegun`]: the call can be repeated. [`LogError::Poisoned`].
-    pub fn step_while_held(&mut self, reclaim: &mut Reclaim) -> Result<Step, LogError> {
+    pub(crate) fn step_while_held(&mut self, reclaim: &mut Reclaim) -> Result<Step, LogError> {
         self.check()?;
         // Staged records become a frame only when they are written, so another frame can come before it.
         let empty = FrameBuilder::new(frame_bytes_max(&self.options));

@@ -41,7 +41,7 @@ impl Validity {
 
     /// Returns the period in which all certificates of a chain are valid. None if no certificate of it tells.
     #[must_use]
-    pub fn of_chain(chain: &[CertificateDer<'_>]) -> Option<Self> {
+    pub(crate) fn of_chain(chain: &[CertificateDer<'_>]) -> Option<Self> {
         let validities: Vec<Self> = chain.iter().filter_map(|certificate| Self::of(certificate)).collect();
         Some(Self {
             not_before: validities.iter().map(|validity| validity.not_before).max()?,
