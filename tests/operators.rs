@@ -263,7 +263,7 @@ async fn a_stop_reports_why_the_shadow_of_the_last_failover_was_lost() {
     let problem = failed_over.json();
     let detail = problem["detail"].as_str().expect("a detail");
     let degraded = detail.strip_prefix("service 'frail' stays in frail/1: ").expect("it says where it stays");
-    assert!(degraded.starts_with("its shadow was given up: "), "{detail}");
+    assert!(degraded.starts_with("its shadow failed: "), "{detail}");
     assert_eq!(site.post("/v1/services/frail/stop", &admin, "").await.status, 200);
     let told = events(&site.get("/v1/events?follow=false&service=frail&event=stopped", &admin).await);
     let reason = told[0]["reason"].as_str().expect("a reason");

@@ -63,7 +63,7 @@ impl Service {
         match self.rehydrate_tail().await {
             Ok(replayed_transactions) => Ok(replayed_transactions),
             Err(error) => {
-                let reason = format!("its state could not be brought back: {error}");
+                let reason = format!("its state could not be restored: {error}");
                 Err(if error.is_transient() { Stopped(reason) } else { self.stop(reason) })
             }
         }

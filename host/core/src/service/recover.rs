@@ -39,15 +39,15 @@ pub(crate) enum RecoverError {
         /// The name of the size.
         size: String,
     },
-    /// None of the snapshots can be brought back.
-    #[error("none of its snapshots can be brought back: {error}")]
+    /// None of the snapshots can be restored.
+    #[error("none of its snapshots can be restored: {error}")]
     Rehydrate {
         /// The error of the oldest snapshot.
         error: RehydrateError,
     },
     /// A replay differs from the record.
     #[error(
-        "{error}; to go on with what the replay gives, run lifeboat data accept-divergence --data DIR {service} --at \
+        "{error}; to continue with the results of the replay, run lifeboat data accept-divergence --data DIR {service} --at \
          {sequence}"
     )]
     Diverged {

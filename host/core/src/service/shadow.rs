@@ -526,7 +526,7 @@ impl Service {
 
     /// Records that a shadow failed. The serving VM is unaffected.
     fn shadow_lost(&mut self, aim: Aim, error: &RehydrateError) {
-        let reason = format!("its shadow was given up: {error}");
+        let reason = format!("its shadow failed: {error}");
         if let RehydrateError::Move(error) = error {
             self.note_export(error);
         }
