@@ -108,7 +108,7 @@ pub enum JournalError {
         reason: String,
     },
     /// The journal ended because the storage failed or the host stops. It accepts no more records.
-    #[error("the journal takes no more: {reason}; see to the disk and start the host again")]
+    #[error("the journal has ended: {reason}; check the disk and start the host again")]
     Ended {
         /// The cause.
         reason: String,

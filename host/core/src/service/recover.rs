@@ -47,7 +47,7 @@ pub(crate) enum RecoverError {
     },
     /// A replay differs from the record.
     #[error(
-        "{error}; to continue with the results of the replay, run lifeboat data accept-divergence --data DIR {service} --at \
+        "{error}; to continue with the state of the replay, run lifeboat data accept-divergence --data DIR {service} --at \
          {sequence}"
     )]
     Diverged {
