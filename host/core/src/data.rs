@@ -5,7 +5,7 @@
 //! | `catalog.redb` | services, their settings and secrets; users and tokens; the seal of the journal | `catalog.rs` |
 //! | `*.segment`, `*.spare` | the journal of all services | `journal/` |
 //! | `SERVICE.RECORD.snapshot` | snapshots | `snapshot_file.rs`, `data/snapshot_writer.rs` |
-//! | `HASH.workload` | workloads, by their BLAKE3 hash | this module |
+//! | `HASH.workload` | workloads, by their BLAKE3 hash | `data/workload_files.rs` |
 //! | `lock` | held by the process that has the directory | `storage.rs` of the journal |
 //!
 //! [`Locked`] is a directory that belongs to this process. [`Locked::read`] reads it without changing a byte, if it was
@@ -21,31 +21,34 @@
 //! and reported (`data/orphans.rs`).
 
 mod contents;
+mod error;
+mod locked;
 mod orphans;
 pub(crate) mod snapshot_writer;
+mod workload_files;
 
-pub use contents::{Contents, FoundService, FoundSnapshot};
+pub use contents::{Contents, FoundService, FoundSnapshot, findings};
 pub(crate) use contents::{count_transactions, kept, last_transaction};
+pub use error::DataError;
+pub use locked::Locked;
 pub use orphans::Orphan;
+pub(crate) use workload_files::workload_bytes;
+pub use workload_files::{KeptWorkload, keep_workload, read_workload};
 
-use crate::catalog::{CATALOG_FILE, Catalog, CatalogError, Room, ServiceEntry, UsersGuard};
-use crate::snapshot_file::SnapshotFileError;
-use lifeboat_api::clock::SystemClock;
+use crate::catalog::{Catalog, Room, ServiceEntry, UsersGuard};
 use lifeboat_api::event::{Event, EventSink};
 use lifeboat_api::id::WorkloadHash;
 use lifeboat_api::name::Name;
 use lifeboat_journal::commit::{self, CommitError, Committer, Writer};
-use lifeboat_journal::frame::{DirectoryId, RecordNumber};
-use lifeboat_journal::recovery::{Found, OpenError, Recovery, Seal};
-use lifeboat_journal::segments::{Log, Options, Origin};
-use lifeboat_journal::storage::{LockGuard, Storage, StorageFile};
-use orphans::{Orphans, Search};
+use lifeboat_journal::frame::RecordNumber;
+use lifeboat_journal::recovery::Seal;
+use lifeboat_journal::storage::{LockGuard, Storage};
 use snapshot_writer::Written;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use thiserror::Error;
+use workload_files::{PART, remove_workload, workload_of};
 
 /// The default length of a journal, in bytes, above which a journal that is pinned by damage is reported. It is
 /// reported again when it is twice as long.
@@ -70,366 +73,6 @@ impl Default for DataOptions {
             pinned_bytes: PINNED_BYTES_MAX,
         }
     }
-}
-
-/// The reason why a directory cannot be used, or cannot be used any longer.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum DataError {
-    /// Another process has the directory.
-    #[error("the data directory is in use by another lifeboat; stop that one first")]
-    InUse,
-    /// The directory contains other files.
-    #[error(
-        "the directory contains other files, such as '{file}', and no catalog.redb; name a new or an empty directory"
-    )]
-    NotOurs {
-        /// One of the files.
-        file: String,
-    },
-    /// The directory is a data directory whose catalog is missing.
-    #[error(
-        "it is a data directory, with files such as '{file}', but its {CATALOG_FILE} is missing or is not a file \
-         (check with ls -l): restore it from the newest copy of the directory; nothing was changed"
-    )]
-    CatalogMissing {
-        /// One of its files.
-        file: String,
-    },
-    /// The directory is empty.
-    #[error("the directory is empty: no service was ever created in it; name the directory that a host used")]
-    Empty,
-    /// The catalog failed.
-    #[error(transparent)]
-    Catalog(#[from] CatalogError),
-    /// The journal as a whole failed. [`Contents`] reports damage to parts of it.
-    #[error(transparent)]
-    Journal(#[from] OpenError),
-    /// The journal ended, or failed.
-    #[error(transparent)]
-    Commit(#[from] CommitError),
-    /// A snapshot's file failed.
-    #[error(transparent)]
-    Snapshot(#[from] SnapshotFileError),
-    /// There is a directory in the place of a file.
-    #[error("'{file}' is a directory, not a file: move it away, and restore the file from a copy if there is one")]
-    NotAFile {
-        /// The name of the file.
-        file: String,
-    },
-    /// A workload's file is missing.
-    #[error(
-        "'{file}' is missing; put the workload's file there again, or name it once more to lifeboat run while no \
-         server has the directory"
-    )]
-    WorkloadMissing {
-        /// The name of the file.
-        file: String,
-    },
-    /// The contents of a workload's file are not those that were written.
-    #[error(
-        "'{file}' is damaged: its hash is not its name; put the workload's file there again, or name it once more to \
-         lifeboat run"
-    )]
-    WorkloadDamaged {
-        /// The name of the file.
-        file: String,
-    },
-    /// There is no such service.
-    #[error("there is no service '{service}' in the data directory")]
-    NoService {
-        /// The name in the request.
-        service: Name,
-    },
-    /// There is already such a service.
-    #[error("the data directory already has a service '{service}'; choose another name")]
-    Exists {
-        /// The name in the request.
-        service: Name,
-    },
-    /// The service exists, but the catalog does not have it.
-    #[error("service '{service}' is quarantined: {reason}")]
-    Orphan {
-        /// The name in the request.
-        service: Name,
-        /// The reason, as returned by [`Orphan::reason`].
-        reason: String,
-    },
-    /// The catalog failed in the last step of an order, and the outcome is unknown.
-    #[error(
-        "service '{service}' may or may not be {order}, and does not run until it is started or removed, or the host \
-         is restarted"
-    )]
-    OutcomeUnknown {
-        /// The service.
-        service: Name,
-        /// The state that the service may have.
-        order: &'static str,
-        /// The failure of the catalog.
-        source: CatalogError,
-    },
-    /// The catalog failed in the last step of a removal, while no host had the directory.
-    #[error("service '{service}' may or may not be removed; check the disk, and remove it again")]
-    RemovalUnknown {
-        /// The service.
-        service: Name,
-        /// The failure of the catalog.
-        source: CatalogError,
-    },
-    /// The catalog failed in the last step of a restore, while no host had the directory.
-    #[error(
-        "service '{service}' may or may not be restored; check the disk, and restore it again, which fails if the \
-         service exists already"
-    )]
-    RestoreUnknown {
-        /// The service.
-        service: Name,
-        /// The failure of the catalog.
-        source: CatalogError,
-    },
-    /// The host is stopping, and no longer begins or ends single services.
-    #[error("the host is being stopped; try again when it is back")]
-    Stopping,
-    /// The storage failed.
-    #[error("cannot {action}")]
-    Storage {
-        /// The action that failed.
-        action: String,
-        /// The cause of the failure.
-        source: io::Error,
-    },
-}
-
-impl DataError {
-    fn storage(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
-        let action = action.into();
-        move |source| Self::Storage { action, source }
-    }
-
-    /// Returns a function for `map_err`: the catalog failed to store an order that would make `service` be `order`.
-    fn of_order(service: &Name, order: &'static str) -> impl FnOnce(CatalogError) -> Self {
-        move |error| match error {
-            source @ CatalogError::OutcomeUnknown { .. } => {
-                Self::OutcomeUnknown { service: service.clone(), order, source }
-            }
-            error => error.into(),
-        }
-    }
-}
-
-/// A directory that no other process has, with its catalog.
-#[derive(Debug)]
-pub struct Locked {
-    storage: Arc<dyn Storage>,
-    catalog: Catalog,
-    // This is the last field, because fields are dropped in order and the catalog still writes when it is closed.
-    lock: LockGuard,
-}
-
-impl Locked {
-    /// Opens the directory in `storage`. An empty one becomes the data directory `new`, if that is given.
-    ///
-    /// # Errors
-    /// [`DataError`]. Existing files are not changed.
-    pub fn open(storage: Arc<dyn Storage>, new: Option<DirectoryId>) -> Result<Self, DataError> {
-        let lock = lock(&*storage, new.is_some())?;
-        let catalog = if is_ours(&*storage)? {
-            Catalog::open(&*storage)?
-        } else {
-            let catalog = Catalog::create(&*storage, new.ok_or(DataError::Empty)?)?;
-            // Created files must be locked, too.
-            storage.check_lock().map_err(DataError::storage("lock the data directory"))?;
-            catalog
-        };
-        // Commands without a host also check the catalog's file, however long they wait for a user's answer.
-        catalog.reopen_from(Arc::clone(&storage), Arc::new(SystemClock));
-        Ok(Self { storage, lock, catalog })
-    }
-
-    /// Opens the directory in `storage` to read it, and changes nothing in it. The lock file is created if it is
-    /// missing.
-    ///
-    /// # Errors
-    /// [`DataError`].
-    pub fn open_read_only(storage: Arc<dyn Storage>) -> Result<Self, DataError> {
-        let lock = lock(&*storage, false)?;
-        let catalog = Catalog::open_copy(&*storage)?;
-        Ok(Self { storage, lock, catalog })
-    }
-
-    /// Returns the catalog of services and their settings.
-    #[must_use]
-    pub fn catalog(&self) -> &Catalog {
-        &self.catalog
-    }
-
-    /// Returns the storage with the directory's files.
-    #[must_use]
-    pub fn storage(&self) -> &Arc<dyn Storage> {
-        &self.storage
-    }
-
-    /// Removes a service permanently, with its snapshots, and its workload if no other service runs it. When a host
-    /// next opens the directory, the service's part of the journal ends and its space is reclaimed.
-    ///
-    /// # Errors
-    /// [`DataError`]. The service counts as removed once it is not in the catalog any more. Another call removes the
-    /// rest.
-    pub fn remove_service(&self, service: &Name) -> Result<(), DataError> {
-        let entry = self.catalog.service(service)?;
-        let (recovery, orphans) = self.look_for_orphans()?;
-        let removed = self.catalog.remove_service(service, recovery.end, &self.catalog.hold_users());
-        removed.map_err(|error| match error {
-            source @ CatalogError::OutcomeUnknown { .. } => {
-                DataError::RemovalUnknown { service: service.clone(), source }
-            }
-            error => error.into(),
-        })?;
-        clear_snapshots(&*self.storage, service)?;
-        // Orphans may run the workload, too.
-        let entry = entry.filter(|_| orphans.are_workloads_known);
-        entry.map_or(Ok(()), |entry| remove_workload(&*self.storage, &self.catalog, &entry.workload))
-    }
-
-    /// Returns whether anything is left of a service: an entry, or files that a removal did not reach.
-    ///
-    /// # Errors
-    /// [`DataError`].
-    pub fn has_any_of(&self, service: &Name) -> Result<bool, DataError> {
-        let names = self.storage.list().map_err(DataError::storage("list the data directory"))?;
-        Ok(self.catalog.service(service)?.is_some()
-            || names.iter().any(|name| snapshot_writer::snapshot_record(name, service).is_some()))
-    }
-
-    /// Returns the service of this name, if it is missing from the catalog.
-    ///
-    /// # Errors
-    /// [`DataError`].
-    pub fn orphan(&self, service: &Name) -> Result<Option<Orphan>, DataError> {
-        let (_, orphans) = self.look_for_orphans()?;
-        Ok(orphans.kept.into_iter().find(|orphan| orphan.name == *service))
-    }
-
-    fn look_for_orphans(&self) -> Result<(Recovery, Orphans), DataError> {
-        let files = self.storage.list().map_err(DataError::storage("list the data directory"))?;
-        let search = Search::new(&self.catalog, self.catalog.services()?.keys(), &files)?;
-        let (storage, seal) = (&*self.storage, self.catalog.seal()?);
-        let recovery =
-            lifeboat_journal::recovery::inspect(storage, self.catalog.directory(), seal.as_ref(), &mut |_| {})?;
-        let orphans = search.finish(&recovery);
-        Ok((recovery, orphans))
-    }
-
-    /// Checks that the journal can be opened, without changing a byte.
-    ///
-    /// # Errors
-    /// [`DataError`]. Damage with which a host can continue is not an error.
-    pub fn check(&self) -> Result<(), DataError> {
-        self.inspect(&mut |_| {}).map(drop)
-    }
-
-    fn inspect(&self, found: &mut dyn FnMut(Found<'_>)) -> Result<Recovery, DataError> {
-        let seal = self.catalog.seal()?;
-        let is_new = !self.catalog.is_journal_in_use()?;
-        let recovery =
-            lifeboat_journal::recovery::inspect(&*self.storage, self.catalog.directory(), seal.as_ref(), found)?;
-        if recovery.is_new && !is_new && seal.is_none() {
-            return Err(OpenError::Missing.into());
-        }
-        Ok(recovery)
-    }
-
-    /// Reads the directory without changing a byte. For the service `whole`, the result has every record in the
-    /// journal. For the others, it has only the records that their snapshots need.
-    ///
-    /// # Errors
-    /// [`DataError`]. Damage is not an error: the [`Contents`] report it.
-    pub fn read(&self, whole: Option<&Name>) -> Result<Contents, DataError> {
-        let mut gathering = contents::Gathering::new(&*self.storage, &self.catalog, None, whole, true)?;
-        let recovery = self.inspect(&mut |found| gathering.add(found))?;
-        gathering.finish(recovery)
-    }
-
-    /// Opens the journal, so that services can run.
-    ///
-    /// # Errors
-    /// [`DataError`]. Damage is not an error: the [`Contents`] report it.
-    pub fn open_journal(self, options: &DataOptions) -> Result<(Arc<DataDirectory>, Contents), DataError> {
-        let Self { storage, lock, catalog } = self;
-        let seal = catalog.seal()?;
-        let origin = if catalog.is_journal_in_use()? { Origin::Existing(seal) } else { Origin::Create };
-        let mut gathering = contents::Gathering::new(&*storage, &catalog, None, None, false)?;
-        let journal = Options { segment_bytes: options.segment_bytes, ..Options::new(catalog.directory()) };
-        let (log, recovery) = Log::open(Arc::clone(&storage), journal, origin, &mut |found| gathering.add(found))?;
-        let contents = gathering.finish(recovery)?;
-        // From the first frame on, the seal would be wrong.
-        if seal.is_some() {
-            catalog.set_seal(None)?;
-        }
-        let (writer, committer) =
-            commit::start(log, options.queue_bytes).map_err(DataError::storage("start a thread for the journal"))?;
-        let directory = Arc::new(DataDirectory {
-            storage,
-            catalog,
-            committer,
-            journal: Mutex::new(Journal::Open(writer)),
-            needed: Mutex::default(),
-            written: Mutex::default(),
-            workload_files: Mutex::default(),
-            orphans: Mutex::new(contents.orphans.iter().map(|it| (it.name.clone(), it.clone())).collect()),
-            awaited: Arc::default(),
-            options: options.clone(),
-            is_recovered: AtomicBool::new(false),
-            reclaiming: Arc::new(tokio::sync::Mutex::new(Some(0))),
-            is_reclaim_waiting: AtomicBool::new(false),
-            _lock: lock,
-        });
-        directory.set_aside(&contents)?;
-        Ok((directory, contents))
-    }
-}
-
-impl AsRef<Catalog> for Locked {
-    fn as_ref(&self) -> &Catalog {
-        &self.catalog
-    }
-}
-
-/// Takes the lock of a data directory. The directory may be a new one if `may_be_new` is set.
-fn lock(storage: &dyn Storage, may_be_new: bool) -> Result<LockGuard, DataError> {
-    // Check this before the lock, which is a file: no file is created in a directory that is not ours.
-    if !is_ours(storage)? && !may_be_new {
-        return Err(DataError::Empty);
-    }
-    storage.lock().map_err(|error| match error.kind() {
-        io::ErrorKind::WouldBlock => DataError::InUse,
-        io::ErrorKind::IsADirectory => DataError::NotAFile { file: "lock".into() },
-        _ => DataError::storage("lock the data directory")(error),
-    })
-}
-
-/// Returns whether the directory is a data directory, or false if it is empty.
-fn is_ours(storage: &dyn Storage) -> Result<bool, DataError> {
-    let files = storage.list().map_err(DataError::storage("look into the data directory"))?;
-    if files.iter().any(|file| file == CATALOG_FILE) {
-        return Ok(true);
-    }
-    if let Some(file) = files.iter().find(|file| is_part(file)) {
-        return Err(DataError::CatalogMissing { file: file.clone() });
-    }
-    // The catalog's temporary file may be left by a start that was cut off early.
-    match files.into_iter().find(|file| !file.starts_with(CATALOG_FILE)) {
-        Some(file) => Err(DataError::NotOurs { file }),
-        None => Ok(false),
-    }
-}
-
-/// Returns whether only a data directory that has, or had, a service contains a file of this name.
-fn is_part(file: &str) -> bool {
-    let is_segment = |number: &str| number.len() >= 10 && number.bytes().all(|byte| byte.is_ascii_digit());
-    file.strip_suffix(".segment").is_some_and(is_segment)
-        || file.strip_suffix(".workload").is_some_and(|hash| hash.parse::<WorkloadHash>().is_ok())
-        || contents::service_of(file).is_some()
 }
 
 /// The first records of its journal that a service needs.
@@ -850,90 +493,9 @@ impl DataDirectory {
     }
 }
 
-/// A guard that keeps a workload's file for a service that is not in the catalog yet.
-#[derive(Debug)]
-#[must_use]
-pub struct KeptWorkload {
-    hash: WorkloadHash,
-    awaited: Arc<Mutex<BTreeMap<WorkloadHash, usize>>>,
-}
-
-impl Drop for KeptWorkload {
-    fn drop(&mut self) {
-        let mut awaited = self.awaited.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = awaited.get_mut(&self.hash) {
-            *count -= 1;
-            if *count == 0 {
-                awaited.remove(&self.hash);
-            }
-        }
-    }
-}
-
 impl AsRef<Catalog> for DataDirectory {
     fn as_ref(&self) -> &Catalog {
         &self.catalog
-    }
-}
-
-/// The suffix of a file's name while the file is being written.
-const PART: &str = ".tmp";
-
-/// Returns the name of a workload's file.
-fn workload_file(hash: &WorkloadHash) -> String {
-    format!("{hash}.workload")
-}
-
-/// Returns the workload whose file, whole or partial, has this name.
-fn workload_of(file: &str) -> Option<WorkloadHash> {
-    let name = file.strip_suffix(PART).unwrap_or(file);
-    let hash = name.strip_suffix(".workload")?.parse().ok()?;
-    // Hexadecimal digits have two forms, and file names use only one of them.
-    (workload_file(&hash) == name).then_some(hash)
-}
-
-/// Stores a workload under its hash.
-///
-/// # Errors
-/// [`DataError::Storage`].
-pub fn keep_workload(storage: &dyn Storage, hash: &WorkloadHash, bytes: &[u8]) -> Result<(), DataError> {
-    let name = workload_file(hash);
-    let failed = |action: &str| DataError::storage(format!("{action} '{name}'"));
-    let names = storage.list().map_err(failed("look for"))?;
-    // An existing file may be damaged: it is written again unless it is intact.
-    if names.contains(&name) && read_workload(storage, hash).is_ok() {
-        return Ok(());
-    }
-    let aside = format!("{name}{PART}");
-    if names.contains(&aside) {
-        storage.remove(&aside).map_err(failed("remove an unfinished copy of"))?;
-    }
-    let file = storage.create(&aside).map_err(failed("create"))?;
-    let written = file.write_all_at(0, bytes).map_err(failed("write"));
-    let written = written.and_then(|()| file.sync_data().map_err(failed("sync")));
-    let named = written.and_then(|()| storage.rename(&aside, &name).map_err(failed("name")));
-    if named.is_err() {
-        drop(file);
-        // A partial file would take the room that other files need.
-        let _ = storage.remove(&aside);
-        return named;
-    }
-    storage.sync_directory().map_err(failed("sync the directory of"))?;
-    // The temporary file may have been removed or replaced.
-    file.identity().and_then(|identity| storage.check_place(&name, &identity)).map_err(failed("check"))
-}
-
-/// Removes the file of a workload that no service runs any more.
-fn remove_workload(storage: &dyn Storage, catalog: &Catalog, hash: &WorkloadHash) -> Result<(), DataError> {
-    if catalog.services()?.values().any(|entry| entry.workload == *hash) {
-        return Ok(());
-    }
-    let name = workload_file(hash);
-    match storage.remove(&name) {
-        // The file was lost before.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(DataError::storage(format!("remove '{name}'"))(error)),
-        Ok(()) => storage.sync_directory().map_err(DataError::storage("sync the data directory")),
     }
 }
 
@@ -951,78 +513,12 @@ fn clear_snapshots(storage: &dyn Storage, service: &Name) -> Result<(), DataErro
     Ok(())
 }
 
-/// Reads a workload.
-///
-/// # Errors
-/// [`DataError::WorkloadMissing`], [`DataError::WorkloadDamaged`], [`DataError::Storage`].
-pub fn read_workload(storage: &dyn Storage, hash: &WorkloadHash) -> Result<Vec<u8>, DataError> {
-    let (name, file, bytes) = open_workload(storage, hash)?;
-    let mut content = vec![0; usize::try_from(bytes).expect("MODULE_BYTES_MAX fits")];
-    file.read_exact_at(0, &mut content).map_err(|error| no_workload(&name, "read", error))?;
-    if WorkloadHash::of(&content) != *hash {
-        return Err(DataError::WorkloadDamaged { file: name });
-    }
-    Ok(content)
-}
-
-/// Returns the length of a stored workload, in bytes.
-///
-/// # Errors
-/// The errors of [`read_workload`].
-pub(crate) fn workload_bytes(storage: &dyn Storage, hash: &WorkloadHash) -> Result<u64, DataError> {
-    open_workload(storage, hash).map(|(_, _, bytes)| bytes)
-}
-
-/// Opens a stored workload. Returns its name, its file and its length, which is at most the maximum.
-fn open_workload(storage: &dyn Storage, hash: &WorkloadHash) -> Result<(String, Box<dyn StorageFile>, u64), DataError> {
-    let name = workload_file(hash);
-    let file = storage.open(&name).map_err(|error| no_workload(&name, "open", error))?;
-    let bytes = file.bytes().map_err(|error| no_workload(&name, "read", error))?;
-    if bytes > lifeboat_vm::workload::MODULE_BYTES_MAX {
-        return Err(DataError::WorkloadDamaged { file: name });
-    }
-    Ok((name, file, bytes))
-}
-
-/// Returns the error for a stored workload that cannot be read from file `name`.
-fn no_workload(name: &str, action: &str, error: io::Error) -> DataError {
-    match error.kind() {
-        io::ErrorKind::NotFound => DataError::WorkloadMissing { file: name.into() },
-        io::ErrorKind::IsADirectory => DataError::NotAFile { file: name.into() },
-        _ => DataError::storage(format!("{action} '{name}'"))(error),
-    }
-}
-
-/// Returns the events that report damage to a directory.
-#[must_use]
-pub fn findings(contents: &Contents) -> Vec<Event> {
-    let recovery = &contents.recovery;
-    let mut events: Vec<Event> =
-        recovery.damages.iter().map(|damage| Event::JournalDamaged { damage: damage.to_string() }).collect();
-    if let Some(torn) = &recovery.torn {
-        events.push(Event::JournalTorn { position: torn.position.0 });
-    }
-    for found in &contents.services {
-        for (file, reason) in &found.damaged_snapshots {
-            let (file, reason) = (file.clone(), reason.clone());
-            events.push(Event::SnapshotDamaged { service: found.name.clone(), file, reason });
-        }
-        for (_, reason) in &found.unreadable_snapshots {
-            events.push(Event::OldSnapshotsNotRemoved { service: found.name.clone(), reason: reason.clone() });
-        }
-        if let Err(reason) = &found.standing {
-            events.push(Event::Quarantined { service: found.name.clone(), reason: reason.clone() });
-        }
-    }
-    let orphans = contents.orphans.iter();
-    events.extend(orphans.map(|it| Event::Quarantined { service: it.name.clone(), reason: it.reason() }));
-    events
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::{CATALOG_FILE, CatalogError};
     use lifeboat_journal::commit::{Change, Entry};
+    use lifeboat_journal::frame::DirectoryId;
     use lifeboat_journal::storage::{DiskStorage, Operation, SimulatedStorage};
 
     /// Opens a directory whose segments have room for two long records.
@@ -1125,11 +621,11 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let storage = Arc::new(DiskStorage::open(folder.path()).expect("it is there"));
         let locked = Locked::open(storage, Some(DirectoryId([1; 16]))).expect("free");
-        locked.catalog.set_seal(None).expect("it is the one");
+        locked.catalog().set_seal(None).expect("it is the one");
         let (file, copy) = (folder.path().join(CATALOG_FILE), folder.path().join("copy"));
         std::fs::copy(&file, &copy).expect("copied");
         std::fs::rename(&copy, &file).expect("put back");
-        let refused = locked.catalog.set_seal(None);
+        let refused = locked.catalog().set_seal(None);
         assert!(matches!(refused, Err(CatalogError::Storage { .. })), "{refused:?}");
     }
 

@@ -12,6 +12,7 @@ use crate::journal::record::{self, AnswerCheck};
 use crate::journal::{Record, RelocatedAnswer, TailEntry, TransactionRecord};
 use crate::snapshot_file::{self, ResumePoint, SECTION_FORGOTTEN, SnapshotFileError, SnapshotHeader};
 use lifeboat_api::clock::Timestamp;
+use lifeboat_api::event::Event;
 use lifeboat_api::id::WorkloadHash;
 use lifeboat_api::id::id_time;
 use lifeboat_api::id::{Epoch, Sequence};
@@ -501,4 +502,30 @@ pub(super) fn service_of(file: &str) -> Option<Name> {
     let (service, number) = file.strip_suffix(".snapshot")?.rsplit_once('.')?;
     let is_number = number.len() == 20 && number.bytes().all(|byte| byte.is_ascii_digit());
     Name::new(service).ok().filter(|_| is_number)
+}
+
+/// Returns the events that report damage to a directory.
+#[must_use]
+pub fn findings(contents: &Contents) -> Vec<Event> {
+    let recovery = &contents.recovery;
+    let mut events: Vec<Event> =
+        recovery.damages.iter().map(|damage| Event::JournalDamaged { damage: damage.to_string() }).collect();
+    if let Some(torn) = &recovery.torn {
+        events.push(Event::JournalTorn { position: torn.position.0 });
+    }
+    for found in &contents.services {
+        for (file, reason) in &found.damaged_snapshots {
+            let (file, reason) = (file.clone(), reason.clone());
+            events.push(Event::SnapshotDamaged { service: found.name.clone(), file, reason });
+        }
+        for (_, reason) in &found.unreadable_snapshots {
+            events.push(Event::OldSnapshotsNotRemoved { service: found.name.clone(), reason: reason.clone() });
+        }
+        if let Err(reason) = &found.standing {
+            events.push(Event::Quarantined { service: found.name.clone(), reason: reason.clone() });
+        }
+    }
+    let orphans = contents.orphans.iter();
+    events.extend(orphans.map(|it| Event::Quarantined { service: it.name.clone(), reason: it.reason() }));
+    events
 }
