@@ -397,7 +397,6 @@ async fn a_service_whose_replay_diverges_stops_with_its_answers_retained() {
     assert!(rig.status("tally").await.stopped.is_some());
 }
 
-/// Starts a guest that loses its count in a restore, in shadow mode.
 /// The order joins the shadow of an earlier one, whose snapshot lacks the transaction between them.
 #[tokio::test]
 async fn an_order_for_a_snapshot_ends_with_one_that_has_all_transactions_before_it() {
@@ -414,6 +413,7 @@ async fn an_order_for_a_snapshot_ends_with_one_that_has_all_transactions_before_
     }
 }
 
+/// Starts a guest that loses its count in a restore, in shadow mode.
 async fn start_forgetful(rig: &Rig) {
     let sizes = [size("s", 50_000_000, 8 * MIB)];
     let started = rig.try_start("tally", "forgetful.wat", &sizes, |spec| spec.failover = FailoverMode::Shadow);

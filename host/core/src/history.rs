@@ -49,8 +49,8 @@ impl History {
     /// Begins the history of a service with an empty log.
     pub(crate) fn new(mut log: Box<dyn Log>, answers: Answers) -> Self {
         let written_bytes = log.written_bytes();
-        let last = RecordNumber(0);
-        Self { log, last, tail: Tail::default(), written_bytes, snapshot_bytes: 0, answers }
+        let snapshot_bytes = written_bytes.unwrap_or_default();
+        Self { log, last: RecordNumber(0), tail: Tail::default(), written_bytes, snapshot_bytes, answers }
     }
 
     /// Continues a history. `answers` points to the answers that `log` retains.
@@ -70,7 +70,7 @@ impl History {
         self.last
     }
 
-    /// Returns the bytes of the records since the last proven snapshot.
+    /// Returns the bytes of the records since the last proven snapshot was adopted, or in memory since it was begun.
     pub(crate) fn tail_bytes(&self) -> u64 {
         self.written_bytes.map_or(self.tail.bytes(), |written| written.saturating_sub(self.snapshot_bytes))
     }
@@ -79,6 +79,15 @@ impl History {
     pub(crate) fn held_bytes(&self) -> u64 {
         // Failed transactions are not in the tail, but they are in the log.
         self.tail.bytes().max(self.tail_bytes())
+    }
+
+    /// Returns the share of some entries of the tail in [`History::held_bytes`].
+    pub(crate) fn held_bytes_of(&self, entries: &[TailEntry]) -> u64 {
+        let bytes: u64 = entries.iter().map(TailEntry::bytes).sum();
+        // On a disk, a record also takes its share of the padding of its frame.
+        let held = u128::from(bytes) * u128::from(self.held_bytes());
+        let held = held.checked_div(u128::from(self.tail.bytes())).unwrap_or_default();
+        u64::try_from(held).unwrap_or(u64::MAX)
     }
 
     /// Checks that records of `bytes` more can be held. The service calls this before it executes a transaction,

@@ -397,7 +397,7 @@ impl Service {
 
     fn answer_order(&self, order: Order) {
         let (status, proven) = (self.status(), self.snapshots.last().sequence());
-        self.after_events(move |durable| order.tell(status, proven, durable));
+        self.after_events(move |durable| order.answer(status, proven, durable));
     }
 
     /// Leaves as little as possible to replay at the next start. If anything is left, returns the reason.
@@ -549,10 +549,10 @@ impl Service {
         // The answer reports a failover as well, whose record is the last one.
         let commit = if answered.failover.is_some() { &self.last_commit } else { commit };
         reply.shrink_to(&answered.answer);
-        self.tell_when_safe(commit, answered, is_id_kept, |answer| reply.send(answer.map_err(RequestError::from)));
+        self.send_when_safe(commit, answered, is_id_kept, |answer| reply.send(answer.map_err(RequestError::from)));
     }
 
-    fn tell_when_safe(
+    fn send_when_safe(
         &self,
         commit: &Commit,
         answered: Reply,

@@ -166,9 +166,9 @@ struct Driver {
 }
 
 impl Driver {
-    fn new(seed: u64, is_sabotaged: bool) -> Result<Self, String> {
+    fn new(seed: u64, ignores_syncs: bool) -> Result<Self, String> {
         let storage = SimulatedStorage::new(seed);
-        if is_sabotaged {
+        if ignores_syncs {
             storage.ignore_syncs();
         }
         if seed.is_multiple_of(2) {
@@ -372,8 +372,8 @@ fn compare(lives: &Lives, recovery: &Recovery, histories: &Histories) -> Result<
     Ok(())
 }
 
-fn run(seed: u64, actions: &[Action], is_sabotaged: bool) -> Result<usize, String> {
-    let mut driver = Driver::new(seed, is_sabotaged)?;
+fn run(seed: u64, actions: &[Action], ignores_syncs: bool) -> Result<usize, String> {
+    let mut driver = Driver::new(seed, ignores_syncs)?;
     for action in actions {
         driver.act(action)?;
     }

@@ -361,13 +361,17 @@ impl<'a> Stage<'a> {
     }
 
     /// Acknowledges a transaction that the host does not get. Returns false if its answer is not known to be `ok`: then
-    /// the transaction was not acknowledged.
+    /// the transaction was not acknowledged. Gives up if the guest takes an empty transaction.
     ///
     /// The host gets an empty transaction in its place, which the guest refuses. So the dropped one has a sequence of
     /// its own, and its answer is what a VM gives that executes all acknowledged transactions before it.
     async fn drop_one(&mut self, Outgoing { service, user, id, body }: &Outgoing) -> bool {
         let in_place = self.transact(*service, *user, format!("{id}-dropped"), Bytes::new()).await;
-        let Ok(Reply { answer: Answer::Refused(_), sequence, timestamp, .. }) = in_place else { return false };
+        let Ok(Reply { answer: Answer::Refused(_), sequence, timestamp, .. }) = in_place else {
+            // Each further attempt could change the state.
+            self.fault = None;
+            return false;
+        };
         let (service, user) = (*service, self.scenario.users[*user].name.clone());
         let (id, body, answer) = (id.clone(), body.clone(), Answer::Ok(Bytes::new()));
         let dropped = ClientRecord { user, id, body, sequence, timestamp, answer };

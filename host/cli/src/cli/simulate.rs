@@ -45,7 +45,7 @@ pub(crate) struct Simulate {
 
     /// Lose or duplicate one transaction on purpose, to show that the reconciliation notices it.
     #[arg(long, value_name = "HOW", hide = true)]
-    sabotage: Option<Sabotage>,
+    sabotage: Option<FaultInjection>,
 
     /// The scenario, a TOML file; paths of workloads are relative to its folder. The default is the built-in scenario.
     #[arg(value_name = "SCENARIO.toml")]
@@ -53,7 +53,7 @@ pub(crate) struct Simulate {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Sabotage {
+enum FaultInjection {
     /// Acknowledge a transaction without sending it to the host.
     DropOne,
     /// Send a transaction to the host twice, with two ids.
@@ -66,9 +66,9 @@ impl Simulate {
             None => Scenario::built_in(),
             Some(path) => Scenario::read(path).map_err(|error| UsageError(error.to_string()))?,
         };
-        let fault = self.sabotage.map(|sabotage| match sabotage {
-            Sabotage::DropOne => Fault::DropOne,
-            Sabotage::DoubleOne => Fault::DoubleOne,
+        let fault = self.sabotage.map(|fault| match fault {
+            FaultInjection::DropOne => Fault::DropOne,
+            FaultInjection::DoubleOne => Fault::DoubleOne,
         });
         let options = Options { seed: self.seed, pace: self.pace, fault };
         let mut view = View::choose(self.json);

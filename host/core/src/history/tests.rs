@@ -66,11 +66,12 @@ fn open(storage: &SimulatedStorage) -> (commit::Writer, commit::Committer) {
 }
 
 /// Appends a transaction with an id from the client, and indexes it.
-fn append_with_id(history: &mut History, sequence: u64, id: &str, answer: Answer, now: Timestamp) {
-    let (_, bytes) = history.append(&transaction(sequence, id, true, answer)).expect("appended");
+fn append_with_id(history: &mut History, sequence: u64, id: &str, answer: Answer, now: Timestamp) -> Commit {
+    let (commit, bytes) = history.append(&transaction(sequence, id, true, answer)).expect("appended");
     let (number, sequence) = (history.last_record(), Sequence(sequence));
     let (key, caller) = (key(id), caller());
     history.index(KeptId { key, caller, sequence, number, timestamp: now, id_time: None, bytes }, now);
+    commit
 }
 
 fn sequences(tail: &[TailEntry]) -> Vec<u64> {
@@ -105,7 +106,7 @@ fn the_tail_ends_at_the_snapshot() -> Result<(), JournalError> {
 #[test]
 fn an_answer_outlives_the_snapshot_that_includes_its_transaction() {
     let mut history = in_memory();
-    append_with_id(&mut history, 1, "a", Answer::Ok(Bytes::from_static(b"1")), NOW);
+    let _ = append_with_id(&mut history, 1, "a", Answer::Ok(Bytes::from_static(b"1")), NOW);
     drop(history.forget_tail(RecordNumber(1)));
     let answered = history.answered(&key("a")).now_or_never().expect("at once").expect("readable");
     let answered = answered.expect("retained");
@@ -116,7 +117,7 @@ fn an_answer_outlives_the_snapshot_that_includes_its_transaction() {
 #[test]
 fn a_known_id_without_its_record_is_an_error() {
     let mut history = in_memory();
-    append_with_id(&mut history, 1, "a", Answer::Ok(Bytes::new()), NOW);
+    let _ = append_with_id(&mut history, 1, "a", Answer::Ok(Bytes::new()), NOW);
     history.log.release(RecordNumber(1));
     let error = history.answered(&key("a")).now_or_never().expect("at once").expect_err("it is not there");
     assert!(matches!(error, JournalError::Unreadable { number: RecordNumber(1), .. }), "{error}");
@@ -228,8 +229,8 @@ fn action() -> impl Strategy<Value = Action> {
 async fn check_against_model(log: Box<dyn Log>, actions: &[Action]) -> Result<usize, TestCaseError> {
     let window = DeduplicationWindow { ids: 16, age: 2 * ID_FLOOR, bytes: 16 * RECORD_BYTES };
     let mut history = History::new(log, answers(window));
-    // The sequence and the answer of each id, the kept sequences by record, and the last record in a snapshot.
-    let (mut named, mut kept) = (BTreeMap::<String, (u64, Answer)>::new(), BTreeMap::new());
+    // The sequence, the answer and the time of each id, the kept sequences by record, and the last record in a snapshot.
+    let (mut named, mut kept) = (BTreeMap::<String, (u64, Answer, Timestamp)>::new(), BTreeMap::new());
     let (mut through, mut relocated) = (RecordNumber(0), 0);
     let mut now = NOW;
     for (action, sequence) in actions.iter().zip(1..) {
@@ -246,14 +247,14 @@ async fn check_against_model(log: Box<dyn Log>, actions: &[Action]) -> Result<us
                     true => Answer::Failed(Cause::Deadline { deadline: Duration::from_secs(1) }),
                     false => Answer::Ok(format!("answer {sequence}").into()),
                 };
-                append_with_id(&mut history, sequence, &id, answer.clone(), now);
+                append_with_id(&mut history, sequence, &id, answer.clone(), now).durable().await?;
                 if !is_retryable {
                     kept.insert(history.last_record(), sequence);
                 }
-                named.insert(id, (sequence, answer));
+                named.insert(id, (sequence, answer, now));
             }
             Action::Unnamed => {
-                history.append(&record(sequence))?;
+                history.append(&record(sequence))?.0.durable().await?;
                 kept.insert(history.last_record(), sequence);
             }
             Action::Snapshot => {
@@ -269,10 +270,12 @@ async fn check_against_model(log: Box<dyn Log>, actions: &[Action]) -> Result<us
         let expected: Vec<u64> = kept.range(through.next()..).map(|(_, sequence)| *sequence).collect();
         prop_assert_eq!(sequences(&history.tail(through)), expected);
         let mut retained = 0;
-        for (id, (sequence, answer)) in &named {
+        for (id, (sequence, answer, time)) in &named {
             if let Some(found) = history.answered(&key(id)).await? {
                 prop_assert_eq!((found.sequence.0, &found.answer), (*sequence, answer), "{}", id);
                 retained += 1;
+            } else {
+                prop_assert!(now >= time.plus(ID_FLOOR), "{} is forgotten too early", id);
             }
         }
         prop_assert!(retained <= 16 + 1, "{} answers", retained);
@@ -301,4 +304,14 @@ proptest! {
         let log = DurableLog::new(ant(), committer, FoundLog::default());
         block_on(check_against_model(Box::new(log), &actions))?;
     }
+}
+
+#[test]
+fn an_answer_on_disk_is_relocated_when_the_log_has_grown_behind_it() {
+    let (_writer, committer) = open(&SimulatedStorage::new(1));
+    let log = DurableLog::new(ant(), committer, FoundLog::default());
+    let mut actions = vec![Action::Unnamed; 40];
+    actions[3] = Action::Transaction { id: 7, is_retryable: false };
+    let relocated = block_on(check_against_model(Box::new(log), &actions)).expect("as the model");
+    assert!(relocated > 0, "the window allows {} bytes, and each record takes a block", 16 * RECORD_BYTES);
 }

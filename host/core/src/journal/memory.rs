@@ -8,7 +8,8 @@ use lifeboat_journal::frame::RecordNumber;
 use std::sync::Arc;
 
 /// A log in memory. It retains answers alone: the tail belongs to the history, and SLA failures and failovers are
-/// reported as events. Memory is released answer by answer, so no answer pins others, and none is relocated.
+/// reported as events. Memory is released answer by answer, so no answer pins others, and none is relocated: a relocated
+/// record retains nothing.
 #[derive(Debug, Default)]
 pub struct MemoryLog {
     last: RecordNumber,

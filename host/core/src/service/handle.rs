@@ -44,7 +44,7 @@ impl Order {
 
     /// Reports the end of the order, after which the last proven snapshot is that of `proven`. `durable` is whether its records
     /// are on the disk. Ignores a caller that is gone.
-    pub(super) fn tell(self, status: Status, proven: Sequence, durable: Result<(), JournalError>) {
+    pub(super) fn answer(self, status: Status, proven: Sequence, durable: Result<(), JournalError>) {
         let told = match durable {
             // After a crash, the history must not contradict anything that was reported.
             Err(error) if status.vm != self.from => {

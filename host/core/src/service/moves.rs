@@ -99,7 +99,14 @@ impl Service {
     /// If the guest's `snapshot` or `restore` fails, the service is *unmovable*. It continues in a rehydrated store, or
     /// in the old one if rehydration fails as well and the old one is alive. The last valid snapshot stays.
     pub(super) async fn take_snapshot(&mut self) -> Result<Moved, Stopped> {
-        self.drop_shadow();
+        // This snapshot serves the orders that waited for the shadow.
+        let waiting = self.drop_shadow();
+        let moved = self.export_and_restore().await;
+        self.answer_waiting(waiting);
+        moved
+    }
+
+    async fn export_and_restore(&mut self) -> Result<Moved, Stopped> {
         // The journal must hold everything that the instance has seen. Otherwise a replay up to here leads to another
         // state.
         self.flush_queries();
@@ -211,8 +218,15 @@ impl Service {
 
     /// Moves the service to a fresh VM, if that achieves its purpose: fresh resources, and every level with headroom.
     pub(super) async fn fail_over(&mut self, cause: FailoverCause) -> Result<(), Stopped> {
+        // This failover serves the orders that waited for the shadow.
+        let waiting = self.drop_shadow();
+        let failed_over = self.fail_over_directly(cause).await;
+        self.answer_waiting(waiting);
+        failed_over
+    }
+
+    async fn fail_over_directly(&mut self, cause: FailoverCause) -> Result<(), Stopped> {
         let start = Instant::now();
-        self.drop_shadow();
         let moved = if self.may_export() { self.take_snapshot().await? } else { Moved::Not };
         let replayed_transactions = match moved {
             Moved::Fresh => 0,

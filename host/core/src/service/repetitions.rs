@@ -75,7 +75,7 @@ impl Service {
             }
             Ok(Some(record)) => {
                 let answered = self.repeated(&record);
-                self.tell_when_safe(&self.last_commit.clone(), answered, true, |answer| {
+                self.send_when_safe(&self.last_commit.clone(), answered, true, |answer| {
                     drop(found.send(answer.map(Some).map_err(RequestError::from)));
                 });
             }

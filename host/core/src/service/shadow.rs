@@ -194,21 +194,21 @@ struct Restraint {
     /// The replay of the current round, in fuel.
     round_fuel: u64,
     /// The number of rounds that were short, or not a fifth shorter than the previous one.
-    telling_rounds: u32,
+    unhelpful_rounds: u32,
     /// The quarters of the current round's replay for which the journal has room, in this round and in all later ones.
     room_quarters: u64,
 }
 
 /// What the rounds of a shadow add to the journal, and what is left there, in bytes.
 #[derive(Debug, Clone, Copy)]
-struct Room {
+struct JournalRoom {
     /// The bytes of the part of the journal that the round replays.
     round_bytes: u64,
     /// The bytes that the journal can still hold.
     left_bytes: u64,
 }
 
-impl Room {
+impl JournalRoom {
     /// Returns the quarters of a round's replay that the serving VM may keep, so that this round and all later ones take
     /// no more than three quarters of the room.
     fn quarters(self) -> u64 {
@@ -217,21 +217,30 @@ impl Room {
         let quarters = room_bytes.saturating_mul(4).checked_div(room_bytes.saturating_add(self.round_bytes));
         quarters.unwrap_or(QUARTERS_MAX).clamp(1, QUARTERS_MAX)
     }
-}
 
-impl Default for Restraint {
-    fn default() -> Self {
-        Self { round_fuel: 0, telling_rounds: 0, room_quarters: QUARTERS_MAX }
+    /// Returns the fuel that the serving VM may keep in the first round, beside its share of the replay, which takes
+    /// `round_fuel`. Returns no more than `usual`. Work like that of the replay then takes at most five eighths of the
+    /// room in this round. The rest is enough for the later rounds.
+    fn first_free_fuel(self, usual: u64, round_fuel: u64) -> u64 {
+        let fuel = u128::from(self.left_bytes / 8 * 5) * u128::from(round_fuel);
+        let fuel = fuel.checked_div(u128::from(self.round_bytes)).unwrap_or(u128::MAX);
+        let share = round_fuel / 4 * self.quarters();
+        usual.min(u64::try_from(fuel).unwrap_or(u64::MAX).saturating_sub(share)).max(SLACK_FUEL_MIN)
     }
 }
 
 impl Restraint {
+    /// Begins the first round.
+    fn new(room: JournalRoom) -> Self {
+        Self { round_fuel: 0, unhelpful_rounds: 0, room_quarters: room.quarters() }
+    }
+
     /// Begins a round that replays this much. Returns the fuel that the serving VM may keep in the round at any rate.
-    fn begin_round(&mut self, fuel: u64, transactions: usize, room: Room) -> u64 {
+    fn begin_round(&mut self, fuel: u64, transactions: usize, room: JournalRoom) -> u64 {
         self.room_quarters = room.quarters();
         let is_short = fuel <= SHORT_FUEL_MAX || transactions <= SHORT_TRANSACTIONS_MAX;
         let is_stuck = self.round_fuel > 0 && fuel > self.round_fuel / 5 * 4;
-        self.telling_rounds += u32::from(is_short || is_stuck);
+        self.unhelpful_rounds += u32::from(is_short || is_stuck);
         self.round_fuel = fuel;
         (fuel / SLACK_SHARE).clamp(SLACK_FUEL_MIN, WAIT_FUEL_MAX)
     }
@@ -239,7 +248,7 @@ impl Restraint {
     /// Returns the fuel that must be replayed before a VM continues that has kept `kept_fuel`. Returns `None` if it
     /// need not wait.
     fn awaited_fuel(&self, kept_fuel: u64, replayed_fuel: u64, free_fuel: u64) -> Option<u64> {
-        let quarters = self.room_quarters.saturating_sub(u64::from(self.telling_rounds / PATIENT_ROUNDS));
+        let quarters = self.room_quarters.saturating_sub(u64::from(self.unhelpful_rounds / PATIENT_ROUNDS));
         if kept_fuel <= replayed_fuel / 4 * quarters + free_fuel {
             return None;
         }
@@ -338,8 +347,16 @@ impl Service {
             shadow.waiting.extend(waiting);
             return;
         }
+        if self.conditions.is_stopped() {
+            return self.answer_waiting(waiting);
+        }
         // Queries that are not journalled yet come after the shadow's tail, as they do in the serving VM.
         let tail = (self.history.tail(self.snapshots.record()), self.history.last_record());
+        let room = self.journal_room(&tail.0);
+        // This covers the restores and the export, which are not counted as replay. They are also slower beside the
+        // serving VM than they were alone.
+        let free_fuel = self.snapshots.fuel().saturating_mul(RESTORES_MAX).saturating_add(TAIL_FUEL_MAX);
+        let free_fuel = room.first_free_fuel(free_fuel, replay_fuel(&tail.0));
         // A state that cannot be exported is moved by replay alone. That does not help a failover for memory.
         let is_movable = self.may_export();
         let exports = match aim {
@@ -361,25 +378,23 @@ impl Service {
             round,
             over: None,
             rounds: 0,
-            restraint: Restraint::default(),
+            restraint: Restraint::new(room),
             begun,
             progress,
-            // This covers the restores and the export, which are not counted as replay. They are also slower beside the
-            // serving VM than they were alone.
-            free_fuel: self.snapshots.fuel().saturating_mul(RESTORES_MAX).saturating_add(TAIL_FUEL_MAX),
+            free_fuel,
             kept_fuel_before: self.snapshots.kept_fuel(),
             waiting,
         });
     }
 
-    /// Drops the shadow, if there is one, because the service is moved in another way.
-    pub(super) fn drop_shadow(&mut self) {
-        if let Some(mut shadow) = self.shadow.take() {
-            self.tell_waiting(std::mem::take(&mut shadow.waiting));
-        }
+    /// Drops the shadow, if there is one, because the service is moved in another way. Returns the orders that waited
+    /// for it.
+    #[must_use]
+    pub(super) fn drop_shadow(&mut self) -> Vec<Order> {
+        self.shadow.take().map(|mut shadow| std::mem::take(&mut shadow.waiting)).unwrap_or_default()
     }
 
-    fn tell_waiting(&self, waiting: Vec<Order>) {
+    pub(super) fn answer_waiting(&self, waiting: Vec<Order>) {
         for order in waiting {
             self.answer_order(order);
         }
@@ -390,7 +405,7 @@ impl Service {
     fn serve_waiting(&mut self, waiting: Vec<Order>) {
         let proven = self.snapshots.last().sequence();
         let (unserved, served) = waiting.into_iter().partition(|order| order.awaits_snapshot_after(proven));
-        self.tell_waiting(served);
+        self.answer_waiting(served);
         if !unserved.is_empty() {
             self.begin_shadow(Aim::Snapshot, unserved);
         }
@@ -418,8 +433,7 @@ impl Service {
             Some(Ok(caught)) => caught,
             Some(Err(error)) => {
                 let waiting = std::mem::take(&mut shadow.waiting);
-                self.shadow_lost(shadow.aim, &error);
-                return self.tell_waiting(waiting);
+                return self.shadow_lost(shadow.aim, &error, waiting);
             }
             None => return,
         };
@@ -439,18 +453,15 @@ impl Service {
             Aim::FailOver(cause) if is_near => {
                 let start = Instant::now();
                 if let Err(error) = caught.rehydrated.replay(self.terms.context(), &tail).await {
-                    self.shadow_lost(shadow.aim, &error);
-                    return self.tell_waiting(std::mem::take(&mut shadow.waiting));
+                    let waiting = std::mem::take(&mut shadow.waiting);
+                    return self.shadow_lost(shadow.aim, &error, waiting);
                 }
                 self.promote_shadow(cause, caught, shadow.begun.take(), start);
                 self.serve_waiting(std::mem::take(&mut shadow.waiting));
             }
             Aim::Snapshot | Aim::FailOver(_) => {
                 let progress = Arc::new(Progress::default());
-                let room = Room {
-                    round_bytes: tail.iter().map(TailEntry::bytes).sum(),
-                    left_bytes: JOURNAL_BYTES_MAX.saturating_sub(self.history.held_bytes()),
-                };
+                let room = self.journal_room(&tail);
                 shadow.free_fuel = shadow.restraint.begin_round(replay_fuel(&tail), calls(&tail), room);
                 let tail = (tail, through);
                 shadow.round = tokio::spawn(catch_up(Arc::clone(&self.terms), caught, tail, Arc::clone(&progress)));
@@ -486,22 +497,26 @@ impl Service {
                         if let Some(cause) = shadow.failover_cause() {
                             self.go_on_in_fresh_vm(cause, replayed_transactions, start);
                         }
-                        true
+                        Ok(())
                     }
-                    Err(error) => {
-                        self.shadow_lost(shadow.aim, &error);
-                        false
-                    }
+                    Err(error) => Err(error),
                 }
             }
-            Some(Err(error)) => {
-                self.shadow_lost(shadow.aim, &error);
+            Some(Err(error)) => Err(error),
+            None => return false,
+        };
+        match adopted {
+            Ok(()) => {
+                self.serve_waiting(waiting);
+                true
+            }
+            // The rollback that follows must not wait for another shadow.
+            Err(error) => {
+                self.note_shadow_lost(shadow.aim, &error);
+                self.answer_waiting(waiting);
                 false
             }
-            None => false,
-        };
-        self.tell_waiting(waiting);
-        adopted
+        }
     }
 
     /// Adopts the proven snapshot that a shadow exported, so that the service goes back to it.
@@ -524,18 +539,38 @@ impl Service {
         self.go_on_in_fresh_vm(cause, replayed_transactions, start);
     }
 
-    /// Records that a shadow failed. The serving VM is unaffected.
-    fn shadow_lost(&mut self, aim: Aim, error: &RehydrateError) {
-        let reason = format!("its shadow failed: {error}");
-        if let RehydrateError::Move(error) = error {
-            self.note_export(error);
+    /// Ends the orders of a shadow that failed. The serving VM is unaffected. If the export lacked memory, another shadow
+    /// with all the memory of a slot serves the orders.
+    fn shadow_lost(&mut self, aim: Aim, error: &RehydrateError, waiting: Vec<Order>) {
+        if self.note_shadow_lost(aim, error) {
+            return self.begin_shadow(aim, waiting);
         }
+        self.answer_waiting(waiting);
+    }
+
+    /// Records that a shadow failed, unless a retry at once is worthwhile: then returns true.
+    fn note_shadow_lost(&mut self, aim: Aim, error: &RehydrateError) -> bool {
+        if let RehydrateError::Move(error) = error
+            && self.note_export(error)
+        {
+            return true;
+        }
+        let reason = format!("its shadow failed: {error}");
         match aim {
             Aim::Snapshot => self.become_unmovable(reason),
             Aim::FailOver(cause) => {
                 let due = self.conditions.shadow_failed(&self.vm.id, cause, reason, self.counters.requests());
                 self.report(due);
             }
+        }
+        false
+    }
+
+    /// Returns the room of the journal for the rounds of a shadow, of which the next one replays `tail`.
+    fn journal_room(&self, tail: &[TailEntry]) -> JournalRoom {
+        JournalRoom {
+            round_bytes: self.history.held_bytes_of(tail),
+            left_bytes: JOURNAL_BYTES_MAX.saturating_sub(self.history.held_bytes()),
         }
     }
 }
@@ -585,14 +620,18 @@ mod tests {
     /// for bytes: the journal has room for `left` beside the tail of the first round.
     fn rounds(first_fuel: u64, calls: &[u64], left: u64) -> (u32, u64) {
         let mut calls = calls.iter().cycle();
-        let (mut restraint, mut rounds, mut replayed_fuel) = (Restraint::default(), 0, 0);
+        let room = JournalRoom { round_bytes: first_fuel, left_bytes: left };
+        let (mut restraint, mut rounds, mut replayed_fuel) = (Restraint::new(room), 0, 0);
         let (mut tail_fuel, mut tail) = (first_fuel, usize::MAX);
         while tail > PROMOTE_TRANSACTIONS_MAX && tail_fuel > PROMOTE_FUEL_MAX && rounds < 1_000 {
             rounds += 1;
             replayed_fuel += tail_fuel;
             let held = replayed_fuel - first_fuel;
-            let room = Room { round_bytes: tail_fuel, left_bytes: left.saturating_sub(held) };
-            let free_fuel = restraint.begin_round(tail_fuel, tail, room);
+            let room = JournalRoom { round_bytes: tail_fuel, left_bytes: left.saturating_sub(held) };
+            let free_fuel = match rounds {
+                1 => room.first_free_fuel(4 * first_fuel, tail_fuel),
+                _ => restraint.begin_round(tail_fuel, tail, room),
+            };
             let (mut now, mut kept_fuel, mut kept) = (0, 0, 0);
             while now < tail_fuel {
                 if let Some(awaited) = restraint.awaited_fuel(kept_fuel, now, free_fuel) {
