@@ -503,7 +503,10 @@ impl Service {
                 }
             }
             Some(Err(error)) => Err(error),
-            None => return false,
+            None => {
+                self.answer_waiting(waiting);
+                return false;
+            }
         };
         match adopted {
             Ok(()) => {
