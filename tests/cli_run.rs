@@ -144,7 +144,7 @@ fn reply_comes_before_the_next_line_is_sent() {
 }
 
 #[test]
-fn reader_that_goes_away_ends_the_run_quietly() {
+fn a_reader_that_goes_away_ends_the_run_which_says_what_may_be_done() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("transactions.jsonl");
     std::fs::write(&file, "{\"add\":1}\n".repeat(50_000)).expect("a temporary file");
@@ -152,8 +152,10 @@ fn reader_that_goes_away_ends_the_run_quietly() {
     assert_eq!(running.line().as_deref(), Some(&b"1\n"[..]));
     running.hang_up();
     let output = running.finish();
-    assert_eq!(output.code, 0, "{}", output.stderr);
+    assert_eq!(output.code, 1, "{}", output.stderr);
     assert!(!output.stderr.to_lowercase().contains("pipe"), "{}", output.stderr);
+    let lines = "the reader of the replies is gone: all lines up to ";
+    assert!(output.stderr.contains(lines), "{}", output.stderr);
 }
 
 #[test]
@@ -714,7 +716,9 @@ fn a_host_that_cannot_write_the_replies_exits_with_4() {
         .expect("the built binary runs");
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(4), "{stderr}");
-    assert!(stderr.contains("lifeboat: cannot write the replies: no space left on the device"), "{stderr}");
+    assert!(stderr.contains("lifeboat: cannot write the replies: all lines up to "), "{stderr}");
+    assert!(stderr.contains("make room for the replies") && stderr.contains("no space left on the device"), "{stderr}");
+    assert!(!stderr.contains("run the command again"), "it would apply the lines twice: {stderr}");
 }
 
 /// Runs a workload under a limit of its address space, in KiB.

@@ -54,13 +54,14 @@ const COMMANDS: &[(&str, Codes)] = &[
             (OK, "every transaction was ok"),
             (
                 SOME_NOT_OK,
-                "some transaction was refused, failed or denied, or not sent because the run was interrupted; or the \
+                "some transaction was refused, failed or denied, or not sent because the run was interrupted or the reader \
+                 of its replies had gone; or the \
                  data directory is damaged (except for a snapshot that the start replaces), or the service is \
                  quarantined",
             ),
             FILE_WRONG,
             WORKLOAD_REFUSED,
-            HOST_FAILED,
+            (HOST, "the host failed, or the replies cannot be written"),
         ],
     ),
     (

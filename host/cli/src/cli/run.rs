@@ -409,14 +409,21 @@ impl Run {
                 let id = pending.pop_front().and_then(|first| first.id);
                 *outcomes.entry(outcome(&result)).or_default() += 1;
                 let written = print(&mut out, id, &result, self.json);
-                if !is_pipe_open(written).context("cannot write the replies")? {
-                    return Ok(Fed { outcomes, interrupted });
+                if !is_pipe_open(written).with_context(|| unwritable(lines))? {
+                    let unanswered = pending.len();
+                    return Ok(Fed { outcomes, interrupted: Some(Interrupted::without_reader(lines, unanswered)) });
                 }
                 continue;
             }
             // Replies are flushed before every wait, since their reader may act on them.
-            if !is_pipe_open(out.flush()).context("cannot write the replies")? || (is_at_end && pending.is_empty()) {
+            let is_done = is_at_end && pending.is_empty();
+            let is_read = is_pipe_open(out.flush()).with_context(|| unwritable(lines))?;
+            if is_done {
                 return Ok(Fed { outcomes, interrupted });
+            }
+            if !is_read {
+                let unanswered = pending.len();
+                return Ok(Fed { outcomes, interrupted: Some(Interrupted::without_reader(lines, unanswered)) });
             }
             let may_send = !is_at_end && pending.len() < IN_FLIGHT_MAX;
             let replied = async {
@@ -440,7 +447,8 @@ impl Run {
                         None => !is_at_end && input.give_up(!self.is_typed()),
                     };
                     is_at_end = true;
-                    let now = Interrupted { lines, unanswered: pending.len(), is_input_left, is_twice };
+                    let unanswered = pending.len();
+                    let now = Interrupted { lines, unanswered, is_input_left, is_twice, is_reader_gone: false };
                     if is_twice {
                         return Ok(Fed { outcomes, interrupted: Some(now) });
                     }
@@ -491,7 +499,16 @@ struct Fed {
     interrupted: Option<Interrupted>,
 }
 
-/// The progress of a run when a signal interrupted it.
+/// Returns what to do about replies that cannot be written, when this many lines were sent.
+fn unwritable(lines: u64) -> String {
+    format!(
+        "cannot write the replies: all lines up to {} may be done; make room for the replies or write them to another \
+         file, and send only later lines",
+        grouped(lines)
+    )
+}
+
+/// The progress of a run when a signal interrupted it, or when nobody read its replies any more.
 #[derive(Debug, Clone, Copy, Serialize)]
 struct Interrupted {
     /// The number of lines read.
@@ -502,9 +519,15 @@ struct Interrupted {
     is_input_left: bool,
     /// Whether a second signal ended every wait.
     is_twice: bool,
+    /// Whether the reader of the replies has gone.
+    is_reader_gone: bool,
 }
 
 impl Interrupted {
+    fn without_reader(lines: u64, unanswered: usize) -> Self {
+        Self { lines, unanswered, is_input_left: true, is_twice: false, is_reader_gone: true }
+    }
+
     fn tell(&self, json: bool) {
         match json {
             true => {
@@ -518,7 +541,14 @@ impl Interrupted {
 
 impl fmt::Display for Interrupted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { lines, unanswered, is_input_left, is_twice } = *self;
+        let Self { lines, unanswered, is_input_left, is_twice, is_reader_gone } = *self;
+        if is_reader_gone {
+            let lines = grouped(lines);
+            return write!(
+                f,
+                "the reader of the replies is gone: all lines up to {lines} may be done, and no later one is"
+            );
+        }
         match (is_twice, unanswered as u64, lines) {
             (true, ..) => write!(
                 f,
