@@ -121,6 +121,15 @@ impl ClientError {
         }
     }
 
+    /// Returns the message without the remedy, for a client that sends the request again by itself.
+    #[must_use]
+    pub fn cause(&self) -> String {
+        match self {
+            Self::Interrupted { url, reason, .. } => format!("{url} did not complete its answer: {reason}"),
+            other => other.to_string(),
+        }
+    }
+
     /// Returns the time after which the server asks the client to retry.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {

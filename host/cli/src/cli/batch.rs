@@ -128,9 +128,9 @@ impl Batch {
         if let (Some(file), Some(resume)) = (&self.resume, resume) {
             if !is_over {
                 output::note(&format!(
-                    "{} stays: the same command sends again the lines that may now succeed; lines denied as too old \
-                     stay denied: check the state of the service to find out which of them were done, and send the \
-                     others with another FILE",
+                    "{} is retained: the same command sends again the lines that may now succeed. Lines denied as too \
+                     old, or because another line was sent under their id, are denied again: check the state of the \
+                     service to find out which of them were done, and send the others with another FILE",
                     shown(file)
                 ));
                 return Ok(ExitCode::from(exit::SOME_NOT_OK));
@@ -226,7 +226,7 @@ impl Batch {
                     Event::Away { error: error.to_string() }
                 }
                 Happened::Retrying { error, unanswered, wait } => {
-                    Event::ConnectionBroke { error: error.to_string(), unanswered: unanswered as u64, wait }
+                    Event::ConnectionBroke { error: error.cause(), unanswered: unanswered as u64, wait }
                 }
                 Happened::AllAnswered => Event::AllAnswered,
                 Happened::Failed(failed) => {
