@@ -187,7 +187,7 @@ impl Shadow {
 ///
 /// That VM may keep three quarters of the round's replay meanwhile, so that each round is shorter than the previous
 /// one. After every [`PATIENT_ROUNDS`] short or barely shrinking rounds it may keep a quarter less. It may keep less
-/// from the start if the journal would be full before the last round: then it could keep nothing until the shadow is
+/// if the journal would be full before the last round: then it could keep nothing until the shadow is
 /// promoted, for seconds.
 #[derive(Debug)]
 struct Restraint {
@@ -216,16 +216,6 @@ impl JournalRoom {
         let room_bytes = self.left_bytes / 4 * 3;
         let quarters = room_bytes.saturating_mul(4).checked_div(room_bytes.saturating_add(self.round_bytes));
         quarters.unwrap_or(QUARTERS_MAX).clamp(1, QUARTERS_MAX)
-    }
-
-    /// Returns the fuel that the serving VM may keep in the first round, beside its share of the replay, which takes
-    /// `round_fuel`. Returns no more than `usual`. Work like that of the replay then takes at most five eighths of the
-    /// room in this round. The rest is enough for the later rounds.
-    fn first_free_fuel(self, usual: u64, round_fuel: u64) -> u64 {
-        let fuel = u128::from(self.left_bytes / 8 * 5) * u128::from(round_fuel);
-        let fuel = fuel.checked_div(u128::from(self.round_bytes)).unwrap_or(u128::MAX);
-        let share = round_fuel / 4 * self.quarters();
-        usual.min(u64::try_from(fuel).unwrap_or(u64::MAX).saturating_sub(share)).max(SLACK_FUEL_MIN)
     }
 }
 
@@ -356,7 +346,6 @@ impl Service {
         // This covers the restores and the export, which are not counted as replay. They are also slower beside the
         // serving VM than they were alone.
         let free_fuel = self.snapshots.fuel().saturating_mul(RESTORES_MAX).saturating_add(TAIL_FUEL_MAX);
-        let free_fuel = room.first_free_fuel(free_fuel, replay_fuel(&tail.0));
         // A state that cannot be exported is moved by replay alone. That does not help a failover for memory.
         let is_movable = self.may_export();
         let exports = match aim {
@@ -618,7 +607,7 @@ mod tests {
         (std::task::Waker::from(Arc::new(Counts(Arc::clone(&woken)))), woken)
     }
 
-    /// Returns the number of rounds until a shadow is promoted, and the fuel that they replay altogether. The shadow
+    /// Returns the number of rounds after the restores until a shadow is promoted, and the fuel that they replay altogether. The shadow
     /// replays as fast as the serving VM executes calls of these costs, one after another. Fuel also stands for time, and
     /// for bytes: the journal has room for `left` beside the tail of the first round.
     fn rounds(first_fuel: u64, calls: &[u64], left: u64) -> (u32, u64) {
@@ -631,10 +620,7 @@ mod tests {
             replayed_fuel += tail_fuel;
             let held = replayed_fuel - first_fuel;
             let room = JournalRoom { round_bytes: tail_fuel, left_bytes: left.saturating_sub(held) };
-            let free_fuel = match rounds {
-                1 => room.first_free_fuel(4 * first_fuel, tail_fuel),
-                _ => restraint.begin_round(tail_fuel, tail, room),
-            };
+            let free_fuel = restraint.begin_round(tail_fuel, tail, room);
             let (mut now, mut kept_fuel, mut kept) = (0, 0, 0);
             while now < tail_fuel {
                 if let Some(awaited) = restraint.awaited_fuel(kept_fuel, now, free_fuel) {
