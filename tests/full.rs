@@ -12,7 +12,7 @@ use lifeboat_host::credential::TokenHash;
 use lifeboat_host::data::{DataOptions, Locked};
 use lifeboat_journal::commit::{Change, Entry};
 use lifeboat_journal::frame::RecordNumber;
-use lifeboat_journal::storage::{Operation, SimulatedStorage, Storage};
+use lifeboat_journal::storage::{Fault, Operation, SimulatedStorage, Storage};
 use serde_json::{Value, json};
 use std::io;
 use std::net::SocketAddr;
@@ -147,18 +147,36 @@ async fn snapshot(site: &Site, admin: &str, number: u64) {
     assert_eq!(done.status, 200, "{done:?}");
 }
 
+/// A server whose service `bank` has taken three snapshots, of which the oldest could not be removed.
+struct Stuck {
+    site: Site,
+    admin: String,
+    storage: SimulatedStorage,
+    /// The files of the first two snapshots.
+    files: Vec<String>,
+    fault: Fault,
+    folder: tempfile::TempDir,
+}
+
+impl Stuck {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let storage = SimulatedStorage::new(1);
+        let site = Site::start_on(Arc::new(storage.clone()), folder.path(), "").await;
+        let admin = site.log_in("admin").await;
+        site.deploy(&admin, "bank", "count.wat", "size=small").await;
+        snapshot(&site, &admin, 1).await;
+        snapshot(&site, &admin, 2).await;
+        let files = snapshot_files(&storage);
+        let fault = storage.fail_in(&files[0], Operation::Remove, 1);
+        snapshot(&site, &admin, 3).await;
+        Self { site, admin, storage, files, fault, folder }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_old_snapshot_that_cannot_be_removed_is_reported_as_that() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let storage = SimulatedStorage::new(1);
-    let site = Site::start_on(Arc::new(storage.clone()), folder.path(), "").await;
-    let admin = site.log_in("admin").await;
-    site.deploy(&admin, "bank", "count.wat", "size=small").await;
-    snapshot(&site, &admin, 1).await;
-    snapshot(&site, &admin, 2).await;
-    let files = snapshot_files(&storage);
-    let fault = storage.fail_in(&files[0], Operation::Remove, 1);
-    snapshot(&site, &admin, 3).await;
+    let Stuck { site, admin, storage, files, fault, folder: _folder } = Stuck::start().await;
     // Reclaims follow removals, and an order waits for neither.
     until(|| async { fault.has_fired() && !texts(&site, &admin, "old_snapshots_not_removed").await.is_empty() }).await;
     let told = texts(&site, &admin, "old_snapshots_not_removed").await;
@@ -177,16 +195,7 @@ async fn an_old_snapshot_that_cannot_be_removed_is_reported_as_that() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_old_snapshot_that_cannot_be_opened_prevents_no_start() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let storage = SimulatedStorage::new(1);
-    let site = Site::start_on(Arc::new(storage.clone()), folder.path(), "").await;
-    let admin = site.log_in("admin").await;
-    site.deploy(&admin, "bank", "count.wat", "size=small").await;
-    snapshot(&site, &admin, 1).await;
-    snapshot(&site, &admin, 2).await;
-    let files = snapshot_files(&storage);
-    let fault = storage.fail_in(&files[0], Operation::Remove, 1);
-    snapshot(&site, &admin, 3).await;
+    let Stuck { site, storage, fault, folder, .. } = Stuck::start().await;
     until(|| async { fault.has_fired() }).await;
     site.stop().await;
     let files = snapshot_files(&storage);

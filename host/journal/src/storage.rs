@@ -14,7 +14,7 @@ mod simulated;
 
 pub use disk::{DiskStorage, create_file, open_file, rename_file};
 #[cfg(any(test, feature = "simulated"))]
-pub use simulated::{HeldWrites, Operation, SimulatedStorage};
+pub use simulated::{Fault, HeldWrites, Operation, SimulatedStorage};
 
 use std::fmt;
 use std::io;

@@ -131,12 +131,19 @@ fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
-#[test]
-fn new_files_are_their_owners_alone() -> io::Result<()> {
+/// Returns a directory with the file `a`, its storage, and the path of the file.
+fn with_file() -> io::Result<(tempfile::TempDir, DiskStorage, PathBuf)> {
     let directory = tempfile::tempdir()?;
     let storage = DiskStorage::open(directory.path())?;
     storage.create("a")?;
-    let (a, out) = (directory.path().join("a"), directory.path().join("out"));
+    let path = directory.path().join("a");
+    Ok((directory, storage, path))
+}
+
+#[test]
+fn new_files_are_their_owners_alone() -> io::Result<()> {
+    let (directory, storage, a) = with_file()?;
+    let out = directory.path().join("out");
     create_file(&out)?;
     assert_eq!((mode(&a)?, mode(&out)?), (0o600, 0o600));
     let _guard = storage.lock()?;
@@ -146,10 +153,7 @@ fn new_files_are_their_owners_alone() -> io::Result<()> {
 
 #[test]
 fn a_directory_that_others_may_write_to_is_refused_without_a_change() -> io::Result<()> {
-    let directory = tempfile::tempdir()?;
-    let storage = DiskStorage::open(directory.path())?;
-    storage.create("a")?;
-    let a = directory.path().join("a");
+    let (directory, storage, a) = with_file()?;
     set_mode(&a, 0o664)?;
     for others in [0o770, 0o702] {
         set_mode(directory.path(), others)?;
@@ -163,10 +167,7 @@ fn a_directory_that_others_may_write_to_is_refused_without_a_change() -> io::Res
 
 #[test]
 fn a_lock_takes_the_right_to_write_files_from_others() -> io::Result<()> {
-    let directory = tempfile::tempdir()?;
-    let storage = DiskStorage::open(directory.path())?;
-    storage.create("a")?;
-    let a = directory.path().join("a");
+    let (directory, storage, a) = with_file()?;
     set_mode(&a, 0o664)?;
     set_mode(directory.path(), 0o750)?;
     let _guard = storage.lock()?;

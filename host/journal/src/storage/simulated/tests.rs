@@ -7,14 +7,20 @@ fn read(storage: &SimulatedStorage, name: &str) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Returns a storage whose file `a` has so many bytes of 1, which are synced, and that file.
+fn with_synced(seed: u64, bytes: usize) -> io::Result<(SimulatedStorage, Box<dyn StorageFile>)> {
+    let storage = SimulatedStorage::new(seed);
+    let file = storage.create("a")?;
+    file.write_all_at(0, &vec![1; bytes])?;
+    file.sync_data()?;
+    storage.sync_directory()?;
+    Ok((storage, file))
+}
+
 #[test]
 fn synced_bytes_are_there_after_every_crash() -> io::Result<()> {
     for seed in 0..100 {
-        let storage = SimulatedStorage::new(seed);
-        let file = storage.create("a")?;
-        file.write_all_at(0, &[1; 2000])?;
-        file.sync_data()?;
-        storage.sync_directory()?;
+        let (storage, file) = with_synced(seed, 2000)?;
         assert_eq!(read(&storage.crash(), "a")?, [1; 2000]);
         assert!(file.sync_data().is_err(), "the old handles are dead");
     }
@@ -93,11 +99,7 @@ fn a_fault_of_one_file_is_taken_by_no_other() -> io::Result<()> {
 fn an_unsynced_cut_may_survive_a_crash_or_not() -> io::Result<()> {
     let (mut cut, mut whole) = (0, 0);
     for seed in 0..100 {
-        let storage = SimulatedStorage::new(seed);
-        let file = storage.create("a")?;
-        file.write_all_at(0, &[1; 4096])?;
-        file.sync_data()?;
-        storage.sync_directory()?;
+        let (storage, file) = with_synced(seed, 4096)?;
         file.set_bytes(1000)?;
         assert_eq!(read(&storage, "a")?, [1; 1000]);
         match read(&storage.crash(), "a")?.len() {
@@ -132,11 +134,7 @@ fn after_a_synced_cut_a_file_grows_with_zeros_alone() -> io::Result<()> {
 fn an_unsynced_cut_that_grows_again_leaves_zeros_or_what_was_there() -> io::Result<()> {
     let (mut zeros, mut old) = (0, 0);
     for seed in 0..100 {
-        let storage = SimulatedStorage::new(seed);
-        let file = storage.create("a")?;
-        file.write_all_at(0, &[1; 4096])?;
-        file.sync_data()?;
-        storage.sync_directory()?;
+        let (storage, file) = with_synced(seed, 4096)?;
         file.set_bytes(1024)?;
         file.set_bytes(4096)?;
         for sector in read(&storage.crash(), "a")?[1024..].chunks(SECTOR_BYTES) {
