@@ -24,7 +24,7 @@ use lifeboat_journal::frame::RecordNumber;
 use lifeboat_vm::engine::joined;
 use lifeboat_vm::rehydrate::{INSTANTIATE_OVERHEAD_FUEL, RehydrateError, Rehydrated, rehydrate, replay_fuel, restore};
 use lifeboat_vm::snapshot::Snapshot;
-use lifeboat_vm::store::Allowance;
+use lifeboat_vm::store::{Allowance, FUEL_YIELD_INTERVAL};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -56,8 +56,11 @@ const SHORT_FUEL_MAX: u64 = 40 * PROMOTE_FUEL_MAX;
 /// The most transactions and queries of a short round, which may each be long.
 const SHORT_TRANSACTIONS_MAX: usize = 16;
 
-/// The most that the serving VM may keep of a round's replay, in quarters.
-const QUARTERS_MAX: u64 = 3;
+/// The most that the serving VM may keep of a round's replay, in percent.
+const SHARE_PERCENT_MAX: u64 = 75;
+
+/// By how much less it may keep after [`PATIENT_ROUNDS`], in percent of the replay.
+const SHARE_PERCENT_STEP: u64 = 25;
 
 /// The number of short or barely shrinking rounds after which the serving VM is slowed more. Its clients hardly notice
 /// that in short rounds, and the other rounds would not end without it.
@@ -65,6 +68,10 @@ const PATIENT_ROUNDS: u32 = 4;
 
 /// The most that the serving VM may keep at once after it had to wait, in fuel: some milliseconds.
 const WAIT_FUEL_MAX: u64 = 20 * PROMOTE_FUEL_MAX;
+
+/// The number of steps in which the serving VM uses up the bound of the first round, at least. More steps make waits
+/// shorter and more frequent.
+const FIRST_STEPS: u64 = 1_024;
 
 /// The allowance of the first round in multiples of the cost of a snapshot: two restores and an export, doubled.
 const RESTORES_MAX: u64 = 4;
@@ -96,6 +103,8 @@ pub(super) struct Shadow {
     free_fuel: u64,
     /// The fuel that the serving VM had kept when the round began.
     kept_fuel_before: u64,
+    /// The pace of the first round, and the bytes that the history held when it began. None in later rounds.
+    first: Option<(FirstRound, u64)>,
     /// The orders that wait for the shadow to end.
     pub(super) waiting: Vec<Order>,
 }
@@ -103,7 +112,7 @@ pub(super) struct Shadow {
 /// The progress of a round.
 #[derive(Debug, Default)]
 struct Progress {
-    /// The fuel replayed so far.
+    /// The fuel of the work that is done: of replays, and in the first round of restores and the export as well.
     fuel: AtomicU64,
     /// The fuel that the service waits for, or 0.
     wanted: AtomicU64,
@@ -123,7 +132,18 @@ impl Progress {
         self.fuel.load(Ordering::SeqCst)
     }
 
-    /// Waits until `wanted` fuel is replayed.
+    /// Awaits a call into a guest, and adds its work while it goes on: a guest yields after each
+    /// [`FUEL_YIELD_INTERVAL`].
+    async fn track<T>(&self, call: impl Future<Output = T>) -> T {
+        let mut call = std::pin::pin!(call);
+        std::future::poll_fn(|cx| {
+            self.add(FUEL_YIELD_INTERVAL);
+            call.as_mut().poll(cx)
+        })
+        .await
+    }
+
+    /// Waits until work of `wanted` fuel is done.
     async fn reaches(&self, wanted: u64) {
         // Here and in `add`, the store comes before the load, so the later side sees the write of the other.
         self.wanted.store(wanted, Ordering::SeqCst);
@@ -174,32 +194,38 @@ impl Shadow {
         }
     }
 
-    /// Returns the fuel that the round must have replayed before the serving VM continues. Returns `None` if that VM
-    /// need not wait.
-    fn awaited_fuel(&self, kept_fuel: u64) -> Option<u64> {
-        let kept_fuel = kept_fuel.saturating_sub(self.kept_fuel_before);
-        let is_going = self.over.is_none();
-        is_going.then(|| self.restraint.awaited_fuel(kept_fuel, self.progress.fuel(), self.free_fuel)).flatten()
+    /// Returns the work that the round must have done before the serving VM continues, in fuel. Returns `None` if that
+    /// VM need not wait. `held_bytes` is what the history holds now.
+    fn awaited_fuel(&self, kept_fuel: u64, held_bytes: u64) -> Option<u64> {
+        if self.over.is_some() {
+            return None;
+        }
+        let (kept_fuel, done_fuel) = (kept_fuel.saturating_sub(self.kept_fuel_before), self.progress.fuel());
+        let first =
+            self.first.and_then(|(first, before)| first.awaited_fuel(held_bytes.saturating_sub(before), done_fuel));
+        first.max(self.restraint.awaited_fuel(kept_fuel, done_fuel, self.free_fuel))
     }
 }
 
 /// The slowdown of the serving VM, which depends on the earlier rounds and on the journal's room.
 ///
 /// That VM may keep three quarters of the round's replay meanwhile, so that each round is shorter than the previous
-/// one. After every [`PATIENT_ROUNDS`] short or barely shrinking rounds it may keep a quarter less. It may keep less
-/// if the journal would be full before the last round: then it could keep nothing until the shadow is
-/// promoted, for seconds.
+/// one. After every [`PATIENT_ROUNDS`] short or barely shrinking rounds it may keep a quarter less. It may keep less,
+/// too, if the journal would be full before the last round: a service without room keeps nothing until the shadow is
+/// promoted.
 #[derive(Debug)]
 struct Restraint {
     /// The replay of the current round, in fuel.
     round_fuel: u64,
     /// The number of rounds that were short, or not a fifth shorter than the previous one.
     unhelpful_rounds: u32,
-    /// The quarters of the current round's replay for which the journal has room, in this round and in all later ones.
-    room_quarters: u64,
+    /// The share of the current round's replay for which the journal has room, in percent.
+    room_percent: u64,
+    /// The room that all rounds after the first leave, in bytes. None in the first round.
+    reserve_bytes: Option<u64>,
 }
 
-/// What the rounds of a shadow add to the journal, and what is left there, in bytes.
+/// What a round of a shadow replays of the journal, and what is left there, in bytes.
 #[derive(Debug, Clone, Copy)]
 struct JournalRoom {
     /// The bytes of the part of the journal that the round replays.
@@ -209,25 +235,71 @@ struct JournalRoom {
 }
 
 impl JournalRoom {
-    /// Returns the quarters of a round's replay that the serving VM may keep, so that this round and all later ones take
-    /// no more than three quarters of the room.
-    fn quarters(self) -> u64 {
+    /// Returns the share of a round's replay that the serving VM may keep, in percent, so that this round and all later
+    /// ones leave `reserve_bytes`.
+    fn share_percent(self, reserve_bytes: u64) -> u64 {
         // With a share s, what they keep together is s / (1 - s) of what the round replays.
-        let room_bytes = self.left_bytes / 4 * 3;
-        let quarters = room_bytes.saturating_mul(4).checked_div(room_bytes.saturating_add(self.round_bytes));
-        quarters.unwrap_or(QUARTERS_MAX).clamp(1, QUARTERS_MAX)
+        let room_bytes = self.left_bytes.saturating_sub(reserve_bytes);
+        let percent = room_bytes.saturating_mul(100).checked_div(room_bytes.saturating_add(self.round_bytes));
+        percent.unwrap_or(SHARE_PERCENT_MAX).min(SHARE_PERCENT_MAX)
+    }
+}
+
+impl Default for Restraint {
+    fn default() -> Self {
+        // The pace of the first round knows the room.
+        Self { round_fuel: 0, unhelpful_rounds: 0, room_percent: SHARE_PERCENT_MAX, reserve_bytes: None }
+    }
+}
+
+/// The pace of the serving VM in the first round.
+///
+/// The shadow restores, replays and exports, and the journal must have room for what is kept meanwhile. How long that
+/// takes is not known beforehand. So what may be kept grows with the work that is done, ever more slowly, and never
+/// reaches its bound: the serving VM becomes slower and does not stop.
+#[derive(Debug, Clone, Copy)]
+struct FirstRound {
+    /// The bound of what the serving VM keeps, in bytes of the journal.
+    kept_bytes_max: u64,
+    /// The estimate of the shadow's work, in fuel.
+    work_fuel: u64,
+}
+
+impl FirstRound {
+    fn new(room: JournalRoom, work_fuel: u64) -> Self {
+        Self { kept_bytes_max: room.left_bytes / 8 * 5, work_fuel: work_fuel.max(1) }
+    }
+
+    /// Returns the work that must be done before a VM continues that has kept `kept_bytes`, in fuel. Returns `None` if
+    /// it need not wait.
+    fn awaited_fuel(self, kept_bytes: u64, done_fuel: u64) -> Option<u64> {
+        if kept_bytes <= self.allowed_bytes(done_fuel) {
+            return None;
+        }
+        // The wait leaves some allowance, so that the VM can continue for a while afterwards.
+        let wanted = kept_bytes.saturating_add(self.kept_bytes_max / FIRST_STEPS);
+        let (max, work) = (u128::from(self.kept_bytes_max), u128::from(self.work_fuel));
+        // The inverse of `allowed_bytes`.
+        let paced = u128::from(wanted).saturating_sub(max / 4);
+        let left = (max / 4 * 3).saturating_sub(paced);
+        let done = (work * paced).checked_div(left).unwrap_or(u128::MAX);
+        Some(u64::try_from(done).unwrap_or(u64::MAX).max(done_fuel + 1))
+    }
+
+    /// Returns what may be kept after this much work: a quarter of the bound at first, five eighths of it when the
+    /// estimate is reached, and three quarters at twice the estimate.
+    fn allowed_bytes(self, done_fuel: u64) -> u64 {
+        let (max, done, work) = (u128::from(self.kept_bytes_max), u128::from(done_fuel), u128::from(self.work_fuel));
+        u64::try_from(max / 4 + max / 4 * 3 * done / (done + work)).unwrap_or(u64::MAX)
     }
 }
 
 impl Restraint {
-    /// Begins the first round.
-    fn new(room: JournalRoom) -> Self {
-        Self { round_fuel: 0, unhelpful_rounds: 0, room_quarters: room.quarters() }
-    }
-
     /// Begins a round that replays this much. Returns the fuel that the serving VM may keep in the round at any rate.
     fn begin_round(&mut self, fuel: u64, transactions: usize, room: JournalRoom) -> u64 {
-        self.room_quarters = room.quarters();
+        // Kept as it is, so that the rounds together leave it.
+        let reserve_bytes = *self.reserve_bytes.get_or_insert(room.left_bytes / 4);
+        self.room_percent = room.share_percent(reserve_bytes);
         let is_short = fuel <= SHORT_FUEL_MAX || transactions <= SHORT_TRANSACTIONS_MAX;
         let is_stuck = self.round_fuel > 0 && fuel > self.round_fuel / 5 * 4;
         self.unhelpful_rounds += u32::from(is_short || is_stuck);
@@ -235,16 +307,17 @@ impl Restraint {
         (fuel / SLACK_SHARE).clamp(SLACK_FUEL_MIN, WAIT_FUEL_MAX)
     }
 
-    /// Returns the fuel that must be replayed before a VM continues that has kept `kept_fuel`. Returns `None` if it
-    /// need not wait.
-    fn awaited_fuel(&self, kept_fuel: u64, replayed_fuel: u64, free_fuel: u64) -> Option<u64> {
-        let quarters = self.room_quarters.saturating_sub(u64::from(self.unhelpful_rounds / PATIENT_ROUNDS));
-        if kept_fuel <= replayed_fuel / 4 * quarters + free_fuel {
+    /// Returns the work that must be done before a VM continues that has kept `kept_fuel`, in fuel. Returns `None` if
+    /// it need not wait.
+    fn awaited_fuel(&self, kept_fuel: u64, done_fuel: u64, free_fuel: u64) -> Option<u64> {
+        let less = SHARE_PERCENT_STEP.saturating_mul(u64::from(self.unhelpful_rounds / PATIENT_ROUNDS));
+        let percent = self.room_percent.saturating_sub(less);
+        if kept_fuel <= done_fuel / 100 * percent + free_fuel {
             return None;
         }
         // The wait leaves some allowance, so that the VM can continue for a while afterwards.
         let room = (free_fuel / 2).min(WAIT_FUEL_MAX);
-        Some((kept_fuel - (free_fuel - room)).saturating_mul(4).checked_div(quarters).unwrap_or(u64::MAX))
+        Some((kept_fuel - (free_fuel - room)).saturating_mul(100).checked_div(percent).unwrap_or(u64::MAX))
     }
 }
 
@@ -260,22 +333,25 @@ async fn bring_up(
     progress: Arc<Progress>,
 ) -> Result<Caught, RehydrateError> {
     let permit = permit.await;
-    let mut rehydrated = restore(terms.context(), &snapshot).await?;
+    let mut rehydrated = progress.track(restore(terms.context(), &snapshot)).await?;
     match replay_in_parts(&terms, &mut rehydrated, &tail, &progress).await {
         // A transaction with an accepted divergence must be left out, so the replay begins again.
-        Err(RehydrateError::Lost { .. }) => rehydrated = rehydrate(terms.context(), &snapshot, &tail).await?,
+        Err(RehydrateError::Lost { .. }) => {
+            rehydrated = progress.track(rehydrate(terms.context(), &snapshot, &tail)).await?;
+        }
         replayed => replayed?,
     }
     let mut exported = None;
     if let Some(allowance) = exports {
         let (sequence, timestamp) = at;
-        let (snapshot, export_fuel) = rehydrated.instance.snapshot(sequence, timestamp, allowance).await?;
+        let export = rehydrated.instance.snapshot(sequence, timestamp, allowance);
+        let (snapshot, export_fuel) = progress.track(export).await?;
         let snapshot = Arc::new(snapshot);
         let (replayed_transactions, fuel_used) = (rehydrated.replayed_transactions, rehydrated.fuel_used);
         let replayed_queries = rehydrated.replayed_queries;
         // The VM has grown by the export, and its place in the pool is needed.
         drop(rehydrated);
-        let mut restored = restore(terms.context(), &snapshot).await?;
+        let mut restored = progress.track(restore(terms.context(), &snapshot)).await?;
         let fuel = export_fuel + restored.fuel_used + INSTANTIATE_OVERHEAD_FUEL;
         exported = Some(Exported { snapshot, fuel });
         restored.fuel_used += fuel_used + export_fuel;
@@ -343,8 +419,7 @@ impl Service {
         // Queries that are not journalled yet come after the shadow's tail, as they do in the serving VM.
         let tail = (self.history.tail(self.snapshots.record()), self.history.last_record());
         let room = self.journal_room(&tail.0);
-        // This covers the restores and the export, which are not counted as replay. They are also slower beside the
-        // serving VM than they were alone.
+        // The restores and the export are slower beside the serving VM than they were alone.
         let free_fuel = self.snapshots.fuel().saturating_mul(RESTORES_MAX).saturating_add(TAIL_FUEL_MAX);
         // A state that cannot be exported is moved by replay alone. That does not help a failover for memory.
         let is_movable = self.may_export();
@@ -353,6 +428,10 @@ impl Service {
             Aim::FailOver(FailoverCause::Forced) => is_movable,
             Aim::FailOver(FailoverCause::Memory) | Aim::Snapshot => true,
         };
+        // A snapshot costs an export and a restore.
+        let restores = if exports { 2 } else { 1 };
+        let work_fuel = replay_fuel(&tail.0).saturating_add(self.snapshots.fuel().saturating_mul(restores));
+        let first = FirstRound::new(room, work_fuel);
         let begun = exports.then(|| self.begin_snapshot());
         let exports = exports.then(|| self.export_allowance());
         let fleet = Arc::clone(&self.context.fleet);
@@ -367,11 +446,12 @@ impl Service {
             round,
             over: None,
             rounds: 0,
-            restraint: Restraint::new(room),
+            restraint: Restraint::default(),
             begun,
             progress,
             free_fuel,
             kept_fuel_before: self.snapshots.kept_fuel(),
+            first: Some((first, self.history.held_bytes())),
             waiting,
         });
     }
@@ -403,9 +483,9 @@ impl Service {
     /// Pauses the serving VM while it is too far ahead of its shadow.
     pub(super) async fn keep_pace(&mut self) {
         loop {
-            let kept_fuel = self.snapshots.kept_fuel();
+            let (kept_fuel, held_bytes) = (self.snapshots.kept_fuel(), self.history.held_bytes());
             let Some(shadow) = self.shadow.as_mut() else { return };
-            let Some(awaited_fuel) = shadow.awaited_fuel(kept_fuel) else { return };
+            let Some(awaited_fuel) = shadow.awaited_fuel(kept_fuel, held_bytes) else { return };
             let progress = Arc::clone(&shadow.progress);
             tokio::select! {
                 () = progress.reaches(awaited_fuel) => {}
@@ -455,6 +535,7 @@ impl Service {
                 let tail = (tail, through);
                 shadow.round = tokio::spawn(catch_up(Arc::clone(&self.terms), caught, tail, Arc::clone(&progress)));
                 shadow.progress = progress;
+                shadow.first = None;
                 shadow.kept_fuel_before = self.snapshots.kept_fuel();
                 self.shadow = Some(shadow);
             }
@@ -504,7 +585,8 @@ impl Service {
             }
             // The rollback that follows must not wait for another shadow.
             Err(error) => {
-                self.note_shadow_lost(shadow.aim, &error);
+                self.lacked_memory(&error);
+                self.record_shadow_lost(shadow.aim, &error);
                 self.answer_waiting(waiting);
                 false
             }
@@ -531,22 +613,23 @@ impl Service {
         self.go_on_in_fresh_vm(cause, replayed_transactions, start);
     }
 
-    /// Ends the orders of a shadow that failed. The serving VM is unaffected. If the export lacked memory, another shadow
-    /// with all the memory of a slot serves the orders.
+    /// Ends the orders of a shadow that failed. The serving VM is unaffected. If the export lacked memory, another
+    /// shadow with all the memory of a slot serves the orders.
     fn shadow_lost(&mut self, aim: Aim, error: &RehydrateError, waiting: Vec<Order>) {
-        if self.note_shadow_lost(aim, error) {
+        if self.lacked_memory(error) {
             return self.begin_shadow(aim, waiting);
         }
+        self.record_shadow_lost(aim, error);
         self.answer_waiting(waiting);
     }
 
-    /// Records that a shadow failed, unless a retry at once is worthwhile: then returns true.
-    fn note_shadow_lost(&mut self, aim: Aim, error: &RehydrateError) -> bool {
-        if let RehydrateError::Move(error) = error
-            && self.note_export(error)
-        {
-            return true;
-        }
+    /// Notes what an export lacked. Returns whether another one at once, with more memory, is worthwhile.
+    fn lacked_memory(&mut self, error: &RehydrateError) -> bool {
+        matches!(error, RehydrateError::Move(error) if self.note_export(error))
+    }
+
+    /// Records and reports that a shadow failed.
+    fn record_shadow_lost(&mut self, aim: Aim, error: &RehydrateError) {
         let reason = format!("its shadow failed: {error}");
         match aim {
             Aim::Snapshot => self.become_unmovable(reason),
@@ -555,7 +638,6 @@ impl Service {
                 self.report(due);
             }
         }
-        false
     }
 
     /// Returns the room of the journal for the rounds of a shadow, of which the next one replays `tail`.
@@ -607,23 +689,32 @@ mod tests {
         (std::task::Waker::from(Arc::new(Counts(Arc::clone(&woken)))), woken)
     }
 
-    /// Returns the number of rounds after the restores until a shadow is promoted, and the fuel that they replay altogether. The shadow
-    /// replays as fast as the serving VM executes calls of these costs, one after another. Fuel also stands for time, and
-    /// for bytes: the journal has room for `left` beside the tail of the first round.
-    fn rounds(first_fuel: u64, calls: &[u64], left: u64) -> (u32, u64) {
+    /// Returns the number of rounds until a shadow is promoted, the fuel that they replay altogether, and the longest
+    /// wait of the serving VM in the first round. The shadow works as fast as the serving VM executes calls of these
+    /// costs, one after another. Fuel also stands for time, and for bytes: the journal has room for `left` beside the
+    /// tail of the first round. In that round the shadow also restores and exports, which takes `restores`.
+    fn rounds(first_fuel: u64, restores: u64, calls: &[u64], left: u64) -> (u32, u64, u64) {
         let mut calls = calls.iter().cycle();
-        let room = JournalRoom { round_bytes: first_fuel, left_bytes: left };
-        let (mut restraint, mut rounds, mut replayed_fuel) = (Restraint::new(room), 0, 0);
-        let (mut tail_fuel, mut tail) = (first_fuel, usize::MAX);
+        let (mut restraint, mut rounds, mut replayed_fuel) = (Restraint::default(), 0, 0);
+        let (mut tail_fuel, mut tail, mut longest) = (first_fuel, usize::MAX, 0);
         while tail > PROMOTE_TRANSACTIONS_MAX && tail_fuel > PROMOTE_FUEL_MAX && rounds < 1_000 {
             rounds += 1;
             replayed_fuel += tail_fuel;
             let held = replayed_fuel - first_fuel;
             let room = JournalRoom { round_bytes: tail_fuel, left_bytes: left.saturating_sub(held) };
-            let free_fuel = restraint.begin_round(tail_fuel, tail, room);
+            // An estimate that is half of what it takes.
+            let first = (rounds == 1).then(|| FirstRound::new(room, tail_fuel.midpoint(restores)));
+            let (free_fuel, work_fuel) = match first {
+                Some(_) => (restores.saturating_mul(RESTORES_MAX).saturating_add(TAIL_FUEL_MAX), tail_fuel + restores),
+                None => (restraint.begin_round(tail_fuel, tail, room), tail_fuel),
+            };
             let (mut now, mut kept_fuel, mut kept) = (0, 0, 0);
-            while now < tail_fuel {
-                if let Some(awaited) = restraint.awaited_fuel(kept_fuel, now, free_fuel) {
+            while now < work_fuel {
+                let paced = first.and_then(|first| first.awaited_fuel(kept_fuel, now));
+                if let Some(awaited) = paced.max(restraint.awaited_fuel(kept_fuel, now, free_fuel)) {
+                    if first.is_some() {
+                        longest = longest.max(awaited.min(work_fuel).saturating_sub(now));
+                    }
                     now = awaited.max(now);
                     continue;
                 }
@@ -632,7 +723,7 @@ mod tests {
             }
             (tail_fuel, tail) = (kept_fuel, kept);
         }
-        (rounds, replayed_fuel)
+        (rounds, replayed_fuel, longest)
     }
 
     #[test]
@@ -643,7 +734,7 @@ mod tests {
         let mut some_long = vec![20_000; 200];
         some_long[17] = 20_000_000;
         for calls in [&[25_000][..], &[1_000], &[1_000_000], &[40_000_000], &one_long, &some_long] {
-            let (rounds, replayed_fuel) = rounds(first_fuel, calls, u64::MAX / 8);
+            let (rounds, replayed_fuel, _) = rounds(first_fuel, 0, calls, u64::MAX / 8);
             assert!(
                 rounds <= 60 && replayed_fuel <= 8 * first_fuel,
                 "{rounds} rounds, {replayed_fuel}: {:?}",
@@ -655,10 +746,27 @@ mod tests {
     #[test]
     fn a_shadow_is_promoted_before_the_journal_is_full() {
         let first_fuel = 2_000_000_000;
-        for left in [first_fuel * 2 / 3, first_fuel, 2 * first_fuel, 4 * first_fuel] {
-            let (_, replayed_fuel) = rounds(first_fuel, &[25_000], left);
-            let kept_fuel = replayed_fuel - first_fuel;
-            assert!(kept_fuel <= left, "{kept_fuel} of {left}");
+        for restores in [0, first_fuel, 4 * first_fuel] {
+            for left in
+                [first_fuel / 20, first_fuel / 4, first_fuel * 2 / 3, first_fuel, 2 * first_fuel, 4 * first_fuel]
+            {
+                let (_, replayed_fuel, _) = rounds(first_fuel, restores, &[25_000], left);
+                let kept_fuel = replayed_fuel - first_fuel;
+                assert!(kept_fuel <= left, "{kept_fuel} of {left} beside restores of {restores}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_service_becomes_slower_in_the_first_round_and_does_not_stop() {
+        let first_fuel = 2_000_000_000;
+        for restores in [0, first_fuel, 4 * first_fuel] {
+            for left in [first_fuel / 4, first_fuel * 2 / 3, first_fuel, 4 * first_fuel] {
+                let (_, _, longest) = rounds(first_fuel, restores, &[25_000], left);
+                // A wait at one quarter, which allows WAIT_FUEL_MAX and a call afterwards; or a hundredth of the work.
+                let short = (4 * WAIT_FUEL_MAX + 100_000).max((first_fuel + restores) / 100);
+                assert!(longest <= short, "{longest} of {short} beside restores of {restores}, with room for {left}");
+            }
         }
     }
 }
