@@ -322,7 +322,7 @@ impl Service {
                     spin.waited(waits_since.filter(|_| is_alone).map_or(Duration::MAX, |start| start.elapsed()));
                 }
             }
-            while let Some(message) = turn.orders.pop_front() {
+            if let Some(message) = turn.order.take() {
                 self.advance_ready_shadow().await;
                 match message {
                     Message::Stop { done } => {
@@ -375,8 +375,8 @@ impl Service {
         }
     }
 
-    /// Waits until no event is held back, so that no event follows the host's report that the service has ended, or until
-    /// the journal stalls: it does not wait for room.
+    /// Waits until no event is held back, so that no event follows the host's report that the service has ended, or
+    /// until the journal stalls: it does not wait for room.
     async fn settle_events(&mut self) {
         if !self.events.is_empty() {
             // If the journal fails, the events are reported or discarded as well.
@@ -385,8 +385,8 @@ impl Service {
     }
 
     /// Runs `report` at once, or after the events that are held back, because the report may depend on their records.
-    /// It does not wait for room in the journal, but gets an error if these records are not on the disk: an operator must
-    /// be able to inspect a service whose journal has no room.
+    /// It does not wait for room in the journal, but gets an error if these records are not on the disk: an operator
+    /// must be able to inspect a service whose journal has no room.
     fn after_events(&self, report: impl FnOnce(Result<(), JournalError>) + Send + 'static) {
         if self.events.is_empty() {
             report(Ok(()));
@@ -432,10 +432,7 @@ impl Service {
                     let reason = error.to_string();
                     return drop(done.send(Err(Denial::Stalled { service: self.name.clone(), reason }.into())));
                 }
-                let is_alive = match self.revive().await {
-                    Err(denial) if !self.conditions.is_stopped() => return drop(done.send(Err(denial.into()))),
-                    revived => revived.is_ok(),
-                };
+                let Some((is_alive, done)) = self.revive_for(done).await else { return };
                 let order = Order { from: self.vm.id.clone(), snapshot_of: None, done };
                 // The shadow of an earlier forced failover serves this order as well, and keeps that operator's name.
                 let is_under_way = self.shadow.as_ref().and_then(Shadow::failover_cause) == Some(FailoverCause::Forced);
@@ -451,10 +448,7 @@ impl Service {
                 self.answer_order(order);
             }
             Message::Snapshot { done, .. } => {
-                let is_alive = match self.revive().await {
-                    Err(denial) if !self.conditions.is_stopped() => return drop(done.send(Err(denial.into()))),
-                    revived => revived.is_ok(),
-                };
+                let Some((is_alive, done)) = self.revive_for(done).await else { return };
                 let order = Order { from: self.vm.id.clone(), snapshot_of: Some(self.last_sequence), done };
                 if is_alive && self.prefers_shadow() {
                     // A failover in progress may export nothing, and then yields no snapshot.
@@ -643,6 +637,18 @@ impl Service {
             self.roll_back().await.map_err(|stopped| stopped.denial(&self.name))?;
         }
         Ok(())
+    }
+
+    /// Does the same for an order. Returns whether the instance is alive, with the order's channel. If the instance
+    /// cannot be brought back for now, denies the order with that reason, and returns `None`.
+    async fn revive_for<T>(&mut self, done: Answering<T>) -> Option<(bool, Answering<T>)> {
+        match self.revive().await {
+            Err(denial) if !self.conditions.is_stopped() => {
+                let _ = done.send(Err(denial.into()));
+                None
+            }
+            revived => Some((revived.is_ok(), done)),
+        }
     }
 
     /// Executes `work` with `fuel` as the rest of a tank, under the memory limit and the deadline of `size`.
@@ -864,6 +870,9 @@ impl Service {
         }
     }
 }
+
+/// The channel to the caller of an order.
+type Answering<T> = tokio::sync::oneshot::Sender<Result<T, RequestError>>;
 
 /// Waits until the shadow's round is over. Waits forever if there is no shadow.
 async fn round_over(shadow: &mut Option<Shadow>) {

@@ -23,8 +23,8 @@ pub struct Ordered {
     pub status: Status,
     /// The VM in which the order found it.
     pub from: VmId,
-    /// Whether the last proven snapshot has every transaction that was executed before the order. True for an order that
-    /// is not for a snapshot.
+    /// Whether the last proven snapshot has every transaction that was executed before the order. True for an order
+    /// that is not for a snapshot.
     pub is_snapshotted: bool,
 }
 
@@ -42,8 +42,8 @@ impl Order {
         self.snapshot_of.is_some_and(|sequence| sequence > proven)
     }
 
-    /// Reports the end of the order, after which the last proven snapshot is that of `proven`. `durable` is whether its records
-    /// are on the disk. Ignores a caller that is gone.
+    /// Reports the end of the order, after which the last proven snapshot is that of `proven`. `durable` is whether its
+    /// records are on the disk. Ignores a caller that is gone.
     pub(super) fn answer(self, status: Status, proven: Sequence, durable: Result<(), JournalError>) {
         let told = match durable {
             // After a crash, the history must not contradict anything that was reported.
@@ -165,7 +165,8 @@ impl ServiceHandle {
     /// returned future waits until the answer may be sent.
     ///
     /// # Errors
-    /// Returns a denial if the user's share of the queue, in requests or bytes, is full, or the task has ended. The request is not queued then.
+    /// Returns a denial if the user's share of the queue, in requests or bytes, is full, or the task has ended. The
+    /// request is not queued then.
     pub(crate) fn request(
         &self,
         caller: Caller,
@@ -307,7 +308,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_end_of_the_task_denies_only_what_it_had_not_taken() {
+    async fn the_end_of_the_task_denies_an_order_that_it_had_not_begun() {
+        let (handle, exit) = handle();
+        let mut stopping = Box::pin(handle.stop());
+        let mut snapshot = Box::pin(handle.snapshot());
+        assert!(stopping.as_mut().now_or_never().is_none() && snapshot.as_mut().now_or_never().is_none());
+        let mut turn = Turn::default();
+        exit.take(&mut turn).await.expect("two wait");
+        assert!(matches!(turn.order, Some(Message::Stop { .. })));
+        drop((turn, exit));
+        let denied = snapshot.now_or_never().expect("the task has ended").expect_err("it has no answer");
+        assert!(matches!(denied, RequestError::Denied(Denial::Stopped { .. })), "{denied}");
+    }
+
+    #[tokio::test]
+    async fn a_transaction_that_the_ended_task_had_taken_has_an_unknown_outcome() {
         for kind in [Kind::Transaction, Kind::Query] {
             let (handle, exit) = handle();
             let (taken, waits) = (send(&handle, kind), send(&handle, kind));

@@ -1,8 +1,8 @@
 //! The ways to replace a service's store: rollback, snapshot, failover, and the cure of an exhausted transaction.
 //!
-//! Each leaves the service with a live instance in the state that the journal defines, or stopped, or without an instance
-//! until the next request tries again. Whatever
-//! fails in between, the journal and the last valid snapshot are unchanged until a newer snapshot is proven.
+//! Each leaves the service with a live instance in the state that the journal defines, or stopped, or without an
+//! instance until the next request tries again. Whatever fails in between, the journal and the last valid snapshot are
+//! unchanged until a newer snapshot is proven.
 
 use super::misses::DeadlineMisses;
 use super::shadow::{Aim, Shadow};
@@ -99,7 +99,7 @@ impl Service {
     /// If the guest's `snapshot` or `restore` fails, the service is *unmovable*. It continues in a rehydrated store, or
     /// in the old one if rehydration fails as well and the old one is alive. The last valid snapshot stays.
     pub(super) async fn take_snapshot(&mut self) -> Result<Moved, Stopped> {
-        // This snapshot serves the orders that waited for the shadow.
+        // Nothing but this snapshot will serve the orders that waited for the shadow.
         let waiting = self.drop_shadow();
         let moved = self.export_and_restore().await;
         self.answer_waiting(waiting);

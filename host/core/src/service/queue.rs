@@ -143,14 +143,14 @@ impl Drop for Entrance {
     }
 }
 
-/// The task's side. Dropping it denies all waiting requests and orders. A request that the task has taken and not answered
-/// is another matter: it may have been executed.
+/// The task's side. Dropping it denies all waiting requests and orders. A request or an order that the task has taken
+/// and not answered is another matter: it may have had an effect.
 pub(super) struct Exit(Arc<Queue>);
 
-/// The next work of the task: orders, or the turn of a user.
+/// The next work of the task: an order, or the turn of a user.
 #[derive(Default)]
 pub(super) struct Turn {
-    pub(super) orders: VecDeque<Message>,
+    pub(super) order: Option<Message>,
     pub(super) user: Option<Name>,
     /// The cost of the turn's requests so far.
     pub(super) cost: u64,
@@ -179,8 +179,8 @@ impl Exit {
         self.0.is_closed.load(Ordering::Acquire)
     }
 
-    /// Waits for work, and returns how many requests or orders were taken. Returns `None` if nothing waits and no
-    /// handle is left. Dropping the future loses nothing.
+    /// Waits for work, and returns how many requests were taken, or 1 for an order. Returns `None` if nothing waits and
+    /// no handle is left. Dropping the future loses nothing.
     pub(super) async fn take(&self, turn: &mut Turn) -> Option<usize> {
         loop {
             {
@@ -189,11 +189,10 @@ impl Exit {
                 if let Some((arrival, _)) = orders.front() {
                     let earliest = turns.earliest().unwrap_or(u64::MAX);
                     if *arrival < earliest {
-                        while orders.front().is_some_and(|(arrival, _)| *arrival < earliest) {
-                            turn.orders.extend(orders.pop_front().map(|(_, message)| message));
-                        }
+                        // One at a time: those that the task has not begun are denied when it ends.
+                        turn.order = orders.pop_front().map(|(_, message)| message);
                         self.0.note_length(&state);
-                        return Some(turn.orders.len());
+                        return Some(1);
                     }
                 }
                 let until = orders.front().map(|(arrival, _)| *arrival);
