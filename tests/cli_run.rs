@@ -144,7 +144,7 @@ fn reply_comes_before_the_next_line_is_sent() {
 }
 
 #[test]
-fn a_reader_that_goes_away_ends_the_run_which_says_what_may_be_done() {
+fn a_reader_that_goes_away_ends_a_run_in_memory() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("transactions.jsonl");
     std::fs::write(&file, "{\"add\":1}\n".repeat(50_000)).expect("a temporary file");
@@ -154,8 +154,45 @@ fn a_reader_that_goes_away_ends_the_run_which_says_what_may_be_done() {
     let output = running.finish();
     assert_eq!(output.code, 1, "{}", output.stderr);
     assert!(!output.stderr.to_lowercase().contains("pipe"), "{}", output.stderr);
-    let lines = "the reader of the replies is gone: all lines up to ";
-    assert!(output.stderr.contains(lines), "{}", output.stderr);
+    let ended = "the reader of the replies is gone: the service and its state ended with this run";
+    assert!(output.stderr.contains(ended), "{}", output.stderr);
+}
+
+/// Returns the line with which a run told its user to continue.
+fn line_to_continue(stderr: &str) -> usize {
+    let (_, rest) = stderr.split_once("continue with line ").unwrap_or_else(|| panic!("{stderr}"));
+    let number: String = rest.chars().take_while(|char| *char != ' ').filter(char::is_ascii_digit).collect();
+    number.parse().unwrap_or_else(|_| panic!("{stderr}"))
+}
+
+#[test]
+fn a_run_without_a_reader_continues_as_told_and_executes_each_line_once() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (data, file) = (folder.path().join("data"), folder.path().join("transactions.jsonl"));
+    const LINES: usize = 20_000;
+    let lines: Vec<String> = (1..=LINES).map(|id| format!(r#"{{"id":"{id}","json":{{"add":1}}}}"#)).collect();
+    std::fs::write(&file, lines.join("\n")).expect("a temporary file");
+    let durable = || lifeboat(["run", "--envelope", "--service", "sum", "--data"]).arg(&data);
+    let mut running = durable().arg("--transactions").args([&file, &prebuilt("counter")]).start();
+    assert_eq!(running.line().as_deref(), Some(&b"1\n"[..]));
+    running.hang_up();
+    let output = running.finish();
+    assert_eq!(output.code, 1, "{}", output.stderr);
+    let rest = lines[line_to_continue(&output.stderr) - 1..].join("\n");
+    let output = durable().input(rest).output();
+    assert_eq!(output.exits(0).lines().last(), Some(&*LINES.to_string()));
+}
+
+#[test]
+fn a_durable_run_into_a_full_disk_names_the_line_to_continue_with() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let run = "lifeboat run --service sum --data \"$DATA\" workloads/prebuilt/counter.wasm >/dev/full";
+    let script = format!(r#"DATA='{}'; seq 3 | sed 's/.*/{{"add":1}}/' | {run}"#, folder.path().join("data").display());
+    let output = shell(&script).output();
+    assert_eq!(output.code, 4, "{}", output.stderr);
+    let told = "cannot write the replies: all lines up to 3 may be done: continue with line 1, with the same ids";
+    assert!(output.stderr.contains(told), "{}", output.stderr);
+    assert!(!output.stderr.contains("command again"), "it would apply the lines twice: {}", output.stderr);
 }
 
 #[test]
@@ -716,9 +753,9 @@ fn a_host_that_cannot_write_the_replies_exits_with_4() {
         .expect("the built binary runs");
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(4), "{stderr}");
-    assert!(stderr.contains("lifeboat: cannot write the replies: all lines up to "), "{stderr}");
-    assert!(stderr.contains("make room for the replies") && stderr.contains("no space left on the device"), "{stderr}");
-    assert!(!stderr.contains("run the command again"), "it would apply the lines twice: {stderr}");
+    let told =
+        "lifeboat: cannot write the replies: the service and its state ended with this run: make room for the replies";
+    assert!(stderr.contains(told) && stderr.contains("no space left on the device"), "{stderr}");
 }
 
 /// Runs a workload under a limit of its address space, in KiB.

@@ -187,8 +187,8 @@ impl Unprivileged {
         }
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).expect("it is ours");
         let binary = folder.path().join("lifeboat");
-        // Another process makes the copy: a fork of this process would hold the copy open for writing, and the copy could
-        // not be run.
+        // Another process makes the copy: a fork of this process would hold the copy open for writing, and the copy
+        // could not be run.
         let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_lifeboat")).arg(&binary).status();
         assert!(copied.expect("there is a cp").success(), "the binary is copied");
         Self { binary: Some((folder, binary)) }

@@ -54,8 +54,8 @@ const COMMANDS: &[(&str, Codes)] = &[
             (OK, "every transaction was ok"),
             (
                 SOME_NOT_OK,
-                "some transaction was refused, failed or denied, or not sent because the run was interrupted or the reader \
-                 of its replies had gone; or the \
+                "some transaction was refused, failed or denied, or not sent because the run was interrupted; or replies \
+                 were not read; or the \
                  data directory is damaged (except for a snapshot that the start replaces), or the service is \
                  quarantined",
             ),

@@ -178,9 +178,9 @@ impl Run {
         if let Some(interrupted) = &interrupted {
             interrupted.tell(self.json);
         }
-        let is_input_left = interrupted.is_some_and(|interrupted| interrupted.is_input_left);
+        let is_cut_off = interrupted.is_some_and(|it| it.is_input_left || it.unread.is_some());
         let is_all_ok =
-            !is_journal_damaged && !is_input_left && outcomes.keys().all(|outcome| *outcome == Some(Outcome::Ok));
+            !is_journal_damaged && !is_cut_off && outcomes.keys().all(|outcome| *outcome == Some(Outcome::Ok));
         Ok(ExitCode::from(if is_all_ok { exit::OK } else { exit::SOME_NOT_OK }))
     }
 
@@ -399,7 +399,8 @@ impl Run {
     /// Sends the lines, many at once, and prints the replies in the order of the lines.
     async fn feed(&self, users: &mut Users<'_>, mut input: Lines) -> anyhow::Result<Fed> {
         let Fed { mut outcomes, mut interrupted } = Fed::default();
-        let mut lines = 0;
+        // Lines read, and replies that were written for certain.
+        let (mut lines, mut flushed) = (0, 0);
         let mut out = BufWriter::new(io::stdout().lock());
         let mut pending: VecDeque<Pending<'_>> = VecDeque::new();
         let mut is_at_end = false;
@@ -409,21 +410,24 @@ impl Run {
                 let id = pending.pop_front().and_then(|first| first.id);
                 *outcomes.entry(outcome(&result)).or_default() += 1;
                 let written = print(&mut out, id, &result, self.json);
-                if !is_pipe_open(written).with_context(|| unwritable(lines))? {
-                    let unanswered = pending.len();
-                    return Ok(Fed { outcomes, interrupted: Some(Interrupted::without_reader(lines, unanswered)) });
+                let unread = Unread { lines, written: flushed, is_durable: self.data.is_some() };
+                if !is_pipe_open(written).with_context(|| unread.unwritable())? {
+                    let (unanswered, is_input_left) = (pending.len(), !is_at_end);
+                    let interrupted = Some(Interrupted::without_reader(unread, unanswered, is_input_left));
+                    return Ok(Fed { outcomes, interrupted });
                 }
                 continue;
             }
             // Replies are flushed before every wait, since their reader may act on them.
-            let is_done = is_at_end && pending.is_empty();
-            let is_read = is_pipe_open(out.flush()).with_context(|| unwritable(lines))?;
-            if is_done {
+            let unread = Unread { lines, written: flushed, is_durable: self.data.is_some() };
+            if !is_pipe_open(out.flush()).with_context(|| unread.unwritable())? {
+                let (unanswered, is_input_left) = (pending.len(), !is_at_end);
+                let interrupted = Some(Interrupted::without_reader(unread, unanswered, is_input_left));
                 return Ok(Fed { outcomes, interrupted });
             }
-            if !is_read {
-                let unanswered = pending.len();
-                return Ok(Fed { outcomes, interrupted: Some(Interrupted::without_reader(lines, unanswered)) });
+            flushed = outcomes.values().sum();
+            if is_at_end && pending.is_empty() {
+                return Ok(Fed { outcomes, interrupted });
             }
             let may_send = !is_at_end && pending.len() < IN_FLIGHT_MAX;
             let replied = async {
@@ -448,7 +452,7 @@ impl Run {
                     };
                     is_at_end = true;
                     let unanswered = pending.len();
-                    let now = Interrupted { lines, unanswered, is_input_left, is_twice, is_reader_gone: false };
+                    let now = Interrupted { lines, unanswered, is_input_left, is_twice, unread: None };
                     if is_twice {
                         return Ok(Fed { outcomes, interrupted: Some(now) });
                     }
@@ -499,13 +503,43 @@ struct Fed {
     interrupted: Option<Interrupted>,
 }
 
-/// Returns what to do about replies that cannot be written, when this many lines were sent.
-fn unwritable(lines: u64) -> String {
-    format!(
-        "cannot write the replies: all lines up to {} may be done; make room for the replies or write them to another \
-         file, and send only later lines",
-        grouped(lines)
-    )
+/// The progress of a run whose replies are not read any more, or cannot be written.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Unread {
+    #[serde(skip)]
+    lines: u64,
+    /// The number of lines whose replies were written for certain.
+    written: u64,
+    #[serde(skip)]
+    is_durable: bool,
+}
+
+impl Unread {
+    /// Explains what to do about replies that cannot be written.
+    fn unwritable(self) -> String {
+        let remedy = "make room for the replies or write them to another file";
+        if self.is_durable {
+            format!("cannot write the replies: {self}; {remedy} first")
+        } else {
+            format!("cannot write the replies: {self}: {remedy}, and give the same command again")
+        }
+    }
+}
+
+impl fmt::Display for Unread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { lines, written, is_durable } = *self;
+        if !is_durable {
+            return f.write_str("the service and its state ended with this run");
+        }
+        write!(
+            f,
+            "all lines up to {} may be done: continue with line {}, with the same ids; a line without an id may then be \
+             done twice",
+            grouped(lines),
+            grouped(written + 1)
+        )
+    }
 }
 
 /// The progress of a run when a signal interrupted it, or when nobody read its replies any more.
@@ -519,13 +553,14 @@ struct Interrupted {
     is_input_left: bool,
     /// Whether a second signal ended every wait.
     is_twice: bool,
-    /// Whether the reader of the replies has gone.
-    is_reader_gone: bool,
+    /// The progress if the reader of the replies has gone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unread: Option<Unread>,
 }
 
 impl Interrupted {
-    fn without_reader(lines: u64, unanswered: usize) -> Self {
-        Self { lines, unanswered, is_input_left: true, is_twice: false, is_reader_gone: true }
+    fn without_reader(unread: Unread, unanswered: usize, is_input_left: bool) -> Self {
+        Self { lines: unread.lines, unanswered, is_input_left, is_twice: false, unread: Some(unread) }
     }
 
     fn tell(&self, json: bool) {
@@ -541,13 +576,9 @@ impl Interrupted {
 
 impl fmt::Display for Interrupted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { lines, unanswered, is_input_left, is_twice, is_reader_gone } = *self;
-        if is_reader_gone {
-            let lines = grouped(lines);
-            return write!(
-                f,
-                "the reader of the replies is gone: all lines up to {lines} may be done, and no later one is"
-            );
+        let Self { lines, unanswered, is_input_left, is_twice, unread } = *self;
+        if let Some(unread) = unread {
+            return write!(f, "the reader of the replies is gone: {unread}");
         }
         match (is_twice, unanswered as u64, lines) {
             (true, ..) => write!(
