@@ -10,7 +10,7 @@ use lifeboat_api::lines::json_lines;
 use lifeboat_api::name::Name;
 use lifeboat_api::size::grouped;
 use lifeboat_api::text::{Printable, plain};
-use lifeboat_host::data::{Contents, FoundService, Locked};
+use lifeboat_host::data::{Contents, FoundService, FoundSnapshot, Locked};
 use lifeboat_host::scratch::Scratch;
 use lifeboat_host::verify::{Finding, Proof, transactions, verify};
 use serde_json::json;
@@ -82,7 +82,8 @@ impl Verify {
             bar.finish_and_clear();
             let proof = proof.with_context(|| format!("cannot verify service '{}'", found.name))?;
             if !self.json {
-                let text = output::fitting(lines(&proof) + &trusted_line(found, &proof) + &self.way_on_line(&proof));
+                let text =
+                    output::fitting(lines(&proof) + &trusted_line(found, &proof) + &self.way_on_line(found, &proof));
                 is_pipe_open(io::stdout().write_all(text.as_bytes()))?;
             }
             proofs.push(proof);
@@ -104,14 +105,21 @@ impl Verify {
     }
 
     /// Returns what an operator may do if a transaction diverges.
-    fn way_on_line(&self, proof: &Proof) -> String {
+    fn way_on_line(&self, found: &FoundService, proof: &Proof) -> String {
         let diverged = proof.findings.iter().find_map(|finding| match finding {
             Finding::Diverged { sequence, .. } => Some(*sequence),
             _ => None,
         });
-        diverged.map_or(String::new(), |sequence| {
-            format!("{}: {}\n", proof.service, self.directory.way_on(&proof.service, sequence))
-        })
+        let Some(sequence) = diverged else { return String::new() };
+        // The proof replays from the oldest snapshot, and a start from the newest.
+        match found.usable().map(FoundSnapshot::sequence).next() {
+            Some(snapshot) if snapshot >= sequence => format!(
+                "{}: a start is not affected: it continues from the snapshot of transaction {snapshot}, which is not \
+                 what the journal gives\n",
+                proof.service
+            ),
+            _ => format!("{}: {}\n", proof.service, self.directory.way_on(&proof.service, sequence)),
+        }
     }
 
     fn read(&self) -> anyhow::Result<(Locked, Contents)> {
