@@ -39,9 +39,7 @@ pub(crate) struct FoundHistory {
     pub(crate) last: RecordNumber,
     /// What a replay repeats since the snapshot from which the service continues, in order.
     pub(crate) tail: Vec<(RecordNumber, TailEntry)>,
-    /// The bytes of all records.
-    pub(crate) written_bytes: u64,
-    /// The bytes of the records that are included in that snapshot.
+    /// The part of [`Log::written_bytes`] that is included in that snapshot.
     pub(crate) snapshot_bytes: u64,
 }
 
@@ -54,12 +52,13 @@ impl History {
     }
 
     /// Continues a history. `answers` points to the answers that `log` retains.
-    pub(crate) fn continued(log: Box<dyn Log>, answers: Answers, found: FoundHistory) -> Self {
+    pub(crate) fn continued(mut log: Box<dyn Log>, answers: Answers, found: FoundHistory) -> Self {
+        let written_bytes = log.written_bytes();
         Self {
             log,
             last: found.last,
             tail: found.tail.into_iter().collect(),
-            written_bytes: Some(found.written_bytes),
+            written_bytes,
             snapshot_bytes: found.snapshot_bytes,
             answers,
         }

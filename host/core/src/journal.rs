@@ -64,6 +64,17 @@ pub enum Record {
 }
 
 impl Record {
+    /// Returns the transaction whose answer a log retains, if the record has one: the client gave its id, or it is a
+    /// copy.
+    #[must_use]
+    pub fn retained_answer(&self) -> Option<&Arc<TransactionRecord>> {
+        match self {
+            Self::Transaction(transaction) if transaction.is_id_kept => Some(transaction),
+            Self::Relocated(RelocatedAnswer { transaction, .. }) => Some(transaction),
+            _ => None,
+        }
+    }
+
     /// Returns what a replay repeats of the record, or none if the replay does not need it.
     #[must_use]
     pub(crate) fn tail_entry(&self) -> Option<TailEntry> {
@@ -226,7 +237,8 @@ impl JournalError {
 pub struct Appended {
     /// Is over when the record can no longer be lost.
     pub commit: Commit,
-    /// The bytes that it takes to retain the answer in the record. Zero if it holds none.
+    /// The bytes that it takes to retain the answer in a record. Zero for any record but a transaction with an id of
+    /// the client.
     pub answer_bytes: u64,
     /// As [`Log::written_bytes`].
     pub written_bytes: Option<u64>,
@@ -243,8 +255,8 @@ pub struct Pinned {
 
 /// The records of one service, numbered in order.
 ///
-/// A log retains each answer whose id the client gave ([`TransactionRecord::is_id_kept`]), and each relocated one,
-/// until it is released. Everything else that the service needs of its past is in its history and in its snapshots.
+/// A log retains each answer of [`Record::retained_answer`] until it is released. Everything else that the service
+/// needs of its past is in its history and in its snapshots.
 pub trait Log: Send {
     /// Appends a record. `expected` is its number, and follows that of the last record.
     ///

@@ -178,19 +178,21 @@ fn a_snapshot_between_two_records_of_queries_parts_the_tail_there() -> Result<()
 }
 
 /// Returns a history without a tail, of which as much was written as fits, and `snapshot_bytes` are in a snapshot.
-fn full(log: impl Log + 'static, snapshot_bytes: u64) -> History {
-    let found = FoundHistory {
-        last: RecordNumber(7),
-        tail: Vec::new(),
-        written_bytes: JOURNAL_BYTES_MAX - RECORD_BYTES - 10,
-        snapshot_bytes,
-    };
+fn full(committer: &commit::Committer, snapshot_bytes: u64) -> History {
+    let last = RecordNumber(7);
+    let found = FoundLog { last, journal_bytes: FULL_BYTES, ..FoundLog::default() };
+    let log = DurableLog::new(ant(), committer.clone(), found);
+    let found = FoundHistory { last, tail: Vec::new(), snapshot_bytes };
     History::continued(Box::new(log), answers(DeduplicationWindow::default()), found)
 }
 
+/// The bytes of a journal that takes a record of 10 bytes more.
+const FULL_BYTES: u64 = JOURNAL_BYTES_MAX - RECORD_BYTES - 10;
+
 #[test]
 fn a_full_history_refuses_before_anything_is_executed() {
-    let history = full(MemoryLog::default(), 0);
+    let (_writer, committer) = open(&SimulatedStorage::new(1));
+    let history = full(&committer, 0);
     assert_eq!(history.check_room(10), Ok(()));
     let refused = history.check_room(11).expect_err("it is full");
     assert!(matches!(refused, JournalError::Full { bytes, .. } if bytes == JOURNAL_BYTES_MAX + 1), "{refused}");
@@ -199,9 +201,39 @@ fn a_full_history_refuses_before_anything_is_executed() {
 #[test]
 fn transactions_that_failed_since_the_snapshot_count_as_held() {
     // The tail is empty, because all of these transactions failed.
-    let in_snapshot = JOURNAL_BYTES_MAX - RECORD_BYTES - 10;
-    assert_eq!(full(MemoryLog::default(), 0).held_bytes(), in_snapshot);
-    assert_eq!(full(MemoryLog::default(), in_snapshot).held_bytes(), 0);
+    let (_writer, committer) = open(&SimulatedStorage::new(1));
+    assert_eq!(full(&committer, 0).held_bytes(), FULL_BYTES);
+    assert_eq!(full(&committer, FULL_BYTES).held_bytes(), 0);
+}
+
+#[test]
+fn a_failed_transaction_takes_room_on_disk() -> Result<(), JournalError> {
+    let (_writer, committer) = open(&SimulatedStorage::new(1));
+    let log = DurableLog::new(ant(), committer, FoundLog::default());
+    let mut history = History::new(Box::new(log), answers(DeduplicationWindow::default()));
+    let failed = Answer::Failed(Cause::Deadline { deadline: Duration::from_secs(1) });
+    for sequence in 1..=2 {
+        let (commit, _) = history.append(&transaction(sequence, "a", false, failed.clone()))?;
+        block_on(commit.durable())?;
+    }
+    // What was written of a record counts from the next record on.
+    assert!(history.tail(RecordNumber(0)).is_empty() && history.held_bytes() > 0, "{}", history.held_bytes());
+    assert_eq!(history.held_bytes_of(&[]), 0);
+    Ok(())
+}
+
+#[test]
+fn a_part_of_the_tail_has_its_share_of_what_the_log_holds() -> Result<(), JournalError> {
+    let (_writer, committer) = open(&SimulatedStorage::new(1));
+    let log = DurableLog::new(ant(), committer, FoundLog::default());
+    let mut history = History::new(Box::new(log), answers(DeduplicationWindow::default()));
+    for sequence in 1..=9 {
+        block_on(history.append(&record(sequence))?.0.durable())?;
+    }
+    let (all, half) = (history.tail(RecordNumber(0)), history.tail(RecordNumber(6)));
+    assert_eq!(history.held_bytes_of(&all), history.held_bytes());
+    assert_eq!(history.held_bytes_of(&half), history.held_bytes() / 3);
+    Ok(())
 }
 
 #[derive(Debug, Clone)]
@@ -229,7 +261,8 @@ fn action() -> impl Strategy<Value = Action> {
 async fn check_against_model(log: Box<dyn Log>, actions: &[Action]) -> Result<usize, TestCaseError> {
     let window = DeduplicationWindow { ids: 16, age: 2 * ID_FLOOR, bytes: 16 * RECORD_BYTES };
     let mut history = History::new(log, answers(window));
-    // The sequence, the answer and the time of each id, the kept sequences by record, and the last record in a snapshot.
+    // The sequence, the answer and the time of each id, the kept sequences by record, and the last record in a
+    // snapshot.
     let (mut named, mut kept) = (BTreeMap::<String, (u64, Answer, Timestamp)>::new(), BTreeMap::new());
     let (mut through, mut relocated) = (RecordNumber(0), 0);
     let mut now = NOW;
@@ -283,6 +316,10 @@ async fn check_against_model(log: Box<dyn Log>, actions: &[Action]) -> Result<us
     }
     history.trim_all(Moment { wall: now.plus(3 * ID_FLOOR), steady: now.plus(3 * ID_FLOOR) });
     prop_assert_eq!(history.first_answer(), history.last_record().next(), "nothing is left to retain");
+    for number in 1..=history.last.0 {
+        let retained = history.log.read(RecordNumber(number)).await?;
+        prop_assert!(retained.is_none(), "the log retains the answer in record {}", number);
+    }
     Ok(usize::try_from(relocated).unwrap_or(usize::MAX))
 }
 

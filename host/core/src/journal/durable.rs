@@ -261,15 +261,6 @@ impl DurableLog {
     }
 }
 
-/// Returns the transaction whose answer is retained in a record, if there is one.
-fn answer_of(record: &Record) -> Option<&Arc<TransactionRecord>> {
-    match record {
-        Record::Transaction(transaction) if transaction.is_id_kept => Some(transaction),
-        Record::Relocated(RelocatedAnswer { transaction, .. }) => Some(transaction),
-        _ => None,
-    }
-}
-
 /// Returns the approximate bytes of the record of a transaction with a body of `bytes`.
 fn with_answer(bytes: u64) -> usize {
     usize::try_from(bytes.saturating_add(ANSWER_BYTES_GUESS)).unwrap_or(usize::MAX)
@@ -288,7 +279,7 @@ impl Log for DurableLog {
             room.shrink(bytes.len());
         }
         let record_bytes = bytes.len() as u64;
-        let answer = answer_of(record).map(|transaction| {
+        let answer = record.retained_answer().map(|transaction| {
             let place = Place::Submitted(Arc::clone(transaction));
             let check = AnswerCheck::of(&bytes, transaction.body_hash);
             RetainedAnswer { place, check, journal_bytes: self.journal_bytes }

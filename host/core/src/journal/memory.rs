@@ -8,8 +8,7 @@ use lifeboat_journal::frame::RecordNumber;
 use std::sync::Arc;
 
 /// A log in memory. It retains answers alone: the tail belongs to the history, and SLA failures and failovers are
-/// reported as events. Memory is released answer by answer, so no answer pins others, and none is relocated: a relocated
-/// record retains nothing.
+/// reported as events. Memory is released answer by answer, so no answer pins others, and none is relocated.
 #[derive(Debug, Default)]
 pub struct MemoryLog {
     last: RecordNumber,
@@ -21,14 +20,14 @@ impl Log for MemoryLog {
     fn append(&mut self, expected: RecordNumber, record: &Record) -> Result<Appended, JournalError> {
         JournalError::fence(expected, self.last)?;
         self.last = expected;
-        let mut bytes = 0;
-        if let Record::Transaction(transaction) = record
-            && transaction.is_id_kept
-        {
-            bytes = transaction.answer_bytes();
+        if let Some(transaction) = record.retained_answer() {
             self.answers.push(expected, without_body(transaction));
         }
-        Ok(Appended { commit: Commit::done(), answer_bytes: bytes, written_bytes: None })
+        let answer_bytes = match record {
+            Record::Transaction(transaction) if transaction.is_id_kept => transaction.answer_bytes(),
+            _ => 0,
+        };
+        Ok(Appended { commit: Commit::done(), answer_bytes, written_bytes: None })
     }
 
     fn read(&mut self, number: RecordNumber) -> BoxFuture<'_, Result<Option<Arc<TransactionRecord>>, JournalError>> {

@@ -162,7 +162,6 @@ impl Service {
         let found_history = FoundHistory {
             last: found.last,
             tail: numbered_tail,
-            written_bytes: found.journal_bytes,
             snapshot_bytes: found.journal_bytes.saturating_sub(tail_bytes),
         };
         let history = History::continued(Box::new(log), answers, found_history);

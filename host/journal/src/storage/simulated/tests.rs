@@ -202,6 +202,8 @@ fn a_full_disk_refuses_a_write_over_its_space() -> io::Result<()> {
     let file = storage.create("a")?;
     file.preallocate(1000)?;
     assert_eq!(file.write_all_at(999, &[1, 1]).map_err(|error| error.kind()), Err(io::ErrorKind::StorageFull));
+    file.write_all_at(0, &[2; 1000])?;
+    assert_eq!(read(&storage, "a")?, [2; 1000], "a full disk refuses growth alone");
     Ok(())
 }
 
