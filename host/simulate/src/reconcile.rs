@@ -11,9 +11,10 @@ use lifeboat_api::clock::Timestamp;
 use lifeboat_api::id::{Epoch, Sequence};
 use lifeboat_api::name::Name;
 use lifeboat_api::transaction::Answer;
-use lifeboat_vm::engine::Program;
+use lifeboat_vm::engine::{Program, slot_bytes};
 use lifeboat_vm::instance::{Attempt, Call, Instance};
-use lifeboat_vm::store::Allowance;
+use lifeboat_vm::rehydrate::{MAINTENANCE_DEADLINE, MAINTENANCE_FUEL};
+use lifeboat_vm::store::{Allowance, Inputs};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -122,6 +123,16 @@ pub(super) struct RoomyVm {
 }
 
 impl RoomyVm {
+    /// Returns a VM for a host whose largest size has `memory_bytes` of memory.
+    pub(super) fn new(program: Arc<Program>, secret: [u8; 32], memory_bytes: u64) -> Self {
+        let allowance = Allowance {
+            fuel: MAINTENANCE_FUEL,
+            memory_bytes: slot_bytes(memory_bytes),
+            inputs: Inputs::Live { deadline: MAINTENANCE_DEADLINE },
+        };
+        Self { program, secret, allowance, instance: None }
+    }
+
     fn instance(&mut self) -> &mut Instance {
         self.instance.as_mut().expect("a replica is renewed before it is used")
     }

@@ -37,9 +37,7 @@ use lifeboat_host::catalog::ServiceSettings;
 use lifeboat_host::credential::Token;
 use lifeboat_host::host::{Host, HostConfig};
 use lifeboat_host::service::{LaunchError, ServiceSpec, Status};
-use lifeboat_vm::engine::{EngineError, Program, load, slot_bytes};
-use lifeboat_vm::rehydrate::{MAINTENANCE_DEADLINE, MAINTENANCE_FUEL};
-use lifeboat_vm::store::{Allowance, Inputs};
+use lifeboat_vm::engine::{EngineError, Program, load};
 use lifeboat_vm::workload::LoadError;
 use rand::RngExt;
 use rand_chacha::ChaCha20Rng;
@@ -141,6 +139,12 @@ pub enum SimulateError {
     /// The engine could not be set up, or a workload could not be compiled.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// The fault could not be injected, so that the reconciliation would prove nothing.
+    #[error(
+        "no transaction of this scenario could suffer the fault: its guest must refuse an empty transaction, and answer \
+         others with ok"
+    )]
+    NoFault,
     /// A service could not be started.
     #[error(transparent)]
     Launch(#[from] LaunchError),
@@ -168,6 +172,9 @@ pub async fn run(scenario: &Scenario, options: Options, observer: &mut impl Obse
     let serving = Instant::now();
     stage.play(observer).await?;
     stage.ask_queries(observer).await?;
+    if stage.is_fault_missing || stage.fault.is_some() {
+        return Err(SimulateError::NoFault);
+    }
     let serve_ms = milliseconds_since(serving);
 
     let reconciling = Instant::now();
@@ -199,6 +206,8 @@ struct Stage<'a> {
     largest_memory_bytes: u64,
     /// The fault that is still to be injected.
     fault: Option<PlannedFault>,
+    /// Whether a fault could not be injected.
+    is_fault_missing: bool,
 }
 
 /// A fault, and where it is injected.
@@ -262,6 +271,7 @@ impl<'a> Stage<'a> {
             tallies: Vec::new(),
             largest_memory_bytes,
             fault: options.fault.map(|fault| PlannedFault::new(fault, scenario)),
+            is_fault_missing: false,
         };
         stage.launch_services(observer).await?;
         Ok(stage)
@@ -370,12 +380,14 @@ impl<'a> Stage<'a> {
         let Ok(Reply { answer: Answer::Refused(_), sequence, timestamp, .. }) = in_place else {
             // Each further attempt could change the state.
             self.fault = None;
+            self.is_fault_missing = true;
             return false;
         };
         let (service, user) = (*service, self.scenario.users[*user].name.clone());
         let (id, body, answer) = (id.clone(), body.clone(), Answer::Ok(Bytes::new()));
         let dropped = ClientRecord { user, id, body, sequence, timestamp, answer };
-        let mut replica = self.replica(Arc::clone(&self.programs[service]), self.secrets[service]);
+        let mut replica =
+            RoomyVm::new(Arc::clone(&self.programs[service]), self.secrets[service], self.largest_memory_bytes);
         let tally = &mut self.tallies[service];
         let name = &self.scenario.services[service].name;
         match answer_after(name, &mut replica, &tally.acknowledged, &dropped).await {
@@ -387,16 +399,6 @@ impl<'a> Stage<'a> {
             }
             _ => false,
         }
-    }
-
-    /// Returns a VM with room for every state.
-    fn replica(&self, program: Arc<Program>, secret: [u8; 32]) -> RoomyVm {
-        let allowance = Allowance {
-            fuel: MAINTENANCE_FUEL,
-            memory_bytes: slot_bytes(self.largest_memory_bytes),
-            inputs: Inputs::Live { deadline: MAINTENANCE_DEADLINE },
-        };
-        RoomyVm { program, secret, allowance, instance: None }
     }
 
     /// Sends the scenario's queries at the end.
@@ -464,15 +466,14 @@ impl<'a> Stage<'a> {
         }
     }
 
-    async fn reconcile(mut self, observer: &mut impl Observer) -> Report {
+    async fn reconcile(self, observer: &mut impl Observer) -> Report {
         let mut findings = Vec::new();
         let mut services = Vec::new();
-        let (programs, secrets) = (std::mem::take(&mut self.programs), std::mem::take(&mut self.secrets));
-        let (tallies, views) = (std::mem::take(&mut self.tallies), std::mem::take(&mut self.views));
-        let parts = self.scenario.services.iter().zip(programs).zip(secrets).zip(tallies).zip(views);
+        let parts =
+            self.scenario.services.iter().zip(self.programs).zip(self.secrets).zip(self.tallies).zip(self.views);
         for ((((plan, program), secret), mut tally), view) in parts {
             observer.reconciling(&plan.name);
-            let mut replica = self.replica(program, secret);
+            let mut replica = RoomyVm::new(program, secret, self.largest_memory_bytes);
             let model = plan.workload.built_in().map(Model::new);
             let acknowledged = std::mem::take(&mut tally.acknowledged);
             let mut reconciled = reconcile(&plan.name, acknowledged, &tally.queries, &mut replica, model).await;

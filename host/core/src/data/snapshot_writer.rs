@@ -132,6 +132,8 @@ impl Retention {
 
     async fn keep_all(&mut self, mut queue: watch::Receiver<Option<(u64, SnapshotJob)>>) -> Option<String> {
         let mut failed = None;
+        // Why old snapshots could not be removed. A reason is reported once until it changes.
+        let mut unremoved = None;
         self.need();
         while queue.changed().await.is_ok() {
             let Some((number, to_keep)) = queue.borrow_and_update().clone() else { continue };
@@ -170,10 +172,11 @@ impl Retention {
                     failed = None;
                     self.written.done(number, None);
                     self.need();
-                    if let Err(error) = self.prune().await {
-                        let reason = chain(&error);
+                    let left = self.prune().await.err().map(|error| chain(&error));
+                    if let Some(reason) = left.clone().filter(|_| left != unremoved) {
                         (self.events)(&Event::OldSnapshotsNotRemoved { service: self.service.clone(), reason });
                     }
+                    unremoved = left;
                     self.directory.reclaim(&self.events).await;
                 }
                 Err(error) => {
