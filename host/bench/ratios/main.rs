@@ -8,9 +8,9 @@
 //! `cargo bench -p lifeboat --bench ratios -- NAME` measures the experiments whose name contains `NAME`.
 //!
 //! Each experiment is a file: [`transaction`], [`metering`], [`ready`], [`failover`], [`panics`], [`durable`],
-//! [`relocation`], [`shadow`], [`http`], [`neighbour`], [`idle`]. [`served`] is a host with services, and [`ledger`] is a client of
-//! one. [`bare`] and [`disk`] are the controls, [`pairs`] and [`cpu`] take the measurements, [`child`] runs this
-//! program as a separate process, and [`report`] prints the table.
+//! [`relocation`], [`shadow`], [`http`], [`neighbour`], [`idle`]. [`served`] is a host with services, and [`ledger`] is
+//! a client of one. [`bare`] and [`disk`] are the controls, [`pairs`] and [`cpu`] take the measurements, [`child`] runs
+//! this program as a separate process, and [`report`] prints the table.
 
 mod bare;
 mod child;

@@ -1,4 +1,5 @@
-//! Decoders that no caller outside of this crate needs, for the fuzz targets of `host/fuzz`: not a part of the interface.
+//! Decoders that no caller outside of this crate needs, for the fuzz targets of `host/fuzz`: not a part of the
+//! interface.
 //!
 //! Those that encode what they decoded panic if that is decoded as something else.
 

@@ -454,8 +454,8 @@ impl Host {
         Ok(self.order_snapshot(by, service).await?.status)
     }
 
-    /// Orders a snapshot for an authenticated user. Returns the status after it, and whether there is a snapshot with all that
-    /// was executed before.
+    /// Orders a snapshot for an authenticated user. Returns the status after it, and whether there is a snapshot with
+    /// all that was executed before.
     ///
     /// # Errors
     /// As [`Host::snapshot`].

@@ -323,7 +323,8 @@ mod tests {
         assert!(read_thresholds("network = 90").is_err());
     }
 
-    /// Returns what a monitor that was started and dropped at once leaves: the sink of its events and its latest sample.
+    /// Returns what a monitor that was started and dropped at once leaves: the sink of its events and its latest
+    /// sample.
     fn dropped_monitor() -> (EventSink, Arc<RwLock<Option<HostLoad>>>) {
         let directory = tempfile::tempdir().expect("a directory");
         let events: EventSink = Arc::new(|_| {});

@@ -69,7 +69,8 @@ impl Parts {
     /// Decodes a list whose required parts are all of the `known` kinds.
     ///
     /// # Errors
-    /// [`PartsError::Unknown`]; [`PartsError::Malformed`] if `bytes` are not exactly one list, or a kind is in it twice.
+    /// [`PartsError::Unknown`]; [`PartsError::Malformed`] if `bytes` are not exactly one list, or a kind is in it
+    /// twice.
     pub(crate) fn read(bytes: &[u8], known: &[PartKind]) -> Result<Self, PartsError> {
         let parts: Vec<Part> = exactly(bytes)?;
         let mut kinds: BTreeSet<PartKind> = BTreeSet::new();

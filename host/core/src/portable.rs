@@ -152,8 +152,8 @@ impl Portable {
     /// that name.
     ///
     /// # Errors
-    /// [`PortableError`]. There is no such file then, or only the one that was there before, or the whole file, whose name may
-    /// not survive a crash.
+    /// [`PortableError`]. There is no such file then, or only the one that was there before, or the whole file, whose
+    /// name may not survive a crash.
     pub fn write(&self, path: &Path) -> Result<(), PortableError> {
         let file = path.display().to_string().escape_debug().to_string();
         let failed = |action| {
@@ -314,7 +314,8 @@ fn settings_from_bytes(file: &str, bytes: &[u8]) -> Result<ServiceSettings, Port
     Ok(settings)
 }
 
-/// Checks what a host could not run, and decoding has not refused. Names of sizes that earlier releases took stay valid.
+/// Checks what a host could not run, and decoding has not refused. Names of sizes that earlier releases took stay
+/// valid.
 fn check_settings(settings: &ServiceSettings) -> Result<(), String> {
     let ServiceSettings { size, sizes, .. } = settings;
     if !sizes.iter().any(|candidate| candidate.name == *size) {

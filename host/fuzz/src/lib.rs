@@ -6,9 +6,9 @@
 //! - allocate no more than [`Target::memory`] allows for the input's length;
 //! - refuse with a message that a terminal can show, or accept a value whose encoding decodes to the same value.
 //!
-//! [`fuzz`] runs the corpus, then mutants of it. A mutant that is refused in a new way joins the corpus of the run, and so does one
-//! of some accepted ones, and the new encoding of an input in an older format. The lengths and hashes of most mutants are repaired
-//! ([`Target::repair`]). Otherwise the run would test little more than checksums.
+//! [`fuzz`] runs the corpus, then mutants of it. A mutant that is refused in a new way joins the corpus of the run, and
+//! so does one of some accepted ones, and the new encoding of an input in an older format. The lengths and hashes of
+//! most mutants are repaired ([`Target::repair`]). Otherwise the run would test little more than checksums.
 //!
 //! ```text
 //!   seeds + corpus/TARGET/ -> mutate (mutatis) -> repair -> the decoder -> outcome; some go back into the corpus

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 /// Feeds a decoder with mutants of its corpus until it breaks a promise.
 ///
-/// Without a bound it goes on until it is interrupted. It exits with 1 if a promise was broken, and prints the file of the
-/// input and how to repeat it.
+/// Without a bound it goes on until it is interrupted. It exits with 1 if a promise was broken, and prints the file of
+/// the input and how to repeat it.
 #[derive(Parser)]
 struct Arguments {
     /// The decoder, or 'all' for one after another

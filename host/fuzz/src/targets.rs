@@ -1,5 +1,5 @@
-//! The decoders. Each runs through the function that its callers use, or through a crate's hidden module `fuzzing` where
-//! that function is private.
+//! The decoders. Each runs through the function that its callers use, or through a crate's hidden module `fuzzing`
+//! where that function is private.
 
 mod catalog;
 mod journal;

@@ -212,7 +212,8 @@ impl Recovery {
         self.damages.iter().any(|damage| damage.kind.concerns_all())
     }
 
-    /// Returns whether all records of the service certainly belong to a service that began before the journal reached `end`.
+    /// Returns whether all records of the service certainly belong to a service that began before the journal reached
+    /// `end`.
     #[must_use]
     pub fn began_before(&self, service: &Name, end: Position) -> bool {
         // A journal that begins later cannot show that. One that ends before `end` is not the journal in which the

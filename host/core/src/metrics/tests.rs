@@ -101,7 +101,7 @@ fn assert_shows(text: &str, lines: &[&str]) {
 }
 
 #[test]
-fn every_metric_of_a_service_is_labelled_with_it() {
+fn events_and_answers_are_counted_for_their_service() {
     let metrics = Metrics::default();
     let bank = metrics.service(&name("bank"));
     bank.answered(Outcome::Ok, Duration::from_micros(900));

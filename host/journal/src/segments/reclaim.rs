@@ -11,8 +11,8 @@
 //!
 //! Relocation has a budget: a [`RELOCATED_SHARE`]th of the bytes that services write may be relocated. The unused
 //! budget is never more than a `RELOCATED_SHARE`th of the journal. A relocation begins when the budget suffices for all
-//! of it. So relocation writes at most a quarter as much as services do. While the whole journal is truncated once, each
-//! record is relocated once. So the journal is never longer than about five times the records that services need.
+//! of it. So relocation writes at most a quarter as much as services do. While the whole journal is truncated once,
+//! each record is relocated once. So the journal is never longer than about five times the records that services need.
 //!
 //! A bound for each reclaim alone would not suffice. Idle services, one after another, would be relocated again and
 //! again with every snapshot of a small neighbour.
