@@ -329,12 +329,13 @@ fn journalled(folder: &Folder, transactions: &[(String, &str)]) {
     folder.send("count", &guest("count.wat"), &[json!({"id": "t1", "text": "x"})]).exits(0);
     folder.with_directory(|directory, contents| {
         let found = contents.services.iter().find(|found| *found.name == *"count").expect("it is there");
-        let mut number = found.last;
-        for ((id, answer), sequence) in transactions.iter().zip(2..) {
+        let (mut number, mut sequence) = (found.last, found.last_transaction());
+        for (id, answer) in transactions {
             let timestamp = found.snapshots[0].timestamp();
             let body = Bytes::from_static(b"x");
+            sequence = Sequence(sequence.0 + 1);
             let record = Record::Transaction(Arc::new(TransactionRecord {
-                sequence: Sequence(sequence),
+                sequence,
                 id: id.as_str().into(),
                 is_id_kept: true,
                 user: Name::new("operator").expect("a name"),
@@ -403,6 +404,23 @@ fn verify_names_the_transaction_at_which_a_replay_diverges() {
     let json: Value = serde_json::from_str(folder.output("verify", &["--json"]).exits(1)).expect("JSON");
     let finding = &json["services"][0]["findings"][0];
     assert_eq!((&finding["finding"], &finding["sequence"]), (&json!("diverged"), &json!(2)));
+}
+
+/// The guest forgets its count when it is restored. No snapshot from the time of the first restore is left.
+#[test]
+fn verify_says_that_a_start_is_not_affected_by_a_divergence_before_the_newest_snapshot() {
+    let folder = Folder::new();
+    for expected in ["1\n2\n", "1\n2\n", "1\n2\n"] {
+        let lines = [json!({"text": "x"}), json!({"text": "x"})];
+        assert_eq!(folder.send("count", &guest("forgetful.wat"), &lines).exits(0), expected);
+    }
+    let output = folder.output("verify", &[]);
+    let text = output.exits(1);
+    assert!(text.contains("count: the replay diverged at sequence 3"), "{text}");
+    assert!(text.contains("count: a start is not affected: its replay from the newest snapshot ends"), "{text}");
+    assert!(!text.contains("accept-divergence"), "{text}");
+    folder.output("accept-divergence", &["count", "--at", "3"]).exits_with_one_line(2, &["there is nothing to accept"]);
+    assert_eq!(folder.send("count", &guest("forgetful.wat"), &[json!({"text": "x"})]).exits(0), "1\n");
 }
 
 #[test]
@@ -917,7 +935,7 @@ fn a_service_is_removed_for_good_once_that_is_confirmed() {
     folder.counter();
     folder.send("other", &prebuilt("counter"), &[add(1)]).exits(0);
     let refused = folder.output("remove", &["counter"]);
-    refused.exits_with_one_line(2, &["the history of 4 transactions", "--yes"]);
+    refused.exits_with_one_line(2, &["its state after transaction 4, and its history", "--yes"]);
     folder.output("query", &["counter", TOTAL]).exits(0);
     folder.output("remove", &["counter", "--yes"]).exits_with_one_line(0, &["counter: removed"]);
     folder.output("remove", &["counter", "--yes"]).exits_with_one_line(2, &["there is no service 'counter'"]);

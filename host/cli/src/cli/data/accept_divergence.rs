@@ -62,13 +62,14 @@ impl AcceptDivergence {
                 );
             }
             Err(StateError::Rehydrate(error @ RehydrateError::Diverged { .. })) => {
-                return Err(
-                    UsageError(format!("service '{name}' does not diverge first at {accepted}: {error}")).into()
-                );
+                let text =
+                    format!("service '{name}' does not diverge first at {accepted}: {error}; name that with --at");
+                return Err(UsageError(text).into());
             }
             Ok(state) => {
                 let text = format!(
-                    "service '{name}' does not diverge: its replay gives what was recorded, up to transaction {}",
+                    "service '{name}' does not diverge: its replay gives what was recorded, up to transaction {}; there is nothing to \
+                     accept",
                     state.sequence
                 );
                 return Err(UsageError(text).into());

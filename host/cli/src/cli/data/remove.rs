@@ -37,7 +37,7 @@ impl Remove {
             let what = if is_known {
                 let found = self.directory.find(&locked, name)?;
                 let (last, bytes) = (found.last_transaction(), Bytes(found.journal_bytes));
-                format!("its state, the history of {} transactions, {bytes} in the journal", grouped(last.0))
+                format!("its state after transaction {}, and its history, {bytes} in the journal", grouped(last.0))
             } else if let Some(orphan) = orphan {
                 format!("all that is left of it, because catalog.redb does not contain it: there {}", orphan.found())
             } else {

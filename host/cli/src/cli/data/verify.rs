@@ -10,9 +10,11 @@ use lifeboat_api::lines::json_lines;
 use lifeboat_api::name::Name;
 use lifeboat_api::size::grouped;
 use lifeboat_api::text::{Printable, plain};
-use lifeboat_host::data::{Contents, FoundService, FoundSnapshot, Locked};
-use lifeboat_host::scratch::Scratch;
+use lifeboat_host::data::{Contents, FoundService, Locked};
+use lifeboat_host::scratch::{Scratch, StateError};
 use lifeboat_host::verify::{Finding, Proof, transactions, verify};
+use lifeboat_journal::storage::Storage;
+use lifeboat_vm::rehydrate::RehydrateError;
 use serde_json::json;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -80,10 +82,12 @@ impl Verify {
             let mut progress = |transactions| bar.inc(transactions);
             let proof = runtime.block_on(verify(&scratch, &**locked.storage(), found, &mut progress));
             bar.finish_and_clear();
-            let proof = proof.with_context(|| format!("cannot verify service '{}'", found.name))?;
+            let cannot_verify = || format!("cannot verify service '{}'", found.name);
+            let proof = proof.with_context(cannot_verify)?;
             if !self.json {
-                let text =
-                    output::fitting(lines(&proof) + &trusted_line(found, &proof) + &self.way_on_line(found, &proof));
+                let way_on = self.way_on_line(&scratch, &**locked.storage(), found, &proof);
+                let way_on = runtime.block_on(way_on).with_context(cannot_verify)?;
+                let text = output::fitting(lines(&proof) + &trusted_line(found, &proof) + &way_on);
                 is_pipe_open(io::stdout().write_all(text.as_bytes()))?;
             }
             proofs.push(proof);
@@ -104,22 +108,27 @@ impl Verify {
         Ok(ExitCode::from(if is_proven { exit::OK } else { exit::SOME_NOT_OK }))
     }
 
-    /// Returns what an operator may do if a transaction diverges.
-    fn way_on_line(&self, found: &FoundService, proof: &Proof) -> String {
-        let diverged = proof.findings.iter().find_map(|finding| match finding {
-            Finding::Diverged { sequence, .. } => Some(*sequence),
-            _ => None,
-        });
-        let Some(sequence) = diverged else { return String::new() };
-        // The proof replays from the oldest snapshot, and a start from the newest.
-        match found.usable().map(FoundSnapshot::sequence).next() {
-            Some(snapshot) if snapshot >= sequence => format!(
-                "{}: a start is not affected: it continues from the snapshot of transaction {snapshot}, which is not \
-                 what the journal gives\n",
-                proof.service
-            ),
-            _ => format!("{}: {}\n", proof.service, self.directory.way_on(&proof.service, sequence)),
+    /// Returns what an operator may do if a transaction diverges. The proof replays from the oldest snapshot, and a start
+    /// from the newest: only a divergence of the latter stops the service, and can be accepted.
+    async fn way_on_line(
+        &self,
+        scratch: &Scratch,
+        storage: &dyn Storage,
+        found: &FoundService,
+        proof: &Proof,
+    ) -> anyhow::Result<String> {
+        if !proof.findings.iter().any(|finding| matches!(finding, Finding::Diverged { .. })) {
+            return Ok(String::new());
         }
+        let program = scratch.program(storage, &found.entry.workload).await?;
+        let way_on = match scratch.state(storage, &program, found, None).await {
+            Err(StateError::Rehydrate(RehydrateError::Diverged { sequence, .. })) => {
+                self.directory.way_on(&found.name, sequence)
+            }
+            Err(error) => format!("no start succeeds: {error}"),
+            Ok(_) => "a start is not affected: its replay from the newest snapshot ends as recorded".into(),
+        };
+        Ok(format!("{}: {}\n", found.name, Printable(&way_on)))
     }
 
     fn read(&self) -> anyhow::Result<(Locked, Contents)> {
