@@ -1,6 +1,6 @@
 //! `lifeboat init` and `lifeboat config check`, as a user sees them.
 
-use crate::site::tls_file;
+use crate::site::{tls_file, tls_table};
 use crate::util::{Lifeboat, PATIENCE, guest, lifeboat, prebuilt, shell};
 use lifeboat_api::clock::{ClockReading, Timestamp};
 use lifeboat_host::auth::{Accounts, argon2id};
@@ -186,9 +186,9 @@ fn a_wrong_configuration_is_reported_in_one_line_with_its_place() {
     check(&file).arg("--insecure").output().exits(0);
 }
 
-fn tls_table(certificate: &str, key: &str) -> String {
-    let (certificate, key) = (tls_file(certificate), tls_file(key));
-    format!("[server.tls]\ncertificate = '{}'\nkey = '{}'\n", certificate.display(), key.display())
+/// Returns the table for two files of `tests/tls`.
+fn tls_of(certificate: &str, key: &str) -> String {
+    tls_table(&tls_file(certificate), &tls_file(key))
 }
 
 fn service_table(name: &str, workload: &Path) -> String {
@@ -215,7 +215,7 @@ fn place(file: &Path, line: usize, column: usize) -> String {
 #[test]
 fn the_check_counts_the_entries_of_the_data_directory() {
     let (folder, file) = set_up();
-    write(&file, &(tls_table("server.pem", "server.key") + &service_table("count", &prebuilt("counter"))));
+    write(&file, &(tls_of("server.pem", "server.key") + &service_table("count", &prebuilt("counter"))));
     let right = check(&file).output();
     right.exits(0);
     let data = folder.path().join("data");
@@ -240,7 +240,7 @@ fn the_check_reports_every_unusable_file_on_a_line_of_its_own() {
     fs::File::create(&large).and_then(|file| file.set_len(50_000_000)).expect("a sparse file");
     let services = [("a", &missing), ("b", &none), ("c", &prebuilt("counter")), ("d", &chain), ("e", &large)];
     let services: String = services.iter().map(|(name, workload)| service_table(name, workload)).collect();
-    write(&file, &(tls_table("server.pem", "README.md") + small + &services));
+    write(&file, &(tls_of("server.pem", "README.md") + small + &services));
     let wrong = check(&file).output();
     assert_eq!(wrong.exits(2), "");
     let lines: Vec<&str> = wrong.stderr.lines().collect();
@@ -279,7 +279,7 @@ fn an_expired_certificate_or_a_foreign_key_is_refused() {
             "other.key' cannot be used: it does not belong to the certificate '",
         ),
     ] {
-        write(&file, &tls_table(certificate, key));
+        write(&file, &tls_of(certificate, key));
         let refused = check(&file).output();
         let line = refused.stderr.lines().next().expect("a line");
         assert!(line.starts_with(&at) && line.contains(words), "{line}");
@@ -380,7 +380,7 @@ fn an_unusable_certificate_does_not_hide_an_unusable_key() {
     let (readme, key) = (tls_file("README.md"), folder.path().join("missing.key"));
     for (certificate, words) in [(readme, "there is no certificate in it"), (tls_file("expired.pem"), "it expired at")]
     {
-        let text = format!("[server.tls]\ncertificate = '{}'\nkey = '{}'\n", certificate.display(), key.display());
+        let text = tls_table(&certificate, &key);
         fs::write(&file, text).expect("a file can be written");
         let serve = lifeboat(["serve", "--listen", "127.0.0.1:0", "--config"]).arg(&file).output();
         for refused in [check(&file).output(), serve] {

@@ -1,7 +1,7 @@
 //! The client commands of the built binary against a server of it, each on a free port.
 
 use crate::serving::{PASSWORD, Serving, set_up};
-use crate::site::tls_file;
+use crate::site::{tls_file, tls_table};
 use crate::util::{Lifeboat, lifeboat, prebuilt};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
@@ -942,7 +942,7 @@ fn a_server_is_trusted_by_a_certificate_that_the_user_names() {
     let config = folder.path().join("lifeboat.toml");
     let text = std::fs::read_to_string(&config).expect("readable");
     let (certificate, key) = (tls_file("server.pem"), tls_file("server.key"));
-    let tls = format!("\n[server.tls]\ncertificate = '{}'\nkey = '{}'\n", certificate.display(), key.display());
+    let tls = tls_table(&certificate, &key);
     std::fs::write(&config, text + &tls).expect("writable");
     let server = Serving::start(folder.path());
     let url = format!("https://{}", server.address);

@@ -2,7 +2,7 @@
 
 use crate::rig::{guest_bytes, slow_component};
 use crate::serving::{PASSWORD, Serving, set_up};
-use crate::site::{Site, tls_file};
+use crate::site::{Site, tls_file, tls_table};
 use crate::util::PATIENCE;
 use futures::StreamExt;
 use lifeboat_api::access::Grant;
@@ -200,7 +200,7 @@ async fn only_a_client_that_reads_too_slowly_is_dropped() {
         let folder = tempfile::tempdir().expect("a folder");
         let mut config = format!("[server.limits]\nbody_deadline_ms = {DEADLINE_MS}\n");
         if let Some((certificate, key)) = &tls {
-            config += &format!("[server.tls]\ncertificate = '{}'\nkey = '{}'\n", certificate.display(), key.display());
+            config += &tls_table(certificate, key);
         }
         let site = Site::start(folder.path(), &config).await;
         let admin = site.log_in("admin").await;

@@ -1,10 +1,10 @@
 //! The server over HTTP: access, answers, and clients that misbehave.
 
-use crate::site::{Answered, PASSWORD, Site, tls_file};
+use crate::site::{Answered, PASSWORD, Site, tls_file, tls_table};
 use crate::util::PATIENCE;
 use futures::{StreamExt, stream};
 use lifeboat_api::access::Grant;
-use lifeboat_api::clock::{Clock, Timestamp};
+use lifeboat_api::clock::{Clock, SystemClock, Timestamp};
 use lifeboat_api::lines::Line;
 use lifeboat_api::transaction::Outcome;
 use lifeboat_client::{Backoff, Client, LineIds, Progress, Server as ClientsServer, uuid_v7};
@@ -1267,7 +1267,7 @@ async fn a_batch_that_is_over_for_its_token_does_not_hold_up_the_end_of_the_serv
 async fn a_server_with_a_certificate_speaks_tls_alone() {
     let folder = folder();
     let (certificate, key) = (tls_file("server.pem"), tls_file("server.key"));
-    let tls = format!("[server.tls]\ncertificate = '{}'\nkey = '{}'\n", certificate.display(), key.display());
+    let tls = tls_table(&certificate, &key);
     let site = Site::start(folder.path(), &tls).await;
     let admin = site.log_in("admin").await;
     assert_eq!(site.get("/v1/whoami", &admin).await.status, 200);
@@ -1285,7 +1285,8 @@ async fn a_server_without_a_certificate_stays_on_loopback() {
 
 #[test]
 fn an_unusable_key_is_refused_with_its_file() {
-    let wrong = tls::server_config(&tls_file("server.pem"), &tls_file("README.md")).expect_err("it is no key");
+    let wrong =
+        tls::load(&tls_file("server.pem"), &tls_file("README.md"), SystemClock.now()).expect_err("it is no key");
     let wrong = wrong.iter().map(ToString::to_string).collect::<String>();
     assert!(wrong.starts_with("the key '") && wrong.contains("README.md"), "{wrong}");
 }

@@ -3,7 +3,7 @@
 use crate::rig::guest_bytes;
 use futures::FutureExt;
 use lifeboat_api::access::Grant;
-use lifeboat_api::clock::{Clock, Timestamp, VirtualClock};
+use lifeboat_api::clock::{Clock, SystemClock, Timestamp, VirtualClock};
 use lifeboat_api::id::Epoch;
 use lifeboat_api::name::Name;
 use lifeboat_api::transaction::{Kind, Request};
@@ -214,6 +214,14 @@ impl Answered {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
+    /// Returns the events of a stream that does not follow.
+    #[track_caller]
+    pub(crate) fn events(&self) -> Vec<Value> {
+        assert_eq!(self.status, 200, "{self:?}");
+        let data = self.text().lines().filter_map(|line| line.strip_prefix("data: "));
+        data.map(|data| serde_json::from_str(data).expect("an event is JSON")).collect()
+    }
+
     /// Returns the code of a problem, or an empty text.
     pub(crate) fn code_or_empty(&self) -> String {
         if self.header("content-type") == "application/problem+json" { self.code() } else { String::new() }
@@ -232,9 +240,15 @@ pub(crate) fn tls_file(name: &str) -> std::path::PathBuf {
     crate::util::root().join("tests/tls").join(name)
 }
 
+/// Returns the table of a configuration that names a certificate and its key.
+pub(crate) fn tls_table(certificate: &Path, key: &Path) -> String {
+    format!("[server.tls]\ncertificate = '{}'\nkey = '{}'\n", certificate.display(), key.display())
+}
+
 fn config_tls(config: &Config) -> Option<Arc<tokio_rustls::rustls::ServerConfig>> {
     let files = config.server.tls.as_ref()?;
-    Some(lifeboat_server::tls::server_config(&files.certificate, &files.key).expect("a certificate and its key"))
+    let loaded = lifeboat_server::tls::load(&files.certificate, &files.key, SystemClock.now());
+    Some(loaded.expect("a certificate and its key").config)
 }
 
 fn name(text: &str) -> Name {

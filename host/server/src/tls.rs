@@ -100,17 +100,6 @@ pub fn load(certificate: &Path, key: &Path, now: Timestamp) -> Result<Loaded, Ve
     }
 }
 
-/// Reads a certificate chain and its key, both in PEM, without a check of the certificate's validity.
-///
-/// # Errors
-/// An error for each of the two files that cannot be used.
-pub fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, Vec<TlsError>> {
-    match (read_chain(certificate), read_key(key)) {
-        (Ok(chain), Ok(private)) => config_of(chain, private, certificate, key).map_err(|error| vec![error]),
-        (chain, private) => Err(chain.err().into_iter().chain(private.err()).collect()),
-    }
-}
-
 fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let chain =
         read(file).and_then(|text| match CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>()? {

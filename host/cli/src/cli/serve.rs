@@ -393,7 +393,8 @@ mod tests {
     #[test]
     fn a_certificate_that_expires_soon_is_warned_of() {
         let file = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/tls/server.pem"));
-        let validity = Validity::of_file(file).expect("a certificate");
+        let loaded = tls::load(file, &file.with_file_name("server.key"), SystemClock.now()).expect("a certificate");
+        let validity = loaded.validity.expect("it says so");
         let end = validity.not_after;
         let before = |days: u64| Timestamp(end.0 - days * 24 * 60 * 60 * 1_000_000_000);
         assert_eq!(certificate_warning(file, validity, before(31)), None);

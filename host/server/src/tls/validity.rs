@@ -3,7 +3,6 @@
 //! The reader only walks over the fields before the validity. rustls checks whether the rest is a certificate.
 
 use lifeboat_api::clock::{Timestamp, Utc};
-use std::path::Path;
 use std::time::Duration;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
@@ -47,12 +46,6 @@ impl Validity {
             not_before: validities.iter().map(|validity| validity.not_before).max()?,
             not_after: validities.iter().map(|validity| validity.not_after).min()?,
         })
-    }
-
-    /// Returns the period in which all certificates of a PEM file are valid. None if the file cannot be read.
-    #[must_use]
-    pub fn of_file(file: &Path) -> Option<Self> {
-        Self::of_chain(&super::read_chain(file).ok()?)
     }
 
     /// Checks that a client would accept the certificate at `now`.
