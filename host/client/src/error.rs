@@ -34,7 +34,7 @@ pub enum ClientError {
         outcome: Option<Outcome>,
     },
     /// There is no connection, so nothing was sent.
-    #[error("cannot reach {url}: {reason}; {}", remedy(url, reason))]
+    #[error("{}; {}", self.cause(), remedy(url, reason))]
     Unreachable {
         /// The URL of the server.
         url: String,
@@ -42,11 +42,7 @@ pub enum ClientError {
         reason: String,
     },
     /// Nothing listens there, or not yet, so nothing was sent.
-    #[error(
-        "cannot reach {url}: connection refused ({attempts} attempt{}); start a server there: lifeboat serve, or {}",
-        if *attempts == 1 { "" } else { "s" },
-        another(url)
-    )]
+    #[error("{}; start a server there: lifeboat serve, or {}", self.cause(), another(url))]
     Refused {
         /// The URL of the server.
         url: String,
@@ -54,7 +50,7 @@ pub enum ClientError {
         attempts: u32,
     },
     /// The connection broke or timed out after at least a part of the request was sent.
-    #[error("{url} did not complete its answer: {reason}; {}", what_now(*may_be_done))]
+    #[error("{}; {}", self.cause(), what_now(*may_be_done))]
     Interrupted {
         /// The URL of the server.
         url: String,
@@ -125,6 +121,11 @@ impl ClientError {
     #[must_use]
     pub fn cause(&self) -> String {
         match self {
+            Self::Unreachable { url, reason } => format!("cannot reach {url}: {reason}"),
+            Self::Refused { url, attempts } => {
+                let end = if *attempts == 1 { "" } else { "s" };
+                format!("cannot reach {url}: connection refused ({attempts} attempt{end})")
+            }
             Self::Interrupted { url, reason, .. } => format!("{url} did not complete its answer: {reason}"),
             other => other.to_string(),
         }

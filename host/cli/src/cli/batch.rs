@@ -140,7 +140,7 @@ impl Batch {
                 && self.was_sent(&id)?
             {
                 output::note(&format!(
-                    "{} stays: more lines were sent with it before; repeat the command with all of them",
+                    "{} is retained: more lines were sent with it before; repeat the command with all of them",
                     shown(file)
                 ));
                 return Ok(ExitCode::from(exit::SOME_NOT_OK));

@@ -54,7 +54,9 @@ pub(super) struct Resume {
 impl Resume {
     /// Opens the file for a batch of `user` to `service` at `server`, and creates it if it is missing.
     pub(super) fn take(path: &Path, server: &str, user: &str, service: &Name) -> anyhow::Result<Self> {
-        let failed = |error: io::Error| UsageError(format!("{}: {error}; name a regular file", super::shown(path)));
+        let failed = |error: io::Error| {
+            UsageError(format!("{}: {error}; name a file in a writable directory", super::shown(path)))
+        };
         let wrong = |reason: &str| {
             let shown = super::shown(path);
             UsageError(format!(
