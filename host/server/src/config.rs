@@ -428,7 +428,8 @@ impl Config {
         let mut leases = Vec::with_capacity(services.len());
         let mut wrong = Vec::new();
         for (name, ServiceEntry { settings, .. }) in services {
-            if let Some(size) = settings.sizes.iter().find(|size| size.memory_bytes > slot_bytes) {
+            let largest = settings.sizes.iter().max_by_key(|size| size.memory_bytes);
+            if let Some(size) = largest.filter(|size| size.memory_bytes > slot_bytes) {
                 let (size, memory, slot) = (&size.name, Bytes(size.memory_bytes), Bytes(slot_bytes));
                 wrong.push(format!(
                     "service '{name}' would not start: its size '{size}' has {memory} of memory, the largest size here \

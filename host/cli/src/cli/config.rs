@@ -42,10 +42,10 @@ struct Check {
 
 const AFTER_HELP: &str = "\
 The output is itself a configuration file, in which LIFEBOAT_LISTEN and LIFEBOAT_DATA have overridden the values of
-FILE. The command loads the certificate, its key and the workloads that FILE names, reads the data directory, and
-refuses what lifeboat serve would refuse. It changes nothing. It reports every error in the
-text of FILE on a line with its place, and only then errors in what FILE names. Then the exit code is 2, or 1 for a
-damaged data directory. A data directory that a server has open is reported, but is not an error.";
+FILE. The command refuses what lifeboat serve would refuse, and changes nothing. It reports every error in FILE, and in
+the certificate, the key and the workloads that FILE names, on a line with its place. It reads the data directory only
+if the text of FILE has no error. The exit code of an error is 2, or 1 for a damaged data directory. A data directory
+that a server has open is reported, but is not an error.";
 
 impl Config {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
