@@ -340,7 +340,7 @@ const CONFIG_WRONG: (u8, &str) = (
     USAGE,
     "the configuration is wrong, and a server would not start; each error is reported on a line with its place",
 );
-const USER_WRONG: (u8, &str) = (USAGE, "the command line is wrong, or there is no such user");
+const USER_WRONG: (u8, &str) = (USAGE, "the command line is wrong, or there is no such user or grant");
 const USER_WRONG_OR_DENIED: (u8, &str) =
     (USAGE, "the command line or the directory is wrong, this user may not use it, or there is no such user");
 const OPERATION: Codes = &[

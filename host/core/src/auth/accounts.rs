@@ -112,7 +112,7 @@ pub enum AccountError {
         user: String,
     },
     /// The user has no such grant.
-    #[error("user '{user}' has no grant to {grant} service '{service}'")]
+    #[error("user '{user}' has no grant to {grant} service '{service}'; lifeboat user list shows the grants")]
     NotHeld {
         /// The user.
         user: Name,

@@ -457,7 +457,7 @@ impl Reading {
                     let start = format!("{:.0}", Utc(self.shared.start));
                     format!(
                         "Gap: the server was restarted at {start}, and earlier events that were not sent are lost: \
-                         events were retained until the server ends; {remedy}"
+                         events are retained only until the server ends; {remedy}"
                     )
                 } else {
                     format!("Gap: there is no event {}: all retained events follow; {remedy}", Printable(&id))

@@ -124,14 +124,14 @@ pub(super) async fn fail_over(
         return Err(Denial::Stopped { service: vm.service, reason }.into());
     }
     if vm == from {
-        let reason = why_in_vain(degraded.or(unmovable));
+        let reason = no_effect_reason(degraded.or(unmovable));
         return Err(Problem::later("not_moved", format!("service '{}' stays in {vm}: {reason}", vm.service)));
     }
     one(&shared, &name).await.map(Json)
 }
 
-/// Why an order came to nothing, by the condition of its service.
-fn why_in_vain(condition: Option<String>) -> String {
+/// Returns the reason why an order had no effect, from the condition of its service.
+fn no_effect_reason(condition: Option<String>) -> String {
     condition.unwrap_or_else(|| "another operation, or its end, came in between; try again".into())
 }
 
@@ -162,7 +162,7 @@ pub(super) async fn snapshot(
         return Err(Denial::Stopped { service, reason }.into());
     }
     if !is_snapshotted {
-        let reason = why_in_vain(unmovable.or(degraded));
+        let reason = no_effect_reason(unmovable.or(degraded));
         return Err(Problem::later("not_snapshotted", format!("service '{service}' has no new snapshot: {reason}")));
     }
     if let Some(directory) = shared.host.data() {

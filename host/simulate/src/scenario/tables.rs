@@ -16,7 +16,7 @@ use lifeboat_document::{Findings, Placed, Table, Value};
 use lifeboat_host::fleet::Machine;
 use lifeboat_vm::workload::MODULE_BYTES_MAX;
 use std::cell::RefCell;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::num::NonZeroU64;
 use std::path::Path;
 use std::sync::Arc;
@@ -270,7 +270,9 @@ impl Resolver<'_> {
     fn service(&self, name: &Placed<Name>, services: &[ServicePlan]) -> Option<usize> {
         let found = services.iter().position(|service| service.name == name.value);
         if found.is_none() && !self.declared.borrow().contains(&name.value) {
-            self.findings.add(name.offset, format!("there is no service '{}'", name.value));
+            let known: BTreeSet<String> = self.declared.borrow().iter().map(ToString::to_string).collect();
+            let known = known.into_iter().collect::<Vec<_>>().join(", ");
+            self.findings.add(name.offset, format!("there is no service '{}'; the services are {known}", name.value));
         }
         found
     }

@@ -37,8 +37,12 @@ fn an_unknown_key_is_refused_with_its_line() {
 #[test]
 fn names_that_lead_nowhere_are_refused_with_their_line() {
     for (from, to, expected) in [
-        ("service = \"tally\"", "service = \"talli\"", "s.toml: line 5: there is no service 'talli'"),
-        ("[\"tally\"]", "[\"bank\"]", "s.toml: line 4: there is no service 'bank'"),
+        (
+            "service = \"tally\"",
+            "service = \"talli\"",
+            "s.toml: line 5: there is no service 'talli'; the services are tally",
+        ),
+        ("[\"tally\"]", "[\"bank\"]", "s.toml: line 4: there is no service 'bank'; the services are tally"),
         ("count = 1", "count = 1, users = [\"bob\"]", "s.toml: line 5: there is no user 'bob'"),
         (
             "workload = \"counter\"",
