@@ -551,11 +551,11 @@ impl Service {
         commit: &Commit,
         answered: Reply,
         is_id_kept: bool,
-        tell: impl FnOnce(Result<Reply, OutcomeUnknown>) + Send + 'static,
+        send: impl FnOnce(Result<Reply, OutcomeUnknown>) + Send + 'static,
     ) {
         let service = self.name.clone();
         commit.then_or_held(move |durable| {
-            tell(match durable {
+            send(match durable {
                 Ok(()) => Ok(answered),
                 Err(error) => {
                     let id = is_id_kept.then_some(answered.id);

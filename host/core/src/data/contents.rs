@@ -2,7 +2,7 @@
 //! continue.
 
 use super::orphans::{Orphan, Orphans, Search};
-use super::snapshot_writer::SNAPSHOTS_RETAINED;
+use super::snapshot_writer::{self, SNAPSHOTS_RETAINED};
 use super::{DataError, read_workload};
 use crate::answers::{Caller, ForgottenTimes, ID_CLOCK_SKEW_MAX, IdKey, KeptId};
 use crate::catalog::{Catalog, ServiceEntry};
@@ -497,11 +497,9 @@ pub(crate) fn last_transaction(records: &[(RecordNumber, Record)]) -> Option<(Se
     })
 }
 
-/// Returns the service in the name of a snapshot file.
+/// Returns the service in the name of a snapshot file that is whole, as far as its name says.
 pub(super) fn service_of(file: &str) -> Option<Name> {
-    let (service, number) = file.strip_suffix(".snapshot")?.rsplit_once('.')?;
-    let is_number = number.len() == 20 && number.bytes().all(|byte| byte.is_ascii_digit());
-    Name::new(service).ok().filter(|_| is_number)
+    snapshot_writer::service_of(file).filter(|_| file.ends_with(".snapshot"))
 }
 
 /// Returns the events that report damage to a directory.

@@ -2,11 +2,10 @@
 
 use super::contents::{self, Contents};
 use super::orphans::{Orphan, Orphans, Search};
-use super::workload_files::remove_workload;
+use super::workload_files::{remove_workload, workload_of};
 use super::{DataDirectory, DataError, DataOptions, Journal, clear_snapshots, snapshot_writer};
 use crate::catalog::{CATALOG_FILE, Catalog, CatalogError};
 use lifeboat_api::clock::SystemClock;
-use lifeboat_api::id::WorkloadHash;
 use lifeboat_api::name::Name;
 use lifeboat_journal::commit;
 use lifeboat_journal::frame::DirectoryId;
@@ -228,6 +227,6 @@ fn is_ours(storage: &dyn Storage) -> Result<bool, DataError> {
 fn is_part(file: &str) -> bool {
     let is_segment = |number: &str| number.len() >= 10 && number.bytes().all(|byte| byte.is_ascii_digit());
     file.strip_suffix(".segment").is_some_and(is_segment)
-        || file.strip_suffix(".workload").is_some_and(|hash| hash.parse::<WorkloadHash>().is_ok())
-        || contents::service_of(file).is_some()
+        || workload_of(file).is_some()
+        || snapshot_writer::service_of(file).is_some()
 }

@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::watch;
 
 /// The number of retained snapshots of a service. If the newest is damaged, the one before it is there.
-pub(super) const SNAPSHOTS_RETAINED: usize = 2;
+pub(crate) const SNAPSHOTS_RETAINED: usize = 2;
 
 /// A snapshot that is to be written to the disk.
 #[derive(Debug, Clone)]
@@ -107,10 +107,10 @@ impl SnapshotWriter {
         Sequence(self.written.sequence.load(Ordering::Acquire))
     }
 
-    /// Submits `to_keep`.
-    pub(crate) fn keep(&self, to_keep: SnapshotJob) {
+    /// Submits `job`.
+    pub(crate) fn keep(&self, job: SnapshotJob) {
         let number = self.written.handed_in.fetch_add(1, Ordering::AcqRel) + 1;
-        self.queue.send_replace(Some((number, to_keep)));
+        self.queue.send_replace(Some((number, job)));
     }
 }
 
@@ -136,8 +136,8 @@ impl Retention {
         let mut unremoved = None;
         self.need();
         while queue.changed().await.is_ok() {
-            let Some((number, to_keep)) = queue.borrow_and_update().clone() else { continue };
-            if let Err(error) = to_keep.commit.clone().durable_or_held().await {
+            let Some((number, job)) = queue.borrow_and_update().clone() else { continue };
+            if let Err(error) = job.commit.clone().durable_or_held().await {
                 let is_held = matches!(error, JournalError::Stalled { .. });
                 failed = Some(error.to_string());
                 // A failed journal accepts no more records, and reports that itself.
@@ -148,7 +148,7 @@ impl Retention {
                 self.written.done(number, failed.clone());
                 tokio::select! {
                     biased;
-                    durable = to_keep.commit.clone().durable() => {
+                    durable = job.commit.clone().durable() => {
                         if let Err(error) = durable {
                             return Some(error.to_string());
                         }
@@ -163,11 +163,11 @@ impl Retention {
                     }
                 }
             }
-            if self.kept.back().is_some_and(|newest| newest.record >= to_keep.header.record) {
+            if self.kept.back().is_some_and(|newest| newest.record >= job.header.record) {
                 self.written.done(number, None);
                 continue;
             }
-            match self.write(to_keep).await {
+            match self.write(job).await {
                 Ok(()) => {
                     failed = None;
                     self.written.done(number, None);
@@ -199,8 +199,8 @@ impl Retention {
         }
     }
 
-    async fn write(&mut self, to_keep: SnapshotJob) -> Result<(), SnapshotFileError> {
-        let SnapshotJob { snapshot, mut header, forgotten, .. } = to_keep;
+    async fn write(&mut self, job: SnapshotJob) -> Result<(), SnapshotFileError> {
+        let SnapshotJob { snapshot, mut header, forgotten, .. } = job;
         let name = snapshot_file::file_name(&self.service, header.record);
         header.sections = Section::of(&snapshot);
         let mut forgotten_chunks = Vec::new();

@@ -45,7 +45,7 @@ impl Order {
     /// Reports the end of the order, after which the last proven snapshot is that of `proven`. `durable` is whether its
     /// records are on the disk. Ignores a caller that is gone.
     pub(super) fn answer(self, status: Status, proven: Sequence, durable: Result<(), JournalError>) {
-        let told = match durable {
+        let outcome = match durable {
             // After a crash, the history must not contradict anything that was reported.
             Err(error) if status.vm != self.from => {
                 let service = status.vm.service;
@@ -56,7 +56,7 @@ impl Order {
                 Ok(Ordered { status, from: self.from, is_snapshotted })
             }
         };
-        let _ = self.done.send(told);
+        let _ = self.done.send(outcome);
     }
 }
 

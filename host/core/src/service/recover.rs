@@ -3,7 +3,7 @@
 use super::snapshots::Snapshots;
 use super::{LaunchError, Service, ServiceContext, ServiceSpec, check_size};
 use crate::answers::{Answers, ForgottenTimes, KeptId};
-use crate::data::snapshot_writer::{RetainedSnapshot, SnapshotWriter};
+use crate::data::snapshot_writer::{RetainedSnapshot, SNAPSHOTS_RETAINED, SnapshotWriter};
 use crate::data::{DataDirectory, DataError, FoundService, FoundSnapshot, kept, last_transaction};
 use crate::history::{FoundHistory, History};
 use crate::journal::durable::{DurableLog, FoundLog};
@@ -142,7 +142,7 @@ impl Service {
                 record: usable.record(),
                 first_answer: usable.first_answer(),
             })
-            .take(2)
+            .take(SNAPSHOTS_RETAINED)
             .collect::<Vec<_>>();
         let tail_fuel = replay_fuel(&tail);
         let numbered = |(number, record): &(RecordNumber, Record)| Some((*number, record.tail_entry()?));
