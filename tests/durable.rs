@@ -300,17 +300,19 @@ proptest! {
 #[tokio::test]
 async fn a_disk_that_lies_about_syncs_is_noticed_after_a_power_cut() {
     let bodies: Vec<(usize, String)> = (0..60).map(|index| (index, "1".to_owned())).collect();
-    let mut noticed = 0;
+    let (mut noticed, mut started) = (0, 0);
     for seed in 0..20 {
         let storage = SimulatedStorage::new(seed);
         let rig = start(&storage, FailoverMode::Direct).await.expect("starts");
         let mut client = Client::default();
         storage.ignore_syncs();
         client.send(&rig, bodies.clone(), usize::MAX).await;
+        // A start may be refused as well: the power cut has left what the disk never wrote.
         let Ok(again) = start(&storage.crash(), FailoverMode::Direct).await else { continue };
+        started += 1;
         noticed += usize::from(client.check_answers(&again).await.is_err());
     }
-    assert!(noticed > 0, "answers were acknowledged and are not on the disk, and no power cut showed it");
+    assert!(started >= 10 && noticed >= 5, "{noticed} of {started} starts lack answers that were acknowledged");
 }
 
 #[tokio::test]

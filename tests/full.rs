@@ -132,11 +132,8 @@ fn snapshot_files(storage: &SimulatedStorage) -> Vec<String> {
 
 /// Returns the texts of the retained events of a kind.
 async fn texts(site: &Site, admin: &str, kind: &str) -> Vec<String> {
-    let told = site.get(&format!("/v1/events?follow=false&event={kind}"), admin).await;
-    assert_eq!(told.status, 200, "{told:?}");
-    let data = told.text().lines().filter_map(|line| line.strip_prefix("data: "));
-    let events = data.map(|data| serde_json::from_str::<Value>(data).expect("JSON"));
-    events.map(|event| event["text"].as_str().expect("a text").to_owned()).collect()
+    let answered = site.get(&format!("/v1/events?follow=false&event={kind}"), admin).await;
+    answered.events().iter().map(|event| event["text"].as_str().expect("a text").to_owned()).collect()
 }
 
 /// Executes transaction `number` of `bank`, and has a snapshot written.

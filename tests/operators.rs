@@ -48,12 +48,6 @@ async fn until(is_so: impl Fn() -> bool) {
     tokio::time::timeout(PATIENCE, waiting).await.expect("it comes to that");
 }
 
-/// Returns the events of a stream that does not follow.
-fn events(answered: &Answered) -> Vec<Value> {
-    let data = answered.text().lines().filter_map(|line| line.strip_prefix("data: "));
-    data.map(|data| serde_json::from_str(data).expect("an event is JSON")).collect()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_takes_long_to_stop_delays_no_other() {
     let folder = folder();
@@ -237,13 +231,13 @@ async fn every_start_or_end_of_a_service_is_an_event() {
     assert_eq!(site.transact(&admin, "stuck", "1", "x").await.header("lifeboat-repeated"), "true");
     assert_eq!(site.delete("/v1/services/bank", &admin).await.status, 204);
     let told = |service: &str| format!("/v1/events?follow=false&service={service}");
-    let of_bank = events(&site.get(&told("bank"), &admin).await);
+    let of_bank = site.get(&told("bank"), &admin).await.events();
     let kinds: Vec<&str> = of_bank.iter().filter_map(|event| event["event"].as_str()).collect();
     assert_eq!(kinds, ["created", "stopped", "restored", "started", "removed"]);
     let created = of_bank[0]["text"].as_str().expect("a text");
     assert!(created.starts_with("Created: bank/1 on m1 (size long, workload "), "{created}");
     // The event states that this service cannot be snapshotted.
-    let of_stuck = events(&site.get(&told("stuck"), &admin).await);
+    let of_stuck = site.get(&told("stuck"), &admin).await.events();
     let stopped = of_stuck.iter().find(|event| event["event"] == "stopped").expect("it was stopped");
     assert!(
         stopped["reason"].as_str().is_some_and(|reason| reason.contains("could not be snapshotted: ")),
@@ -265,7 +259,7 @@ async fn a_stop_reports_why_the_shadow_of_the_last_failover_was_lost() {
     let degraded = detail.strip_prefix("service 'frail' stays in frail/1: ").expect("it says where it stays");
     assert!(degraded.starts_with("its shadow failed: "), "{detail}");
     assert_eq!(site.post("/v1/services/frail/stop", &admin, "").await.status, 200);
-    let told = events(&site.get("/v1/events?follow=false&service=frail&event=stopped", &admin).await);
+    let told = site.get("/v1/events?follow=false&service=frail&event=stopped", &admin).await.events();
     let reason = told[0]["reason"].as_str().expect("a reason");
     assert!(reason.ends_with(&format!("it could not be snapshotted: {degraded}")), "{reason}");
     site.stop().await;
@@ -317,7 +311,7 @@ async fn an_unsent_transaction_is_denied_while_a_look_up_has_no_outcome() {
 async fn a_reader_learns_which_events_are_gone() {
     let folder = folder();
     let (site, admin) = bank(&folder).await;
-    let start = events(&site.get("/v1/events?follow=false", &admin).await).len();
+    let start = site.get("/v1/events?follow=false", &admin).await.events().len();
     let read = async |id: Option<&str>, filter: &str| {
         let mut request = site.request(Method::GET, &format!("/v1/events?follow=false{filter}"), &admin);
         if let Some(id) = id {
@@ -335,7 +329,7 @@ async fn a_reader_learns_which_events_are_gone() {
     (start..EVENTS_KEPT_MAX + 5).for_each(|_| site.events.add(&started, Timestamp(0)));
     // Five events are gone. The reader has seen the first of them.
     let resumed = read(Some(&first), "").await;
-    let gap = &events(&resumed)[0];
+    let gap = &resumed.events()[0];
     assert_eq!(
         (&gap["event"], &gap["after"], &gap["before"], &gap["missed"]),
         (&json!("gap"), &json!(first), &json!(format!("{server}-6")), &json!(4)),
@@ -348,14 +342,14 @@ async fn a_reader_learns_which_events_are_gone() {
         ),
         "{text}"
     );
-    assert_eq!(events(&resumed).len(), 1 + EVENTS_KEPT_MAX);
+    assert_eq!(resumed.events().len(), 1 + EVENTS_KEPT_MAX);
     // A reader that resumes after the gap misses nothing more. A filter hides no gap. A reader of all retained events
     // has none.
-    assert_eq!(events(&read(Some(&id(&resumed, 0)), "").await).len(), EVENTS_KEPT_MAX);
-    assert_eq!(events(&read(Some(&first), "&event=removed").await).len(), 1);
-    assert_eq!(events(&read(None, "").await).len(), EVENTS_KEPT_MAX);
+    assert_eq!(read(Some(&id(&resumed, 0)), "").await.events().len(), EVENTS_KEPT_MAX);
+    assert_eq!(read(Some(&first), "&event=removed").await.events().len(), 1);
+    assert_eq!(read(None, "").await.events().len(), EVENTS_KEPT_MAX);
     // Nothing is known about another start of the server.
-    let earlier = events(&read(Some("4-7"), "&event=removed").await);
+    let earlier = read(Some("4-7"), "&event=removed").await.events();
     assert_eq!((&earlier[0]["after"], &earlier[0]["missed"]), (&json!("4-7"), &Value::Null), "{earlier:?}");
     assert_eq!(earlier.len(), 1, "{earlier:?}");
     site.stop().await;

@@ -132,25 +132,19 @@ impl Rig {
         sizes: &[Arc<Size>],
         change: impl FnOnce(&mut ServiceSpec),
     ) -> Result<(), LaunchError> {
-        let spec = self.spec(service, file, bytes, sizes, change).await;
+        let mut spec = self.spec(service, file, bytes, sizes).await;
+        change(&mut spec);
         self.host.create_service(spec).await
     }
 
     /// Starts `guest` as `service`, with records that go to `log`.
     pub(crate) async fn start_with_log(&self, service: &str, guest: &str, sizes: &[Arc<Size>], log: Box<dyn Log>) {
-        let spec = self.spec(service, guest, &guest_bytes(guest), sizes, |_| {}).await;
+        let spec = self.spec(service, guest, &guest_bytes(guest), sizes).await;
         self.host.create_service_with(spec, log).await.expect("the service starts");
     }
 
     /// Compiles a guest, and returns a specification of its service, on which ada has all grants.
-    async fn spec(
-        &self,
-        service: &str,
-        file: &str,
-        bytes: &[u8],
-        sizes: &[Arc<Size>],
-        change: impl FnOnce(&mut ServiceSpec),
-    ) -> ServiceSpec {
+    async fn spec(&self, service: &str, file: &str, bytes: &[u8], sizes: &[Arc<Size>]) -> ServiceSpec {
         let workload = load(file, bytes, &LoadLimits::default()).expect("the loader takes it");
         let program = self.host.compile(workload).await.expect("it compiles");
         let settings = ServiceSettings {
@@ -160,8 +154,7 @@ impl Rig {
             deduplication_window: DeduplicationWindow::default(),
             failover: FailoverMode::Direct,
         };
-        let mut spec = ServiceSpec::new(name(service), program, &settings, [7; 32], Epoch::default());
-        change(&mut spec);
+        let spec = ServiceSpec::new(name(service), program, &settings, [7; 32], Epoch::default());
         self.grant(&spec.name);
         spec
     }

@@ -27,9 +27,9 @@ pub(crate) struct Removal {
 }
 
 impl Removal {
-    /// Returns the error of a removal without `--yes`, which says `what` would be lost, and `whence`.
-    pub(crate) fn unconfirmed(&self, whence: &str, what: &str) -> anyhow::Error {
-        UsageError(format!("'{}' would be removed{whence} permanently: {what}; add --yes to remove it", self.service))
+    /// Returns the error of a removal without `--yes`: `what` would be lost. `from` names the place that loses it.
+    pub(crate) fn unconfirmed(&self, from: &str, what: &str) -> anyhow::Error {
+        UsageError(format!("'{}' would be removed{from} permanently: {what}; add --yes to remove it", self.service))
             .into()
     }
 
