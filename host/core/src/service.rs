@@ -572,7 +572,7 @@ impl Service {
             self.make_room_for_id(&caller)?;
         }
         self.revive().await?;
-        self.keep_pace().await;
+        self.keep_pace(kind).await;
         if self.vm.meter.cpu.remaining() == 0 {
             self.finish_shadow().await;
         }

@@ -20,6 +20,7 @@ use lifeboat_api::clock::Timestamp;
 use lifeboat_api::event::FailoverCause;
 use lifeboat_api::id::Sequence;
 use lifeboat_api::sla::FailoverMode;
+use lifeboat_api::transaction::Kind;
 use lifeboat_journal::frame::RecordNumber;
 use lifeboat_vm::engine::joined;
 use lifeboat_vm::rehydrate::{INSTANTIATE_OVERHEAD_FUEL, RehydrateError, Rehydrated, rehydrate, replay_fuel, restore};
@@ -133,14 +134,23 @@ impl Progress {
     }
 
     /// Awaits a call into a guest, and adds its work while it goes on: a guest yields after each
-    /// [`FUEL_YIELD_INTERVAL`].
-    async fn track<T>(&self, call: impl Future<Output = T>) -> T {
+    /// [`FUEL_YIELD_INTERVAL`]. A long memory operation burns more before it yields. Its rest is added at the end, when
+    /// `fuel_used` returns the fuel of the whole call.
+    async fn track<T, E>(
+        &self,
+        call: impl Future<Output = Result<T, E>>,
+        fuel_used: impl FnOnce(&T) -> u64,
+    ) -> Result<T, E> {
         let mut call = std::pin::pin!(call);
-        std::future::poll_fn(|cx| {
+        let mut counted_fuel = 0;
+        let called = std::future::poll_fn(|cx| {
+            counted_fuel += FUEL_YIELD_INTERVAL;
             self.add(FUEL_YIELD_INTERVAL);
             call.as_mut().poll(cx)
-        })
-        .await
+        });
+        let done = called.await?;
+        self.add(fuel_used(&done).saturating_sub(counted_fuel));
+        Ok(done)
     }
 
     /// Waits until work of `wanted` fuel is done.
@@ -333,11 +343,12 @@ async fn bring_up(
     progress: Arc<Progress>,
 ) -> Result<Caught, RehydrateError> {
     let permit = permit.await;
-    let mut rehydrated = progress.track(restore(terms.context(), &snapshot)).await?;
+    let restore_fuel = |rehydrated: &Rehydrated| rehydrated.fuel_used;
+    let mut rehydrated = progress.track(restore(terms.context(), &snapshot), restore_fuel).await?;
     match replay_in_parts(&terms, &mut rehydrated, &tail, &progress).await {
         // A transaction with an accepted divergence must be left out, so the replay begins again.
         Err(RehydrateError::Lost { .. }) => {
-            rehydrated = progress.track(rehydrate(terms.context(), &snapshot, &tail)).await?;
+            rehydrated = progress.track(rehydrate(terms.context(), &snapshot, &tail), restore_fuel).await?;
         }
         replayed => replayed?,
     }
@@ -345,13 +356,13 @@ async fn bring_up(
     if let Some(allowance) = exports {
         let (sequence, timestamp) = at;
         let export = rehydrated.instance.snapshot(sequence, timestamp, allowance);
-        let (snapshot, export_fuel) = progress.track(export).await?;
+        let (snapshot, export_fuel) = progress.track(export, |(_, fuel)| *fuel).await?;
         let snapshot = Arc::new(snapshot);
         let (replayed_transactions, fuel_used) = (rehydrated.replayed_transactions, rehydrated.fuel_used);
         let replayed_queries = rehydrated.replayed_queries;
         // The VM has grown by the export, and its place in the pool is needed.
         drop(rehydrated);
-        let mut restored = progress.track(restore(terms.context(), &snapshot)).await?;
+        let mut restored = progress.track(restore(terms.context(), &snapshot), restore_fuel).await?;
         let fuel = export_fuel + restored.fuel_used + INSTANTIATE_OVERHEAD_FUEL;
         exported = Some(Exported { snapshot, fuel });
         restored.fuel_used += fuel_used + export_fuel;
@@ -379,13 +390,28 @@ async fn replay_in_parts(
     tail: &[TailEntry],
     progress: &Progress,
 ) -> Result<(), RehydrateError> {
-    for part in tail.chunks(REPLAYED_AT_ONCE) {
+    let mut rest = tail;
+    while !rest.is_empty() {
+        let (part, more) = rest.split_at(together(rest));
+        rest = more;
         rehydrated.replay(terms.context(), part).await?;
         progress.add(replay_fuel(part));
         // Short calls end before any of them would yield.
         tokio::task::yield_now().await;
     }
     Ok(())
+}
+
+/// Returns how many of the first entries of `tail` are replayed before their work is added to the progress: the service
+/// may wait for it.
+fn together(tail: &[TailEntry]) -> usize {
+    let mut fuel = 0;
+    let is_long = |entry: &TailEntry| {
+        fuel += replay_fuel(std::slice::from_ref(entry));
+        fuel > WAIT_FUEL_MAX
+    };
+    let few = &tail[..tail.len().min(REPLAYED_AT_ONCE)];
+    few.iter().position(is_long).map_or(few.len(), |index| index + 1)
 }
 
 /// Returns how many calls a replay of `tail` repeats.
@@ -480,11 +506,13 @@ impl Service {
         }
     }
 
-    /// Pauses the serving VM while it is too far ahead of its shadow.
-    pub(super) async fn keep_pace(&mut self) {
+    /// Pauses the serving VM before a request of `kind` while it is too far ahead of its shadow.
+    pub(super) async fn keep_pace(&mut self, kind: Kind) {
         loop {
             let (kept_fuel, held_bytes) = (self.snapshots.kept_fuel(), self.history.held_bytes());
             let Some(shadow) = self.shadow.as_mut() else { return };
+            // A query needs no room in the journal: without it, it is answered and not recorded.
+            let held_bytes = if kind == Kind::Query { 0 } else { held_bytes };
             let Some(awaited_fuel) = shadow.awaited_fuel(kept_fuel, held_bytes) else { return };
             let progress = Arc::clone(&shadow.progress);
             tokio::select! {
@@ -585,8 +613,10 @@ impl Service {
             }
             // The rollback that follows must not wait for another shadow.
             Err(error) => {
-                self.lacked_memory(&error);
-                self.record_shadow_lost(shadow.aim, &error);
+                // An export that lacked memory gets more the next time, and that need not wait for requests.
+                if !self.lacked_memory(&error) {
+                    self.record_shadow_lost(shadow.aim, &error);
+                }
                 self.answer_waiting(waiting);
                 false
             }
@@ -693,7 +723,8 @@ mod tests {
     /// wait of the serving VM in the first round. The shadow works as fast as the serving VM executes calls of these
     /// costs, one after another. Fuel also stands for time, and for bytes: the journal has room for `left` beside the
     /// tail of the first round. In that round the shadow also restores and exports, which takes `restores`.
-    fn rounds(first_fuel: u64, restores: u64, calls: &[u64], left: u64) -> (u32, u64, u64) {
+    /// Its work is estimated as `estimate` percent of what it takes.
+    fn rounds(first_fuel: u64, restores: u64, calls: &[u64], left: u64, estimate: u64) -> (u32, u64, u64) {
         let mut calls = calls.iter().cycle();
         let (mut restraint, mut rounds, mut replayed_fuel) = (Restraint::default(), 0, 0);
         let (mut tail_fuel, mut tail, mut longest) = (first_fuel, usize::MAX, 0);
@@ -702,8 +733,8 @@ mod tests {
             replayed_fuel += tail_fuel;
             let held = replayed_fuel - first_fuel;
             let room = JournalRoom { round_bytes: tail_fuel, left_bytes: left.saturating_sub(held) };
-            // An estimate that is half of what it takes.
-            let first = (rounds == 1).then(|| FirstRound::new(room, tail_fuel.midpoint(restores)));
+            let estimate_fuel = (tail_fuel + restores) / 100 * estimate;
+            let first = (rounds == 1).then(|| FirstRound::new(room, estimate_fuel));
             let (free_fuel, work_fuel) = match first {
                 Some(_) => (restores.saturating_mul(RESTORES_MAX).saturating_add(TAIL_FUEL_MAX), tail_fuel + restores),
                 None => (restraint.begin_round(tail_fuel, tail, room), tail_fuel),
@@ -734,7 +765,7 @@ mod tests {
         let mut some_long = vec![20_000; 200];
         some_long[17] = 20_000_000;
         for calls in [&[25_000][..], &[1_000], &[1_000_000], &[40_000_000], &one_long, &some_long] {
-            let (rounds, replayed_fuel, _) = rounds(first_fuel, 0, calls, u64::MAX / 8);
+            let (rounds, replayed_fuel, _) = rounds(first_fuel, 0, calls, u64::MAX / 8, 50);
             assert!(
                 rounds <= 60 && replayed_fuel <= 8 * first_fuel,
                 "{rounds} rounds, {replayed_fuel}: {:?}",
@@ -750,9 +781,11 @@ mod tests {
             for left in
                 [first_fuel / 20, first_fuel / 4, first_fuel * 2 / 3, first_fuel, 2 * first_fuel, 4 * first_fuel]
             {
-                let (_, replayed_fuel, _) = rounds(first_fuel, restores, &[25_000], left);
-                let kept_fuel = replayed_fuel - first_fuel;
-                assert!(kept_fuel <= left, "{kept_fuel} of {left} beside restores of {restores}");
+                for estimate in [0, 1, 10, 50, 100, 1_000] {
+                    let (_, replayed_fuel, _) = rounds(first_fuel, restores, &[25_000], left, estimate);
+                    let kept_fuel = replayed_fuel - first_fuel;
+                    assert!(kept_fuel <= left, "{kept_fuel} of {left} beside restores of {restores}, {estimate} %");
+                }
             }
         }
     }
@@ -762,10 +795,13 @@ mod tests {
         let first_fuel = 2_000_000_000;
         for restores in [0, first_fuel, 4 * first_fuel] {
             for left in [first_fuel / 4, first_fuel * 2 / 3, first_fuel, 4 * first_fuel] {
-                let (_, _, longest) = rounds(first_fuel, restores, &[25_000], left);
-                // A wait at one quarter, which allows WAIT_FUEL_MAX and a call afterwards; or a hundredth of the work.
-                let short = (4 * WAIT_FUEL_MAX + 100_000).max((first_fuel + restores) / 100);
-                assert!(longest <= short, "{longest} of {short} beside restores of {restores}, with room for {left}");
+                for estimate in [10, 50, 100, 1_000] {
+                    let (_, _, longest) = rounds(first_fuel, restores, &[25_000], left, estimate);
+                    // A wait at one quarter, which allows WAIT_FUEL_MAX and a call afterwards; or some of the work.
+                    let short = (4 * WAIT_FUEL_MAX + 100_000).max((first_fuel + restores) / 50);
+                    let what = format!("restores of {restores}, with room for {left}, {estimate} %");
+                    assert!(longest <= short, "{longest} of {short} beside {what}");
+                }
             }
         }
     }
