@@ -159,7 +159,7 @@ impl Run {
             && interrupted.is_twice
         {
             // A second interruption waits neither for answers nor for a clean stop.
-            interrupted.tell(self.json);
+            interrupted.report(self.json);
             return Ok(ExitCode::from(exit::SOME_NOT_OK));
         }
         host.authority().grant(&self.user, &service, Grant::Observe);
@@ -176,7 +176,7 @@ impl Run {
         usage.print(self.json)?;
         stopped.context("the data directory was not closed cleanly")?;
         if let Some(interrupted) = &interrupted {
-            interrupted.tell(self.json);
+            interrupted.report(self.json);
         }
         let is_cut_off = interrupted.is_some_and(|it| it.is_input_left || it.unread.is_some());
         let is_all_ok =
@@ -405,6 +405,10 @@ impl Run {
         let mut pending: VecDeque<Pending<'_>> = VecDeque::new();
         let mut is_at_end = false;
         let mut stop = Stop::new()?;
+        // After a signal, the input counts as ended, whatever is left of it.
+        let is_left = |is_at_end: bool, interrupted: &Option<Interrupted>| {
+            interrupted.as_ref().map_or(!is_at_end, |interrupted| interrupted.is_input_left)
+        };
         loop {
             if let Some(result) = pending.front_mut().and_then(|first| (&mut first.answer).now_or_never()) {
                 let id = pending.pop_front().and_then(|first| first.id);
@@ -412,18 +416,17 @@ impl Run {
                 let written = print(&mut out, id, &result, self.json);
                 let unread = Unread { lines, written: flushed, is_durable: self.data.is_some() };
                 if !is_pipe_open(written).with_context(|| unread.unwritable())? {
-                    let (unanswered, is_input_left) = (pending.len(), !is_at_end);
-                    let interrupted = Some(Interrupted::without_reader(unread, unanswered, is_input_left));
-                    return Ok(Fed { outcomes, interrupted });
+                    let interrupted =
+                        Interrupted::without_reader(unread, pending.len(), is_left(is_at_end, &interrupted));
+                    return Ok(Fed { outcomes, interrupted: Some(interrupted) });
                 }
                 continue;
             }
             // Replies are flushed before every wait, since their reader may act on them.
             let unread = Unread { lines, written: flushed, is_durable: self.data.is_some() };
             if !is_pipe_open(out.flush()).with_context(|| unread.unwritable())? {
-                let (unanswered, is_input_left) = (pending.len(), !is_at_end);
-                let interrupted = Some(Interrupted::without_reader(unread, unanswered, is_input_left));
-                return Ok(Fed { outcomes, interrupted });
+                let interrupted = Interrupted::without_reader(unread, pending.len(), is_left(is_at_end, &interrupted));
+                return Ok(Fed { outcomes, interrupted: Some(interrupted) });
             }
             flushed = outcomes.values().sum();
             if is_at_end && pending.is_empty() {
@@ -457,7 +460,7 @@ impl Run {
                         return Ok(Fed { outcomes, interrupted: Some(now) });
                     }
                     if !pending.is_empty() {
-                        now.tell(self.json);
+                        now.report(self.json);
                     }
                     interrupted = Some(Interrupted { unanswered: 0, ..now });
                 }
@@ -510,7 +513,7 @@ struct Unread {
     lines: u64,
     /// The number of lines whose replies were written for certain.
     written: u64,
-    #[serde(skip)]
+    /// Whether the service is in a data directory, and can continue.
     is_durable: bool,
 }
 
@@ -563,7 +566,7 @@ impl Interrupted {
         Self { lines: unread.lines, unanswered, is_input_left, is_twice: false, unread: Some(unread) }
     }
 
-    fn tell(&self, json: bool) {
+    fn report(&self, json: bool) {
         match json {
             true => {
                 let line = json_line(&serde_json::json!({ "interrupted": self })).unwrap_or_default();
