@@ -141,8 +141,8 @@ pub enum SimulateError {
     Engine(#[from] EngineError),
     /// The fault could not be injected, so that the reconciliation would prove nothing.
     #[error(
-        "no transaction of this scenario could suffer the fault: its guest must refuse an empty transaction, and answer \
-         others with ok"
+        "no transaction of this scenario could suffer the fault; name a scenario whose guest answers transactions with \
+         ok, and refuses an empty one (drop-one) or answers a repetition with ok (double-one)"
     )]
     NoFault,
     /// A service could not be started.
@@ -304,7 +304,7 @@ impl<'a> Stage<'a> {
 
     /// Sends every request, one at a time.
     async fn play(&mut self, observer: &mut impl Observer) -> Result<(), SimulateError> {
-        self.tell_events(observer);
+        self.report_events(observer);
         observer.started(&self.views, self.scenario.transactions());
         let begun = tokio::time::Instant::now();
         for (done, outgoing) in (1..).zip(Traffic::new(self.scenario, self.options.seed)) {
@@ -341,8 +341,10 @@ impl<'a> Stage<'a> {
         let answered = self.transact(service, user, id.clone(), body.clone()).await;
         if injects(Fault::DoubleOne) && matches!(&answered, Ok(Reply { answer: Answer::Ok(_), .. })) {
             // Only the client's own request counts.
-            let _ = self.transact(service, user, format!("{id}-again"), body.clone()).await;
-            self.fault = None;
+            let again = self.transact(service, user, format!("{id}-again"), body.clone()).await;
+            if matches!(again, Ok(Reply { answer: Answer::Ok(_), .. })) {
+                self.fault = None;
+            }
         }
         let tally = &mut self.tallies[service];
         tally.requests += 1;
@@ -431,7 +433,7 @@ impl<'a> Stage<'a> {
         note_peak(peaks, Resource::Cpu, meter.cpu);
         note_peak(peaks, Resource::Memory, memory);
         self.views[service].status = status;
-        self.tell_events(observer);
+        self.report_events(observer);
         Ok(())
     }
 
@@ -441,7 +443,7 @@ impl<'a> Stage<'a> {
         status.map_err(|denial| SimulateError::Observe { service: name.clone(), error: denial.into() })
     }
 
-    fn tell_events(&mut self, observer: &mut impl Observer) {
+    fn report_events(&mut self, observer: &mut impl Observer) {
         let events = std::mem::take(&mut *self.events.lock().unwrap_or_else(PoisonError::into_inner));
         for event in events {
             let tally_of = |name: &Name| self.scenario.services.iter().position(|plan| plan.name == *name);

@@ -89,8 +89,9 @@ fn sorted(error: SimulateError) -> anyhow::Error {
     match error {
         SimulateError::Load(error) => error.into(),
         SimulateError::Engine(error) => error.into(),
-        // The scenario's machines are too small.
+        // The scenario does not fit the request: its machines are too small, or no transaction can suffer the fault.
         SimulateError::Launch(LaunchError::NoRoom(error)) => UsageError(error.to_string()).into(),
+        error @ SimulateError::NoFault => UsageError(error.to_string()).into(),
         SimulateError::Launch(error) => error.into(),
         error => error.into(),
     }

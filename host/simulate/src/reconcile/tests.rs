@@ -48,7 +48,7 @@ async fn check(records: Vec<ClientRecord>, total: i64) -> Reconciled {
     reconcile(&name("tally"), records, &[query], &mut Adder::default(), None).await
 }
 
-fn told(reconciled: &Reconciled) -> Vec<String> {
+fn printed(reconciled: &Reconciled) -> Vec<String> {
     reconciled.findings.iter().map(|finding| format!("{:?}: {finding}", finding.kind)).collect()
 }
 
@@ -56,7 +56,7 @@ fn told(reconciled: &Reconciled) -> Vec<String> {
 async fn records_that_agree_are_reconciled_in_any_order_with_repetitions() {
     let records = vec![record(2, "4", 5), record(1, "1", 1), record(4, "2", 7), record(2, "4", 5)];
     let reconciled = check(records, 7).await;
-    assert_eq!(told(&reconciled), [""; 0]);
+    assert_eq!(printed(&reconciled), [""; 0]);
     assert_eq!((reconciled.records, reconciled.queries), (3, 1));
 }
 
@@ -65,10 +65,10 @@ async fn a_dropped_transaction_is_named() {
     let reconciled = check(vec![record(1, "1", 1), record(2, "4", 5), record(3, "2", 3), record(4, "1", 4)], 4).await;
     let expected =
         "Lost: tally transaction 'id-2' at sequence 2 was acknowledged, and the service continued without it";
-    assert_eq!(told(&reconciled), [expected]);
+    assert_eq!(printed(&reconciled), [expected]);
     // Only the query shows the fault.
     let reconciled = check(vec![record(1, "1", 1), record(2, "4", 5)], 1).await;
-    assert_eq!(told(&reconciled), [expected]);
+    assert_eq!(printed(&reconciled), [expected]);
 }
 
 #[tokio::test]
@@ -76,7 +76,7 @@ async fn a_doubled_transaction_is_named_whatever_its_answer_shows() {
     let expected = "Duplicated: tally transaction 'id-2' at sequence 2 was acknowledged once, and took effect twice";
     for answer in [5, 9] {
         let records = vec![record(1, "1", 1), record(2, "4", answer), record(4, "2", 11), record(5, "1", 12)];
-        assert_eq!(told(&check(records, 12).await), [expected]);
+        assert_eq!(printed(&check(records, 12).await), [expected]);
     }
 }
 
@@ -87,7 +87,7 @@ async fn an_altered_answer_is_a_divergence() {
         "Diverged: tally transaction 'id-2' at sequence 2 was answered ok '6', and the roomy VM answers ok '5'; ",
         "no single lost or duplicated transaction was found to explain it",
     );
-    assert_eq!(told(&reconciled), [expected]);
+    assert_eq!(printed(&reconciled), [expected]);
 }
 
 #[tokio::test]
@@ -95,7 +95,7 @@ async fn an_id_that_occurs_twice_is_a_duplicate() {
     let mut again = record(3, "4", 9);
     again.id = "id-2".into();
     let reconciled = check(vec![record(1, "1", 1), record(2, "4", 5), again], 9).await;
-    assert!(told(&reconciled)[0].starts_with("Duplicated: tally transaction 'id-2' at sequence 3 was executed at"));
+    assert!(printed(&reconciled)[0].starts_with("Duplicated: tally transaction 'id-2' at sequence 3 was executed at"));
 }
 
 #[tokio::test]
@@ -103,7 +103,10 @@ async fn a_sequence_that_occurs_twice_is_a_duplicate() {
     let mut other = record(2, "2", 7);
     other.id = "other".into();
     let reconciled = check(vec![record(1, "1", 1), record(2, "4", 5), other], 7).await;
-    assert_eq!(told(&reconciled), ["Duplicated: tally transaction 'other' at sequence 2 has the sequence of 'id-2'"]);
+    assert_eq!(
+        printed(&reconciled),
+        ["Duplicated: tally transaction 'other' at sequence 2 has the sequence of 'id-2'"]
+    );
 }
 
 #[tokio::test]
@@ -147,7 +150,7 @@ async fn a_model_that_disagrees_is_a_divergence() {
     let model = Some(Model::new(BuiltIn::Counter));
     let reconciled = reconcile(&name("tally"), vec![record(1, r#"{"add":5}"#, 7)], &[], &mut Agreeable, model).await;
     assert_eq!(
-        told(&reconciled),
+        printed(&reconciled),
         ["Diverged: tally transaction 'id-1' at sequence 1 was answered ok '7', but the model expects ok '5'"]
     );
     assert_eq!(reconciled.model, Some(false));

@@ -256,14 +256,14 @@ async fn no_report_or_event_shows_a_token_or_a_secret() {
     }
     let mut listener = Listener(String::new());
     let report = run(&short(), Options::default(), &mut listener).await.expect("the scenario can be played");
-    let told = listener.0 + &report.to_string() + &serde_json::to_string(&report).expect("a report is JSON");
-    assert!(!told.contains("lifeboat_"));
+    let printed = listener.0 + &report.to_string() + &serde_json::to_string(&report).expect("a report is JSON");
+    assert!(!printed.contains("lifeboat_"));
     let mut tokens = random(SEED_DEFAULT, Stream::Tokens);
     let mut secrets = random(SEED_DEFAULT, Stream::Secrets);
     for _ in 0..4 {
         for bits in [bits(&mut tokens), bits(&mut secrets)] {
             let hex: String = bits.iter().map(|byte| format!("{byte:02x}")).collect();
-            assert!(!told.contains(&hex[..16]));
+            assert!(!printed.contains(&hex[..16]));
         }
     }
 }
