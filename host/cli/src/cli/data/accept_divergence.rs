@@ -61,15 +61,16 @@ impl AcceptDivergence {
                      continues with that"
                 );
             }
-            Err(StateError::Rehydrate(error @ RehydrateError::Diverged { .. })) => {
-                let text =
-                    format!("service '{name}' does not diverge first at {accepted}: {error}; name that with --at");
+            Err(StateError::Rehydrate(RehydrateError::Diverged { sequence, .. })) => {
+                let text = format!(
+                    "service '{name}' does not diverge first at {accepted}, but at sequence {sequence}: use --at {sequence}"
+                );
                 return Err(UsageError(text).into());
             }
             Ok(state) => {
                 let text = format!(
-                    "service '{name}' does not diverge: its replay gives what was recorded, up to transaction {}; there is nothing to \
-                     accept",
+                    "service '{name}' does not diverge: its replay gives what was recorded, up to transaction {}; \
+                     there is nothing to accept",
                     state.sequence
                 );
                 return Err(UsageError(text).into());

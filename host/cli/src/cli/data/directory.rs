@@ -256,7 +256,7 @@ pub(crate) fn runtime() -> anyhow::Result<Runtime> {
 
 /// Notes that a quarantined service may have lost something after `sequence`. Returns whether it is quarantined; then
 /// the exit code is not 0.
-pub(crate) fn tell_if_cut_off(found: &FoundService, sequence: Sequence) -> bool {
+pub(crate) fn note_if_cut_off(found: &FoundService, sequence: Sequence) -> bool {
     let Err(reason) = &found.standing else { return false };
     let name = &found.name;
     output::note(&format!(

@@ -2,7 +2,7 @@
 
 use super::super::query::Question;
 use super::super::{UsageError, arguments, exit, is_pipe_open};
-use super::directory::{Directory, runtime, scratch, tell_if_cut_off};
+use super::directory::{Directory, note_if_cut_off, runtime, scratch};
 use anyhow::Context;
 use clap::Args;
 use lifeboat_api::id::{Sequence, VmId};
@@ -66,7 +66,7 @@ impl Query {
         let printed = lines::print(&mut io::stdout().lock(), None, &Ok(reply), self.question.json);
         is_pipe_open(printed).context("cannot write the reply")?;
         // A user who named the transaction knows which state answers.
-        let is_cut_off = at.is_none() && tell_if_cut_off(&found, sequence);
+        let is_cut_off = at.is_none() && note_if_cut_off(&found, sequence);
         let is_ok = outcome == Outcome::Ok && !is_cut_off;
         Ok(ExitCode::from(if is_ok { exit::OK } else { exit::SOME_NOT_OK }))
     }

@@ -143,7 +143,7 @@ fn as_json(contents: &Contents) -> Value {
 pub(crate) fn journal_json(recovery: &Recovery) -> Value {
     json!({
         "seal": match recovery.seal {
-            SealState::Kept => "kept",
+            SealState::Compared => "compared",
             SealState::Absent => "absent",
             SealState::Outdated => "outdated",
         },
@@ -185,7 +185,7 @@ pub(crate) fn orphan_line(orphan: &Orphan, directory: &Directory) -> String {
 /// Describes the state of the whole journal.
 pub(crate) fn journal_lines(recovery: &Recovery) -> String {
     let seal = match recovery.seal {
-        SealState::Kept => "sealed by a clean stop",
+        SealState::Compared => "sealed by a clean stop",
         SealState::Absent if recovery.frames == 0 => "empty",
         SealState::Absent => "not sealed: the host did not stop cleanly",
         SealState::Outdated => "not sealed: it continues after an older seal",

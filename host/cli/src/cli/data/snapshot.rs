@@ -1,7 +1,7 @@
 //! `lifeboat data snapshot`: writes a service's state to a portable file.
 
 use super::super::{FindingError, UsageError, exit, with_need};
-use super::directory::{Directory, graded, runtime, scratch, tell_if_cut_off};
+use super::directory::{Directory, graded, note_if_cut_off, runtime, scratch};
 use clap::Args;
 use lifeboat_api::name::Name;
 use lifeboat_api::size::{Bytes, grouped};
@@ -72,7 +72,7 @@ impl Snapshot {
             error => anyhow::Error::from(error),
         })?;
         let sequence = portable.snapshot.sequence();
-        let is_cut_off = tell_if_cut_off(&found, sequence);
+        let is_cut_off = note_if_cut_off(&found, sequence);
         let _ = writeln!(
             io::stderr(),
             "{}: state after transaction {} ({}) written to '{}'",

@@ -108,8 +108,8 @@ impl Verify {
         Ok(ExitCode::from(if is_proven { exit::OK } else { exit::SOME_NOT_OK }))
     }
 
-    /// Returns what an operator may do if a transaction diverges. The proof replays from the oldest snapshot, and a start
-    /// from the newest: only a divergence of the latter stops the service, and can be accepted.
+    /// Returns what an operator may do if a transaction diverges. The proof replays from the oldest snapshot, and a
+    /// start from the newest: only a divergence of the latter stops the service, and can be accepted.
     async fn way_on_line(
         &self,
         scratch: &Scratch,
@@ -117,7 +117,9 @@ impl Verify {
         found: &FoundService,
         proof: &Proof,
     ) -> anyhow::Result<String> {
-        if !proof.findings.iter().any(|finding| matches!(finding, Finding::Diverged { .. })) {
+        let is_diverged = proof.findings.iter().any(|finding| matches!(finding, Finding::Diverged { .. }));
+        // The finding of a quarantine has a remedy of its own.
+        if !is_diverged || found.standing.is_err() {
             return Ok(String::new());
         }
         let program = scratch.program(storage, &found.entry.workload).await?;
@@ -125,7 +127,8 @@ impl Verify {
             Err(StateError::Rehydrate(RehydrateError::Diverged { sequence, .. })) => {
                 self.directory.way_on(&found.name, sequence)
             }
-            Err(error) => format!("no start succeeds: {error}"),
+            Err(StateError::Rehydrate(error)) if !error.is_transient() => format!("no start succeeds: {error}"),
+            Err(error) => return Err(error.into()),
             Ok(_) => "a start is not affected: its replay from the newest snapshot ends as recorded".into(),
         };
         Ok(format!("{}: {}\n", found.name, Printable(&way_on)))
