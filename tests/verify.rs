@@ -15,7 +15,7 @@ use lifeboat_host::scratch::Scratch;
 use lifeboat_host::snapshot_file::{self, SECTION_STATE, SnapshotHeader};
 use lifeboat_host::verify::{Finding, Proof, verify};
 use lifeboat_journal::frame::{DirectoryId, RecordNumber};
-use lifeboat_journal::segments::header::SEGMENT_HEADER_BYTES;
+use lifeboat_journal::segment_header::SEGMENT_HEADER_BYTES;
 use lifeboat_journal::storage::{Operation, SimulatedStorage, Storage};
 use lifeboat_vm::workload::{LoadLimits, load};
 use std::sync::Arc;

@@ -30,6 +30,7 @@ use super::location_feed::LocationFeed;
 use super::reader::Reader;
 use super::recovery::Seal;
 use super::segments::{Committed, Failure, Log, LogError, Moved, Reclaim, Reclaimed, Step};
+pub use super::ticket::CommitError;
 use super::ticket::{Completion, Ticket, ticket};
 use crate::adaptive_spin::AdaptiveSpin;
 use lifeboat_api::distribution::{Distribution, Spread};
@@ -41,7 +42,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 /// The default bound of the records that wait to be written, in bytes.
@@ -112,21 +112,6 @@ impl Change {
     }
 }
 
-/// The reason why a record was not committed.
-#[derive(Debug, Clone, Error)]
-#[non_exhaustive]
-pub enum CommitError {
-    /// The log refused the record, or failed.
-    #[error(transparent)]
-    Log(#[from] LogError),
-    /// The journal is short of room, and cannot begin its next segment.
-    #[error("the journal {0}")]
-    Stalled(Arc<str>),
-    /// The writer was stopped first.
-    #[error("the journal was closed")]
-    Closed,
-}
-
 /// Reserved room for a record in the queue, released when this is dropped.
 #[derive(Debug)]
 pub struct Room(OwnedSemaphorePermit);
@@ -192,7 +177,7 @@ struct Retry {
     waiting: Option<(Instant, Duration)>,
     /// The time at which the callers that wait for the batch are notified. It is set when the first frame of the batch
     /// is held.
-    told_at: Option<Instant>,
+    report_at: Option<Instant>,
 }
 
 impl Retry {
@@ -521,7 +506,7 @@ impl Shared {
     }
 
     /// Adds the new locations of relocated records to the location feeds.
-    fn tell(&self, moved: Vec<Moved>) {
+    fn feed_locations(&self, moved: Vec<Moved>) {
         let location_feeds = self.location_feeds();
         for moved in moved {
             if let Some(location_feed) = location_feeds.get(&moved.service) {
@@ -534,12 +519,12 @@ impl Shared {
     fn fail(&self, error: &LogError) -> LogError {
         self.queue().failure.get_or_insert(error.clone().into());
         self.room.close();
-        self.tell_failure(error.clone().into());
+        self.report_failure(error.clone().into());
         error.clone()
     }
 
     /// Notifies the observers of the log's failure, once.
-    fn tell_failure(&self, error: CommitError) {
+    fn report_failure(&self, error: CommitError) {
         self.failed.send_if_modified(|failed| failed.is_none() && failed.replace(error).is_none());
     }
 
@@ -632,7 +617,7 @@ struct Ended<'a>(&'a Shared);
 impl Drop for Ended<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.tell_failure(CommitError::Closed);
+            self.0.report_failure(CommitError::Closed);
         }
         let mut queue = self.0.queue();
         let failure = queue.failure.get_or_insert(CommitError::Closed).clone();
@@ -678,7 +663,7 @@ impl Orders {
                 let step = if held.is_some() { log.step_while_held(reclaim) } else { log.step(reclaim) };
                 match step {
                     Ok(Step::Going(moved)) => {
-                        shared.tell(moved);
+                        shared.feed_locations(moved);
                         return Ok(());
                     }
                     Ok(Step::Over(reclaimed)) => Some(Ok(reclaimed)),
@@ -790,17 +775,22 @@ fn commit_in_time(
                 retry.failed(now);
                 let reason = missing(&failure);
                 shared.set_stall(Some(Stall { reason: Arc::clone(&reason), denies: true }));
-                let told_at = *retry.told_at.get_or_insert(now + HELD_MAX);
-                let is_told = hold.as_ref().is_some_and(|hold| hold.is_told);
+                let report_at = *retry.report_at.get_or_insert(now + HELD_MAX);
+                let is_reported = hold.as_ref().is_some_and(|hold| hold.is_reported);
                 let due = retry.due().unwrap_or(now);
-                let hold =
-                    hold.insert(Hold { error: CommitError::Stalled(reason), due, told_at, is_told, is_closed: false });
+                let hold = hold.insert(Hold {
+                    error: CommitError::Stalled(reason),
+                    due,
+                    report_at,
+                    is_reported,
+                    is_closed: false,
+                });
                 hold.wait(log, staged, batch, shared, orders)?;
             }
             result => break result,
         }
     };
-    if hold.is_some_and(|hold| hold.is_told) {
+    if hold.is_some_and(|hold| hold.is_reported) {
         shared.queue().held = None;
     }
     result
@@ -812,8 +802,8 @@ struct Hold {
     /// The time of the next attempt.
     due: Instant,
     /// The time at which the callers that wait for answers are notified.
-    told_at: Instant,
-    is_told: bool,
+    report_at: Instant,
+    is_reported: bool,
     /// Whether the queue was closed meanwhile. Then there is one more attempt.
     is_closed: bool,
 }
@@ -830,13 +820,13 @@ impl Hold {
         orders: &mut Orders,
     ) -> Result<(), LogError> {
         loop {
-            let until = if self.is_told { self.due } else { self.due.min(self.told_at) };
+            let until = if self.is_reported { self.due } else { self.due.min(self.report_at) };
             // Do not wait between two steps of a reclaim.
             let arrived = shared.hold_until(if orders.waiting.is_empty() { until } else { Instant::now() });
             self.is_closed = arrived.is_closed;
             batch.extend(arrived.submitted);
-            if !self.is_told && Instant::now() >= self.told_at {
-                self.is_told = true;
+            if !self.is_reported && Instant::now() >= self.report_at {
+                self.is_reported = true;
                 let since = {
                     let mut queue = shared.queue();
                     queue.held = Some(self.error.clone());
@@ -867,7 +857,7 @@ fn write_batch(
     orders: &mut Orders,
 ) -> Result<(), LogError> {
     let mut staged = Vec::with_capacity(batch.len());
-    retry.told_at = None;
+    retry.report_at = None;
     loop {
         stage(log, &mut batch, &mut staged);
         if let Err(error) = commit(log, &mut staged, &mut batch, shared, retry, orders) {
@@ -941,13 +931,13 @@ fn commit(
         }
     }
     for StagedRecord { record, completion, .. } in staged.drain(..) {
-        let told = match &result {
+        let printed = match &result {
             Ok(committed) => {
                 Ok(committed.as_ref().zip(record).map(|(committed, (.., place))| committed.location(place)))
             }
             Err(error) => Err(error.clone().into()),
         };
-        completion.complete(told);
+        completion.complete(printed);
     }
     result.map(drop)
 }

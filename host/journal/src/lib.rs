@@ -14,6 +14,7 @@
 //! |---|---|
 //! | [`storage`] | files behind a trait: the disk, and with the feature `simulated` one in memory that injects faults |
 //! | [`frame`] | the bytes of records and frames |
+//! | [`segment_header`] | the name and the header of a segment's file |
 //! | [`segments`] | the files: appending, relocating records, truncating |
 //! | [`recovery`], [`reader`] | reading the journal at a start; reading one frame or segment again |
 //! | [`commit`], [`ticket`] | group commit, and the notification that a record is durable |
@@ -26,6 +27,7 @@ pub mod frame;
 pub mod location_feed;
 pub mod reader;
 pub mod recovery;
+pub mod segment_header;
 pub mod segments;
 pub mod storage;
 #[cfg(test)]

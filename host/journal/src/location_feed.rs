@@ -58,8 +58,8 @@ impl LocationFeed {
     pub(crate) fn move_to(&self, moved: Moved) {
         let mut locations = self.locations();
         let (first, end) = (moved.first, moved.end());
-        let told_before: Vec<RecordNumber> = locations.moved.range(first..end).map(|(first, _)| *first).collect();
-        for first in told_before {
+        let earlier: Vec<RecordNumber> = locations.moved.range(first..end).map(|(first, _)| *first).collect();
+        for first in earlier {
             if let Some(mut older) = locations.moved.remove(&first)
                 && older.end() > end
             {
@@ -111,8 +111,8 @@ mod tests {
         let locations = taken(&location_feed);
         assert!(locations.moved.len() < 40, "{}", locations.moved.len());
         for number in 1..100 {
-            let mut told = locations.moved.values().rev().filter_map(|moved| moved.location(RecordNumber(number)));
-            let location = told.next().expect("it was moved");
+            let mut printed = locations.moved.values().rev().filter_map(|moved| moved.location(RecordNumber(number)));
+            let location = printed.next().expect("it was moved");
             assert_eq!((location.segment, u64::from(location.record_offset)), (99, number));
         }
     }

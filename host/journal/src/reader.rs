@@ -1,7 +1,7 @@
 //! Reads frames and records while the log appends.
 
 use super::frame::{BLOCK_BYTES, BodyError, FrameHeader, FrameKey, HEADER_BYTES_MAX, decode_header};
-use super::recovery::segment_name;
+use super::segment_header::segment_name;
 use crate::storage::{Storage, StorageFile};
 use std::io;
 use std::sync::Arc;

@@ -23,7 +23,7 @@ use super::frame::{
     BLOCK_BYTES, DirectoryId, FORMAT_VERSION, FrameHash, FrameHeader, FrameKey, FrameRecord, HEADER_BYTES_MAX,
     HeaderError, Position, RecordNumber, Run, RunKind, decode_body, decode_header,
 };
-use super::segments::header::{SEGMENT_HEADER_BYTES, SegmentHeader, SegmentHeaderError};
+use super::segment_header::{SEGMENT_HEADER_BYTES, SegmentHeader, SegmentHeaderError, segment_name};
 use crate::storage::{FileIdentity, Storage};
 use lifeboat_api::name::Name;
 use serde::{Deserialize, Serialize};
@@ -105,7 +105,7 @@ pub enum Integrity {
 
 /// The remaining records of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Kept {
+pub struct RecordRange {
     /// The first of its records that is still in the journal. A state that needs an earlier one cannot be recovered.
     pub first: RecordNumber,
     /// The number after the last record that was found.
@@ -176,7 +176,7 @@ pub enum SealState {
     /// There is no seal: the host did not stop cleanly, or the journal is new.
     Absent,
     /// The journal was compared with the seal.
-    Kept,
+    Compared,
     /// The journal continues after the seal, which was not removed then. The journal is read as unsealed.
     Outdated,
 }
@@ -190,7 +190,7 @@ pub struct Recovery {
     pub seal: SealState,
     /// Every service that the journal mentions. A service that is not listed wrote nothing. Or everything that it wrote
     /// may be lost, if there is damage that [`DamageKind::concerns_all`].
-    pub services: BTreeMap<Name, Kept>,
+    pub services: BTreeMap<Name, RecordRange>,
     /// The position at which each service began, if it is still in the journal.
     pub begun: BTreeMap<Name, Position>,
     /// The start of the part without losses: if a service began after this position, the journal shows it.
@@ -298,11 +298,6 @@ pub fn inspect(
     Ok(walk(storage, directory, seal, found)?.recovery)
 }
 
-/// Returns the name of a segment's file.
-pub(crate) fn segment_name(number: u64) -> String {
-    format!("{number:010}.segment")
-}
-
 /// Returns the number of the segment whose file has this name.
 fn segment_number(name: &str) -> Option<u64> {
     let number = name.strip_suffix(".segment")?.parse().ok()?;
@@ -364,12 +359,12 @@ pub(crate) fn walk(
         at: Position(0),
         previous: FrameHash::default(),
         segments: Vec::new(),
-        told: BTreeMap::new(),
+        mentioned: BTreeMap::new(),
         counted: BTreeMap::new(),
         begun: BTreeMap::new(),
         whole_from: None,
         damages: Vec::new(),
-        seal: if seal.is_some() { SealState::Kept } else { SealState::Absent },
+        seal: if seal.is_some() { SealState::Compared } else { SealState::Absent },
         torn: None,
         frames: 0,
     };
@@ -377,12 +372,12 @@ pub(crate) fn walk(
     walk.count_shares();
     let is_last_usable = files.last().is_some_and(|file| file.header.is_some());
     let half_relocated =
-        walk.told.iter().filter(|(_, told)| told.is_half_relocated).map(|(service, _)| service.clone());
+        walk.mentioned.iter().filter(|(_, mentioned)| mentioned.is_half_relocated).map(|(service, _)| service.clone());
     let half_relocated = half_relocated.collect();
     let recovery = Recovery {
         is_new: files.is_empty(),
         seal: walk.seal,
-        services: walk.told.into_iter().map(|(service, told)| (service, told.into_kept())).collect(),
+        services: walk.mentioned.into_iter().map(|(service, mentioned)| (service, mentioned.into_found())).collect(),
         begun: walk.begun,
         whole_from: walk.whole_from.unwrap_or(walk.at),
         damages: walk.damages,
@@ -447,7 +442,7 @@ struct Walk<'f> {
     /// The hash of the frame that ends at `at`.
     previous: FrameHash,
     segments: Vec<Segment>,
-    told: BTreeMap<Name, Told>,
+    mentioned: BTreeMap<Name, Mentioned>,
     /// The records of each service, by segment, that were passed on and still count.
     counted: BTreeMap<Name, BTreeMap<u64, Share>>,
     /// As [`Recovery::begun`].
@@ -462,9 +457,9 @@ struct Walk<'f> {
 
 /// The records of a service that frames mention.
 #[derive(Debug)]
-struct Told {
-    kept: Kept,
-    /// The number after the last record that any frame mentions. If it exceeds [`Kept::next`], records are lost, or
+struct Mentioned {
+    found: RecordRange,
+    /// The number after the last record that any frame mentions. If it exceeds [`RecordRange::next`], records are lost, or
     /// their relocated copies follow later.
     end: RecordNumber,
     /// Whether the last copies do not reach `end`, because the relocation was interrupted.
@@ -649,8 +644,10 @@ impl Walk<'_> {
         let index = self.damages.len();
         if kind.concerns_all() {
             self.whole_from = None;
-            for told in self.told.values_mut().filter(|told| told.kept.standing == Integrity::Intact) {
-                told.kept.standing = Integrity::Suspect { damage: index };
+            for mentioned in
+                self.mentioned.values_mut().filter(|mentioned| mentioned.found.standing == Integrity::Intact)
+            {
+                mentioned.found.standing = Integrity::Suspect { damage: index };
             }
         }
         if kind != DamageKind::HeaderCopy
@@ -687,8 +684,8 @@ impl Walk<'_> {
     /// supersede, and skipped copies, would otherwise pin the segment and be relocated once more. Shares of other
     /// services stay complete.
     fn count_shares(&mut self) {
-        for (service, told) in &self.told {
-            if told.kept.standing != Integrity::Intact || told.kept.next < told.end {
+        for (service, mentioned) in &self.mentioned {
+            if mentioned.found.standing != Integrity::Intact || mentioned.found.next < mentioned.end {
                 continue;
             }
             let mut counted = self.counted.remove(service).unwrap_or_default();
@@ -705,51 +702,53 @@ impl Walk<'_> {
         let service = &run.service;
         match run.kind {
             RunKind::End => {
-                self.told.remove(service);
+                self.mentioned.remove(service);
                 self.counted.remove(service);
                 (self.found)(Found::Ends { service });
                 return;
             }
             RunKind::Begin => {
-                self.told.insert(service.clone(), Told::at(run.first));
+                self.mentioned.insert(service.clone(), Mentioned::at(run.first));
                 self.counted.remove(service);
                 (self.found)(Found::Begins { service });
             }
             RunKind::Continue | RunKind::Relocated => {}
         }
         let damage = self.damages.len().checked_sub(1);
-        let told = self.told.entry(service.clone()).or_insert_with(|| Told::at(run.first));
+        let mentioned = self.mentioned.entry(service.clone()).or_insert_with(|| Mentioned::at(run.first));
         let is_relocated = run.kind == RunKind::Relocated;
-        if matches!(told.kept.standing, Integrity::Quarantined { damage: None, .. }) {
+        if matches!(mentioned.found.standing, Integrity::Quarantined { damage: None, .. }) {
             // A journal that contradicts itself cannot repair itself.
             return;
         }
-        if is_relocated && (run.first < told.kept.first || told.is_cut_off() && run.first != told.kept.next) {
+        if is_relocated
+            && (run.first < mentioned.found.first || mentioned.is_cut_off() && run.first != mentioned.found.next)
+        {
             // There are two cases. The originals are gone, and with them the records before those that were found. Or
             // this is not the interrupted set, because the runs of one set follow each other. The host that relocated
             // this set knew only the locations of its copies, and truncates the others.
-            told.begin_again(run.first);
+            mentioned.begin_again(run.first);
             self.counted.remove(service);
             (self.found)(Found::Begins { service });
         }
-        let is_gap = run.first > if is_relocated { told.kept.next } else { told.end };
-        let is_repetition = run.kind == RunKind::Continue && run.first < told.end;
-        told.end = told.end.max(run.end());
+        let is_gap = run.first > if is_relocated { mentioned.found.next } else { mentioned.end };
+        let is_repetition = run.kind == RunKind::Continue && run.first < mentioned.end;
+        mentioned.end = mentioned.end.max(run.end());
         if is_relocated {
-            told.is_half_relocated = run.end() < told.end;
+            mentioned.is_half_relocated = run.end() < mentioned.end;
         }
-        let kept = &mut told.kept;
+        let found = &mut mentioned.found;
         if is_repetition {
-            kept.quarantine(None);
+            found.quarantine(None);
         } else if is_gap {
-            kept.quarantine(match kept.standing {
+            found.quarantine(match found.standing {
                 Integrity::Suspect { damage } => Some(damage),
                 _ => None,
             });
-        } else if records.is_none() && run.count > 0 && run.end() > kept.next {
-            kept.quarantine(damage);
-        } else if run.first <= kept.next && (run.end() > kept.next || run.count == 0) {
-            for record in records.into_iter().flatten().filter(|record| record.number >= kept.next) {
+        } else if records.is_none() && run.count > 0 && run.end() > found.next {
+            found.quarantine(damage);
+        } else if run.first <= found.next && (run.end() > found.next || run.count == 0) {
+            for record in records.into_iter().flatten().filter(|record| record.number >= found.next) {
                 let (number, bytes) = (record.number, record.bytes);
                 let location = Location { segment, frame_offset, record_offset: record.offset };
                 (self.found)(Found::Record { service, number, bytes, location });
@@ -758,65 +757,69 @@ impl Walk<'_> {
                 let counted = self.counted.entry(service.clone()).or_default();
                 counted.entry(segment).or_default().add(run, frame_offset);
             }
-            kept.next = run.end();
-            told.reach(is_relocated);
+            found.next = run.end();
+            mentioned.reach(is_relocated);
         }
         // What remains is a repetition of existing records. Or it follows records whose relocated copies come later,
         // and those copies include this run.
     }
 }
 
-impl Told {
+impl Mentioned {
     /// Returns the state of a service whose first record here has this number.
     fn at(first: RecordNumber) -> Self {
-        Self { kept: Kept { first, next: first, standing: Integrity::Intact }, end: first, is_half_relocated: false }
+        Self {
+            found: RecordRange { first, next: first, standing: Integrity::Intact },
+            end: first,
+            is_half_relocated: false,
+        }
     }
 
     /// Returns whether later copies may belong to another relocation. Without damage, no copies of this one are missing
     /// in between.
     fn is_cut_off(&self) -> bool {
-        self.kept.standing == Integrity::Intact && self.kept.next < self.end
+        self.found.standing == Integrity::Intact && self.found.next < self.end
     }
 
     /// Lets relocated copies supersede the records that were found before, from an earlier record on. Earlier damage no
     /// longer matters, except that records may be missing at the end.
     fn begin_again(&mut self, first: RecordNumber) {
-        let standing = match self.kept.standing {
+        let standing = match self.found.standing {
             Integrity::Quarantined { damage: Some(damage), .. } => Integrity::Suspect { damage },
             standing => standing,
         };
-        self.kept = Kept { first, next: first, standing };
+        self.found = RecordRange { first, next: first, standing };
     }
 
     /// Updates the standing after more records were found, or after a run stated that there are no more so far. Copies
     /// do not state that: more of them may have been written and lost.
     fn reach(&mut self, is_relocated: bool) {
-        let Self { kept, end, .. } = self;
-        let is_all = kept.next == *end;
-        match &mut kept.standing {
+        let Self { found, end, .. } = self;
+        let is_all = found.next == *end;
+        match &mut found.standing {
             Integrity::Quarantined { damage: Some(damage), .. } if is_all => {
-                kept.standing = Integrity::Suspect { damage: *damage };
+                found.standing = Integrity::Suspect { damage: *damage };
             }
-            Integrity::Quarantined { from, .. } => *from = kept.next,
-            Integrity::Suspect { .. } if is_all && !is_relocated => kept.standing = Integrity::Intact,
+            Integrity::Quarantined { from, .. } => *from = found.next,
+            Integrity::Suspect { .. } if is_all && !is_relocated => found.standing = Integrity::Intact,
             Integrity::Suspect { .. } | Integrity::Intact => {}
         }
     }
 
     /// Returns the result for the service at the end of the journal.
-    fn into_kept(self) -> Kept {
-        let Self { mut kept, end, .. } = self;
-        if kept.next < end {
-            kept.quarantine(match kept.standing {
+    fn into_found(self) -> RecordRange {
+        let Self { mut found, end, .. } = self;
+        if found.next < end {
+            found.quarantine(match found.standing {
                 Integrity::Suspect { damage } => Some(damage),
                 _ => None,
             });
         }
-        kept
+        found
     }
 }
 
-impl Kept {
+impl RecordRange {
     /// Quarantines the service, because its next record is missing.
     fn quarantine(&mut self, damage: Option<usize>) {
         if !matches!(self.standing, Integrity::Quarantined { .. }) {

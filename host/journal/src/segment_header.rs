@@ -1,4 +1,4 @@
-//! The header of a segment file. There are two copies, each in a block of its own, so that no single damage hides a
+//! The name and the header of a segment's file. There are two copies, each in a block of its own, so that no single damage hides a
 //! whole segment. They are written and synced before the file gets its name, and never again.
 
 use crate::frame::{BLOCK_BYTES, DirectoryId, FORMAT_VERSION, FrameHash, POSITION_MAX, Position};
@@ -6,6 +6,11 @@ use thiserror::Error;
 
 /// The offset of the first frame in a segment, in bytes.
 pub const SEGMENT_HEADER_BYTES: usize = 2 * BLOCK_BYTES;
+
+/// Returns the name of a segment's file.
+pub(crate) fn segment_name(number: u64) -> String {
+    format!("{number:010}.segment")
+}
 
 const MAGIC: [u8; 8] = *b"LBSEGMT\n";
 

@@ -22,7 +22,6 @@
 //!   one segment at a time, so that no hole can appear, and only after all copies of its relocated records are synced.
 //! - The remains of a possible torn frame are made unrecognisable, and synced, before the journal continues.
 
-pub mod header;
 mod reclaim;
 
 pub use reclaim::{
@@ -36,10 +35,10 @@ use super::frame::{
 };
 use super::reader::Reader;
 use super::recovery::{
-    Found, Integrity, Kept, Location, OpenError, Recovery, SEGMENT_BYTES_MAX, Seal, Segment, segment_name, walk,
+    Found, Integrity, Location, OpenError, RecordRange, Recovery, SEGMENT_BYTES_MAX, Seal, Segment, walk,
 };
+use super::segment_header::{SEGMENT_HEADER_BYTES, SegmentHeader, segment_name};
 use crate::storage::{FileIdentity, Storage, StorageFile};
-use header::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use lifeboat_api::name::Name;
 use lifeboat_api::size::Bytes;
 use reclaim::Relocation;
@@ -200,7 +199,7 @@ pub struct Log {
     /// The file of the next segment, opened ahead.
     next: Option<Next>,
     /// Every service, including its staged records.
-    services: BTreeMap<Name, Kept>,
+    services: BTreeMap<Name, RecordRange>,
     /// The next record of every intact service, by the committed frames.
     committed: BTreeMap<Name, RecordNumber>,
     /// The segment with the last complete roster, if this process wrote one. Earlier rosters may be truncated.
@@ -246,9 +245,9 @@ impl Log {
             return Err(OpenError::Missing);
         }
         let services = walked.recovery.services.clone();
-        let sound = services.iter().filter(|(_, kept)| kept.standing == Integrity::Intact);
+        let sound = services.iter().filter(|(_, found)| found.standing == Integrity::Intact);
         let mut log = Self {
-            committed: sound.map(|(service, kept)| (service.clone(), kept.next)).collect(),
+            committed: sound.map(|(service, found)| (service.clone(), found.next)).collect(),
             services,
             key: FrameKey::new(options.directory),
             segments: walked.segments.into(),
@@ -355,7 +354,7 @@ impl Log {
         }
         let next = match (kind, self.services.get(service)) {
             (RunKind::Begin, _) => RecordNumber(number.0.max(1)),
-            (RunKind::Continue, Some(kept)) if kept.standing == Integrity::Intact => kept.next,
+            (RunKind::Continue, Some(found)) if found.standing == Integrity::Intact => found.next,
             (RunKind::Continue, Some(_)) => return Err(LogError::NotSound { service: service.clone() }),
             (RunKind::Continue, None) | (RunKind::Relocated | RunKind::End, _) => RecordNumber(0),
         };
@@ -364,10 +363,10 @@ impl Log {
         }
         let staged = self.builder.push(kind, service, number, record).map_err(|FrameFull| LogError::FrameFull)?;
         match self.services.get_mut(service) {
-            Some(kept) if kind == RunKind::Continue => kept.next = number.next(),
+            Some(found) if kind == RunKind::Continue => found.next = number.next(),
             _ => {
-                let kept = Kept { first: number, next: number.next(), standing: Integrity::Intact };
-                self.services.insert(service.clone(), kept);
+                let found = RecordRange { first: number, next: number.next(), standing: Integrity::Intact };
+                self.services.insert(service.clone(), found);
             }
         }
         Ok(staged)
@@ -380,7 +379,7 @@ impl Log {
     /// [`LogError::FrameFull`] or [`LogError::Poisoned`]; nothing was added.
     pub(crate) fn stage_end(&mut self, service: &Name) -> Result<(), LogError> {
         self.check()?;
-        let next = self.services.get(service).map_or(RecordNumber(1), |kept| kept.next);
+        let next = self.services.get(service).map_or(RecordNumber(1), |found| found.next);
         self.builder.push_empty(RunKind::End, service, next).map_err(|FrameFull| LogError::FrameFull)?;
         self.services.remove(service);
         self.forget(service);

@@ -7,7 +7,7 @@
 use super::frame::{BLOCK_BYTES, DirectoryId, Position, RecordNumber, RunKind};
 use super::reader::ReadError;
 use super::recovery::{DamageKind, Found, Integrity, Location, OpenError, Recovery, Seal, SealState, inspect};
-use super::segments::header::SEGMENT_HEADER_BYTES;
+use super::segment_header::SEGMENT_HEADER_BYTES;
 use super::segments::{
     Log, LogError, Moved, Options, Origin, PLACES_CHECKED_MAX, Reclaim, Reclaimed, SEGMENT_BYTES_MIN, Step,
 };
@@ -291,8 +291,8 @@ impl Driver {
                     self.relocated = self.relocated.max(self.relocating);
                 }
                 Step::Over(reclaimed) => {
-                    let is_told = reclaimed.pinned_by.is_empty() || self.storage.is_off();
-                    assert!(is_told, "nothing is damaged: {reclaimed:?}");
+                    let is_reported = reclaimed.pinned_by.is_empty() || self.storage.is_off();
+                    assert!(is_reported, "nothing is damaged: {reclaimed:?}");
                     self.reclaim = None;
                 }
             }
@@ -329,7 +329,7 @@ impl Driver {
         if !recovery.damages.is_empty() {
             return Err(format!("false corruption: {recovery:?}"));
         }
-        if self.seal.is_some() && (recovery.torn.is_some() || recovery.seal != SealState::Kept) {
+        if self.seal.is_some() && (recovery.torn.is_some() || recovery.seal != SealState::Compared) {
             return Err(format!("a sealed journal has no torn tail: {recovery:?}"));
         }
         if let Some(kept) = recovery.services.values().find(|kept| kept.standing != Integrity::Intact) {
@@ -477,11 +477,11 @@ fn is_honest(service: usize, recovery: &Recovery, found: &Histories, histories: 
     let whole = &histories[&name(service)];
     let part = found.get(&name(service)).map(Vec::as_slice).unwrap_or_default();
     let is_part = part.is_empty() || whole.windows(part.len()).any(|window| window == part);
-    let is_told = match recovery.services.get(&name(service)) {
+    let is_reported = match recovery.services.get(&name(service)) {
         None => recovery.concerns_unlisted(),
         Some(kept) => kept.standing != Integrity::Intact || kept.first > whole[0].0,
     };
-    is_part && (part == whole || is_told)
+    is_part && (part == whole || is_reported)
 }
 
 #[test]
@@ -734,7 +734,7 @@ fn an_outdated_seal_hides_no_later_record() -> Result<(), LogError> {
         let seal = log.seal()?;
         let (mut log, recovery, _) =
             open(&storage, options(segment_blocks), Origin::Existing(Some(seal))).expect("opens");
-        assert_eq!(recovery.seal, SealState::Kept);
+        assert_eq!(recovery.seal, SealState::Compared);
         for _ in 0..6 {
             append(&mut log, &mut histories, &[0])?;
         }

@@ -3,11 +3,27 @@
 //! The writer's thread runs the waiting callbacks as soon as the record is durable. So a withheld answer wakes its
 //! client once, when the client may receive it, and not before.
 
-use super::commit::CommitError;
 use super::recovery::Location;
+use super::segments::LogError;
 use smallvec::SmallVec;
 use std::sync::{Arc, Mutex, PoisonError};
+use thiserror::Error;
 use tokio::sync::oneshot;
+
+/// The reason why a record was not committed.
+#[derive(Debug, Clone, Error)]
+#[non_exhaustive]
+pub enum CommitError {
+    /// The log refused the record, or failed.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The journal is short of room, and cannot begin its next segment.
+    #[error("the journal {0}")]
+    Stalled(Arc<str>),
+    /// The writer was stopped first.
+    #[error("the journal was closed")]
+    Closed,
+}
 
 /// The location of a committed record, or the reason why it may not be in the journal. [`super::commit::Change::End`]
 /// has no location.
@@ -88,7 +104,7 @@ impl Ticket {
     /// # Errors
     /// [`CommitError`]: after a failure of the log it is unknown whether the record is there after a restart.
     pub async fn committed(self) -> Committed {
-        self.told(Patience::ToTheEnd).await.unwrap_or(Err(CommitError::Closed))
+        self.ended(Patience::ToTheEnd).await.unwrap_or(Err(CommitError::Closed))
     }
 
     /// Waits like [`Ticket::committed`], but no longer than [`Ticket::then_or_held`].
@@ -96,7 +112,7 @@ impl Ticket {
     /// # Errors
     /// As [`Ticket::committed`], and [`CommitError::Stalled`].
     pub async fn committed_or_held(self) -> Committed {
-        self.told(Patience::UntilHeld).await.unwrap_or(Err(CommitError::Closed))
+        self.ended(Patience::UntilHeld).await.unwrap_or(Err(CommitError::Closed))
     }
 
     /// Waits like [`Ticket::committed`], in a thread that may block.
@@ -107,42 +123,42 @@ impl Ticket {
     /// # Panics
     /// Within an asynchronous task.
     pub fn wait(self) -> Committed {
-        self.told(Patience::ToTheEnd).blocking_recv().unwrap_or(Err(CommitError::Closed))
+        self.ended(Patience::ToTheEnd).blocking_recv().unwrap_or(Err(CommitError::Closed))
     }
 
-    fn told(self, patience: Patience) -> oneshot::Receiver<Committed> {
-        let (teller, told) = oneshot::channel();
+    fn ended(self, patience: Patience) -> oneshot::Receiver<Committed> {
+        let (teller, ended) = oneshot::channel();
         // A dropped receiver no longer needs the result.
         self.wait_for(patience, move |committed| drop(teller.send(committed.clone())));
-        told
+        ended
     }
 }
 
 impl Completion {
     /// Reports the outcome of the record to all waiting callbacks, and to those that are registered later.
     pub fn complete(self, committed: Committed) {
-        self.tell(committed);
+        self.resolve(committed);
     }
 
     /// Reports that the record waits for room, to the callbacks that do not wait any longer in that case.
     pub(crate) fn hold(&self, error: &CommitError) {
-        let told: SmallVec<[Waiting; 2]> = {
+        let ended: SmallVec<[Waiting; 2]> = {
             let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             let State::UnderWay { waiting, held } = &mut *state else { return };
             if held.is_some() {
                 return;
             }
             *held = Some(error.clone());
-            let (told, patient) =
+            let (ended, patient) =
                 std::mem::take(waiting).into_iter().partition(|(patience, _)| *patience == Patience::UntilHeld);
             *waiting = patient;
-            let told: SmallVec<[(Patience, Waiting); 2]> = told;
-            told.into_iter().map(|(_, then)| then).collect()
+            let ended: SmallVec<[(Patience, Waiting); 2]> = ended;
+            ended.into_iter().map(|(_, then)| then).collect()
         };
-        run(told, &Err(error.clone()));
+        run(ended, &Err(error.clone()));
     }
 
-    fn tell(&self, committed: Committed) {
+    fn resolve(&self, committed: Committed) {
         loop {
             let waiting: SmallVec<[(Patience, Waiting); 2]> = {
                 let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -175,7 +191,7 @@ fn run(waiting: impl IntoIterator<Item = Waiting>, committed: &Committed) {
 
 impl Drop for Completion {
     fn drop(&mut self) {
-        self.tell(Err(CommitError::Closed));
+        self.resolve(Err(CommitError::Closed));
     }
 }
 
@@ -199,32 +215,32 @@ mod tests {
     #[test]
     fn every_callback_runs_once_when_its_ticket_is_complete() {
         let (completion, ticket) = ticket();
-        let told = Arc::new(AtomicUsize::new(0));
-        let count = |committed: &Committed, told: &AtomicUsize| {
+        let ended = Arc::new(AtomicUsize::new(0));
+        let count = |committed: &Committed, ended: &AtomicUsize| {
             assert!(matches!(committed, Ok(None)));
-            told.fetch_add(1, Ordering::Relaxed);
+            ended.fetch_add(1, Ordering::Relaxed);
         };
         for _ in 0..3 {
-            let told = Arc::clone(&told);
-            ticket.clone().then(move |committed| count(committed, &told));
+            let ended = Arc::clone(&ended);
+            ticket.clone().then(move |committed| count(committed, &ended));
         }
-        assert!(told.load(Ordering::Relaxed) == 0 && !ticket.is_over());
+        assert!(ended.load(Ordering::Relaxed) == 0 && !ticket.is_over());
         completion.complete(Ok(None));
         assert!(ticket.is_over());
-        assert_eq!(told.load(Ordering::Relaxed), 3);
-        let late = Arc::clone(&told);
+        assert_eq!(ended.load(Ordering::Relaxed), 3);
+        let late = Arc::clone(&ended);
         ticket.then(move |committed| count(committed, &late));
-        assert_eq!(told.load(Ordering::Relaxed), 4);
+        assert_eq!(ended.load(Ordering::Relaxed), 4);
         assert!(matches!(ticket.wait(), Ok(None)));
     }
 
     #[test]
     fn a_held_record_notifies_all_but_those_that_wait_for_its_commit() {
         let (completion, ticket) = ticket();
-        let told: Arc<Mutex<Vec<(u8, bool)>>> = Arc::default();
+        let ended: Arc<Mutex<Vec<(u8, bool)>>> = Arc::default();
         let note = |who: u8| {
-            let told = Arc::clone(&told);
-            move |committed: &Committed| told.lock().expect("no panic").push((who, committed.is_ok()))
+            let ended = Arc::clone(&ended);
+            move |committed: &Committed| ended.lock().expect("no panic").push((who, committed.is_ok()))
         };
         ticket.then(note(1));
         ticket.then_or_held(note(2));
@@ -233,11 +249,11 @@ mod tests {
         completion.hold(&stalled);
         ticket.then_or_held(note(3));
         ticket.then(note(4));
-        assert_eq!(*told.lock().expect("no panic"), [(2, false), (3, false)]);
+        assert_eq!(*ended.lock().expect("no panic"), [(2, false), (3, false)]);
         assert!(!ticket.is_over());
         completion.complete(Ok(None));
         ticket.then_or_held(note(5));
-        assert_eq!(*told.lock().expect("no panic"), [(2, false), (3, false), (1, true), (4, true), (5, true)]);
+        assert_eq!(*ended.lock().expect("no panic"), [(2, false), (3, false), (1, true), (4, true), (5, true)]);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use lifeboat_api::id::{Epoch, Sequence};
 use lifeboat_api::name::Name;
 use lifeboat_api::text::chain;
 use lifeboat_journal::frame::RecordNumber;
-use lifeboat_journal::recovery::{Found, Integrity, Kept, Recovery};
+use lifeboat_journal::recovery::{Found, Integrity, RecordRange, Recovery};
 use lifeboat_journal::storage::Storage;
 use lifeboat_vm::snapshot::Snapshot;
 use std::collections::BTreeMap;
@@ -435,7 +435,7 @@ fn standing(
     recovery: &Recovery,
     undecodable: Option<(RecordNumber, String)>,
 ) -> Result<(), String> {
-    let Some(Kept { first, next, standing }) = recovery.services.get(&found.name) else {
+    let Some(RecordRange { first, next, standing }) = recovery.services.get(&found.name) else {
         return Err(match recovery.damages.iter().find(|damage| damage.kind.concerns_all()) {
             Some(damage) => format!("all its records may be lost: {damage}"),
             None => "the journal has no record of it, although the journal was in use".into(),

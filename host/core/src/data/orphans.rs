@@ -9,7 +9,7 @@ use crate::catalog::{Absent, Catalog};
 use lifeboat_api::name::Name;
 use lifeboat_api::size::grouped;
 use lifeboat_journal::frame::RecordNumber;
-use lifeboat_journal::recovery::{Integrity, Kept, Recovery};
+use lifeboat_journal::recovery::{Integrity, RecordRange, Recovery};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A service that is not in the catalog, without evidence that it was removed.
@@ -109,10 +109,10 @@ impl Search {
                 // When a service is restored, its snapshot is written before its first record.
                 None => is_journal_whole || was_being_created,
                 // That snapshot may hold the whole state.
-                Some(kept) => has_only_begun(kept) && (snapshots == 0 || was_being_created),
+                Some(found) => has_only_begun(found) && (snapshots == 0 || was_being_created),
             };
             if !was_removed && !never_was {
-                let last = records.map_or(RecordNumber(0), |kept| RecordNumber(kept.next.0.saturating_sub(1)));
+                let last = records.map_or(RecordNumber(0), |found| RecordNumber(found.next.0.saturating_sub(1)));
                 found.kept.push(Orphan { name: name.clone(), last, snapshots });
             } else if records.is_some() {
                 found.ending.push(name.clone());
@@ -128,6 +128,6 @@ impl Search {
 }
 
 /// Returns whether a service has only the record with which it began.
-fn has_only_begun(kept: &Kept) -> bool {
-    *kept == Kept { first: RecordNumber(1), next: RecordNumber(2), standing: Integrity::Intact }
+fn has_only_begun(found: &RecordRange) -> bool {
+    *found == RecordRange { first: RecordNumber(1), next: RecordNumber(2), standing: Integrity::Intact }
 }

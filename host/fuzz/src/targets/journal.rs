@@ -12,7 +12,7 @@ use lifeboat_journal::frame::{
     RecordNumber, RunKind, decode_body, decode_header, record_at,
 };
 use lifeboat_journal::recovery::{Found, Recovery, Seal, inspect};
-use lifeboat_journal::segments::header::{SEGMENT_HEADER_BYTES, SegmentHeader};
+use lifeboat_journal::segment_header::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use lifeboat_journal::segments::{Log, Options, Origin};
 use lifeboat_journal::storage::{SimulatedStorage, Storage};
 use std::collections::BTreeMap;

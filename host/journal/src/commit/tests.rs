@@ -233,7 +233,7 @@ fn a_waiter_for_a_held_record_learns_of_the_stall_before_the_commit() {
     }
     await_stall(&committer, |stall| stall.is_none());
     let next = committer.submit(entry("ant", last + 2), None).expect("open");
-    block_on(next.committed_or_held()).expect("nobody is told that any more");
+    block_on(next.committed_or_held()).expect("it has an end");
     block_on(committer.settle()).expect("there is room");
     writer.stop().expect("sealed");
     assert_eq!(look(&storage, None).1[&name("ant")].len() as u64, last + 2);
@@ -334,9 +334,9 @@ fn the_time_for_which_a_frame_was_held_counts_for_the_next_of_its_batch() {
     // The held record is tried once more, and abandoned.
     drop(writer);
     let shared = &committer.shared;
-    let (told, hears) = std::sync::mpsc::channel();
+    let (printed, hears) = std::sync::mpsc::channel();
     let (completion, ticket) = ticket();
-    ticket.then_or_held(move |committed| told.send(committed.clone()).expect("it is heard"));
+    ticket.then_or_held(move |committed| printed.send(committed.clone()).expect("it is heard"));
     log.stage(RunKind::Begin, &name("ant"), RecordNumber(1), b"ant1").expect("staged");
     let staged = [StagedRecord { record: None, record_bytes: 4, completion, _room: None }];
     let mut retry = Retry::default();
@@ -344,9 +344,9 @@ fn the_time_for_which_a_frame_was_held_counts_for_the_next_of_its_batch() {
         let (mut batch, mut orders) = (VecDeque::new(), Orders::default());
         let committed = commit_in_time(&mut log, &staged, &mut batch, shared, &mut retry, &mut orders);
         assert!(matches!(committed, Err(LogError::NotBegun(_))));
-        assert_eq!(hears.try_recv().is_ok_and(|told| matches!(told, Err(CommitError::Stalled(_)))), is_later);
+        assert_eq!(hears.try_recv().is_ok_and(|printed| matches!(printed, Err(CommitError::Stalled(_)))), is_later);
         // Pretend that the attempt took that long.
-        retry.told_at = retry.told_at.map(|told_at| told_at - HELD_MAX);
+        retry.report_at = retry.report_at.map(|report_at| report_at - HELD_MAX);
     }
 }
 

@@ -20,7 +20,8 @@
 use super::{Committed, Failure, Log, LogError, frame_bytes_max, spare_name};
 use crate::frame::{FrameBuilder, FrameFull, FrameHeader, RecordNumber, Run, RunKind, Staged, decode_body};
 use crate::reader::ReadError;
-use crate::recovery::{Integrity, Location, Share, segment_name};
+use crate::recovery::{Integrity, Location, Share};
+use crate::segment_header::segment_name;
 use crate::storage::StorageFile;
 use lifeboat_api::name::Name;
 use std::collections::{BTreeMap, VecDeque};
@@ -447,11 +448,11 @@ impl Log {
             && self.builder.frame_bytes() < RELOCATED_FRAME_BYTES
         {
             let end = self.committed.get(service).copied().unwrap_or(*number);
-            let told = match staged.contains_key(service) {
+            let printed = match staged.contains_key(service) {
                 true => Ok(()),
                 false => self.builder.push_empty(RunKind::Continue, service, end),
             };
-            match told.and_then(|()| self.builder.push(RunKind::Relocated, service, *number, record)) {
+            match printed.and_then(|()| self.builder.push(RunKind::Relocated, service, *number, record)) {
                 Ok(place) => staged.entry(service.clone()).or_insert((*number, Vec::new())).1.push(place),
                 Err(FrameFull) if staged.is_empty() => {
                     // The record was written when frames could be longer.
