@@ -240,15 +240,15 @@ fn events_are_in_the_journal_as_they_were_reported() {
     let run = lifeboat(["run", "--service", "bank", "--fuel", "200000", "--failover", "direct", "--transactions"]);
     let run = run.arg(transactions("ledger")).arg("--data").arg(folder.path("data")).arg(prebuilt("ledger")).output();
     run.exits(1);
-    let mut told = run.stderr.lines().take_while(|line| !line.is_empty());
-    assert!(told.next().is_some_and(|line| line.starts_with("Created: bank/1 on m1 (size small, workload ")));
-    let told: Vec<&str> = told.collect();
+    let mut shown = run.stderr.lines().take_while(|line| !line.is_empty());
+    assert!(shown.next().is_some_and(|line| line.starts_with("Created: bank/1 on m1 (size small, workload ")));
+    let shown: Vec<&str> = shown.collect();
     let output = folder.output("journal", &["bank"]);
     let kept: Vec<&str> = output.exits(0).lines().map(|line| &line[36..]).collect();
     let kept: Vec<&str> = kept.into_iter().filter(|line| line.starts_with("SLA") || line.starts_with("Trig")).collect();
-    assert!(!told.is_empty());
+    assert!(!shown.is_empty());
     // The pause is printed in tenths of a millisecond and stored in nanoseconds.
-    assert_eq!(kept, told);
+    assert_eq!(kept, shown);
     let records = folder.output("journal", &["--json", "bank"]).json_lines();
     let has_time = |kind| {
         let mut of_kind = records.iter().filter(|record| record["event"] == kind).peekable();
@@ -365,8 +365,8 @@ fn an_id_that_earlier_releases_accepted_is_not_executed_again() {
     let sent = |id: &str| folder.send("count", &guest("count.wat"), &[json!({"id": id, "text": "x"})]);
     assert_eq!(sent("M\u{fc}ller-7").exits(0), "2\n");
     let refused = sent("M\u{fc}ller-8");
-    let told = refused.exits(1);
-    assert!(told.contains("is not valid; use printable ASCII characters"), "{told}");
+    let shown = refused.exits(1);
+    assert!(shown.contains("is not valid; use printable ASCII characters"), "{shown}");
     assert_eq!(sent("next").exits(0), "3\n", "nothing was executed in between");
 }
 
@@ -538,11 +538,11 @@ fn a_service_continues_elsewhere_from_its_portable_snapshot() {
     assert_eq!((row[0], row[2], row[3], row.last()), ("copy", "5", "copy/1", Some(&"intact")));
     assert!(table.exits(0).contains("journal: sealed"));
     there.output("verify", &[]).exits(0);
-    let told = there.output("journal", &["copy"]);
+    let shown = there.output("journal", &["copy"]);
     assert!(
-        told.exits(0).ends_with("opened: the service was restored from a portable snapshot\n"),
+        shown.exits(0).ends_with("opened: the service was restored from a portable snapshot\n"),
         "{}",
-        told.exits(0)
+        shown.exits(0)
     );
     there
         .output("query", &["--at", "1", "copy", TOTAL])
@@ -982,8 +982,8 @@ fn a_service_that_an_older_catalog_lacks_comes_back_with_the_right_one() {
         |command: &str| -> Value { serde_json::from_str(folder.output(command, &["--json"]).exits(1)).expect("JSON") };
     let services = json("services");
     assert_eq!((&services["orphans"], &services["ending"]), (&json!(names), &json!([])));
-    let told = json("verify")["orphans"].as_array().expect("a list").clone();
-    assert!(told.iter().map(|orphan| orphan["name"].as_str().expect("text")).eq(names), "{told:?}");
+    let shown = json("verify")["orphans"].as_array().expect("a list").clone();
+    assert!(shown.iter().map(|orphan| orphan["name"].as_str().expect("text")).eq(names), "{shown:?}");
     folder.output("verify", &["other"]).exits(0);
     for (command, arguments) in
         [("verify", &["counter"][..]), ("journal", &["counter"]), ("query", &["counter", TOTAL])]

@@ -158,7 +158,7 @@ fn a_reader_that_goes_away_ends_a_run_in_memory() {
     assert!(output.stderr.contains(ended), "{}", output.stderr);
 }
 
-/// Returns the line with which a run told its user to continue.
+/// Returns the line with which a run asks its user to continue.
 fn line_to_continue(stderr: &str) -> usize {
     let (_, rest) = stderr.split_once("continue with line ").unwrap_or_else(|| panic!("{stderr}"));
     let number: String = rest.chars().take_while(|char| *char != ' ').filter(char::is_ascii_digit).collect();
@@ -166,7 +166,7 @@ fn line_to_continue(stderr: &str) -> usize {
 }
 
 #[test]
-fn a_run_without_a_reader_continues_as_told_and_executes_each_line_once() {
+fn a_run_without_a_reader_continues_as_asked_and_executes_each_line_once() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (data, file) = (folder.path().join("data"), folder.path().join("transactions.jsonl"));
     const LINES: usize = 20_000;
@@ -190,8 +190,8 @@ fn a_durable_run_into_a_full_disk_names_the_line_to_continue_with() {
     let script = format!(r#"DATA='{}'; seq 3 | sed 's/.*/{{"add":1}}/' | {run}"#, folder.path().join("data").display());
     let output = shell(&script).output();
     assert_eq!(output.code, 4, "{}", output.stderr);
-    let told = "cannot write the replies: all lines up to 3 may be done: continue with line 1, with the same ids";
-    assert!(output.stderr.contains(told), "{}", output.stderr);
+    let printed = "cannot write the replies: all lines up to 3 may be done: continue with line 1, with the same ids";
+    assert!(output.stderr.contains(printed), "{}", output.stderr);
     assert!(!output.stderr.contains("command again"), "it would apply the lines twice: {}", output.stderr);
 }
 
@@ -222,12 +222,12 @@ fn a_signal_ends_the_input_at_a_reported_line() {
         let output = running.finish();
         assert_eq!(output.exits(1), "");
         let s = if lines == 1 { "" } else { "s" };
-        let told = format!(
+        let printed = format!(
             "lifeboat: interrupted with {lines} line{s} sent and answered; the rest of the input was not sent: it \
              begins with line {}\n",
             lines + 1
         );
-        assert!(output.stderr.ends_with(&told), "{}", output.stderr);
+        assert!(output.stderr.ends_with(&printed), "{}", output.stderr);
         // The stop was clean. Its snapshot is not counted.
         assert!(
             output
@@ -501,8 +501,8 @@ fn memory_failovers_are_invisible_in_replies() {
     assert_eq!((moves.cpu_failures, moves.memory_failures), (0, moves.failovers));
 
     // The text does not contain the sizes, but the JSON does.
-    let told = run("--memory", "2MiB", &["--json"]);
-    let events = told.events();
+    let printed = run("--memory", "2MiB", &["--json"]);
+    let events = printed.events();
     let failovers: Vec<&Value> = events.iter().filter(|event| event["event"] == "failover").collect();
     assert_eq!(failovers.len(), moves.failovers);
     assert!(failovers.iter().all(|failover| failover["cause"] == "memory"), "{failovers:?}");
@@ -753,9 +753,9 @@ fn a_host_that_cannot_write_the_replies_exits_with_4() {
         .expect("the built binary runs");
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(4), "{stderr}");
-    let told =
+    let printed =
         "lifeboat: cannot write the replies: the service and its state ended with this run: make room for the replies";
-    assert!(stderr.contains(told) && stderr.contains("no space left on the device"), "{stderr}");
+    assert!(stderr.contains(printed) && stderr.contains("no space left on the device"), "{stderr}");
 }
 
 /// Runs a workload under a limit of its address space, in KiB.

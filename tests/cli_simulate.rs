@@ -121,8 +121,8 @@ fn deliberate_fault_is_found_with_its_transaction() {
         let id = finding["transaction"].as_str().expect("an id");
         let service = finding["service"].as_str().expect("a name");
 
-        let told = lifeboat(["simulate", "--seed", "7", "--sabotage", how]).output();
-        let text = told.exits(1);
+        let printed = lifeboat(["simulate", "--seed", "7", "--sabotage", how]).output();
+        let text = printed.exits(1);
         let is_named = text.lines().any(|line| line.contains(id) && line.contains(service));
         assert!(is_named, "`{id}` of {service} is not in: {text}");
     }

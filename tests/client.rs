@@ -235,8 +235,8 @@ fn a_transaction_that_misses_its_deadline_is_sent_three_times() {
     let output = rig.client(["tx", "bank", "100000000000000000"]).output();
     let answer: Value = serde_json::from_str(output.exits(1)).expect("JSON");
     assert_eq!(answer["outcome"], "failed");
-    let told = "lifeboat: the transaction failed, and will be sent again: ";
-    assert_eq!(output.stderr.lines().filter(|line| line.starts_with(told)).count(), 2, "{}", output.stderr);
+    let printed = "lifeboat: the transaction failed, and will be sent again: ";
+    assert_eq!(output.stderr.lines().filter(|line| line.starts_with(printed)).count(), 2, "{}", output.stderr);
     let usage = rig.client(["usage", "bank", "--json"]).output();
     assert!(usage.exits(0).contains("\"failed\":3"), "{}", usage.exits(0));
 }
@@ -541,24 +541,24 @@ fn a_workload_that_is_none_is_refused_by_the_server() {
 fn the_client_that_causes_a_failover_sees_the_event_that_followers_see() {
     let rig = Rig::with_service("bank", "ledger", &["--fuel", "200000", "--failover", "direct"]);
     let mut events = rig.client(["events", "--follow", "--json", "--service", "bank"]).start();
-    let mut told = None;
+    let mut printed = None;
     for number in 0..1_000 {
         let deposit = json!({ "deposit": { "account": format!("a{number}"), "amount": 1 } }).to_string();
         let output = rig.client(["tx", "bank", &deposit]).output();
         output.exits(0);
         if !output.stderr.is_empty() {
-            told = Some(output.stderr);
+            printed = Some(output.stderr);
             break;
         }
     }
-    let told = told.expect("a tank of 200,000 is empty by then");
-    assert!(told.starts_with("Trigger process failover: triggered: bank/1 on "), "{told}");
+    let printed = printed.expect("a tank of 200,000 is empty by then");
+    assert!(printed.starts_with("Trigger process failover: triggered: bank/1 on "), "{printed}");
     let mut next = || -> Value {
         let line = events.line().expect("events go on");
         serde_json::from_slice(&line).expect("JSON")
     };
     let event = std::iter::from_fn(|| Some(next())).find(|event| event["event"] == "failover").expect("endless");
-    assert_eq!(event["text"].as_str(), Some(told.trim_end()));
+    assert_eq!(event["text"].as_str(), Some(printed.trim_end()));
 
     let deposits: String = (0..200)
         .map(|number| format!("{{\"json\":{{\"deposit\":{{\"account\":\"b{number}\",\"amount\":1}}}}}}\n"))
@@ -569,9 +569,9 @@ fn the_client_that_causes_a_failover_sees_the_event_that_followers_see() {
         batch.json_lines().iter().filter_map(|answer| answer["failover"].as_str().map(str::to_owned)).collect();
     let on_stderr: Vec<&str> = batch.stderr.lines().filter(|line| line.starts_with("Trigger process")).collect();
     assert!(!in_answers.is_empty() && in_answers == on_stderr, "{in_answers:?} {on_stderr:?}");
-    for told in &in_answers {
+    for printed in &in_answers {
         let event = std::iter::from_fn(|| Some(next())).find(|event| event["event"] == "failover").expect("endless");
-        assert_eq!(event["text"].as_str(), Some(&**told));
+        assert_eq!(event["text"].as_str(), Some(&**printed));
     }
 
     rig.client(["failover", "bank"]).output().exits(0);
@@ -755,11 +755,14 @@ fn answers_that_nobody_reads_are_printed_by_the_next_run() {
     let mut unread = Command::new(env!("CARGO_BIN_EXE_lifeboat"));
     unread.args(["batch", "count", "--resume"]).arg(&resume).arg(&lines).env("LIFEBOAT_PROFILE", rig.profile());
     let output = unread.stdin(Stdio::null()).stdout(writer).output().expect("it starts");
-    let told = String::from_utf8(output.stderr).expect("text");
-    assert_eq!(output.status.code(), Some(1), "{told}");
-    assert!(told.contains("the reader of the answers has gone") && told.contains("the same command"), "{told}");
+    let printed = String::from_utf8(output.stderr).expect("text");
+    assert_eq!(output.status.code(), Some(1), "{printed}");
+    assert!(
+        printed.contains("the reader of the answers has gone") && printed.contains("the same command"),
+        "{printed}"
+    );
     let again = rig.client(["batch", "count", "--resume"]).arg(&resume).arg(&lines).output();
-    assert_eq!(again.exits(0), "1\n", "executed once, and told");
+    assert_eq!(again.exits(0), "1\n", "executed once, and printed");
     assert!(!resume.exists());
 }
 
@@ -773,27 +776,27 @@ fn a_batch_whose_answers_cannot_be_written_gives_one_order() {
         let mut batch = Command::new(env!("CARGO_BIN_EXE_lifeboat"));
         batch.args(["batch", "count"]).arg(&lines).args(options).env("LIFEBOAT_PROFILE", rig.profile());
         let output = batch.stdin(Stdio::null()).stdout(answers).output().expect("it starts");
-        let told = String::from_utf8(output.stderr).expect("text");
-        assert_eq!(output.status.code(), Some(4), "{told}");
-        told
+        let printed = String::from_utf8(output.stderr).expect("text");
+        assert_eq!(output.status.code(), Some(4), "{printed}");
+        printed
     };
     let full = || std::fs::File::options().write(true).open("/dev/full").expect("Linux has it");
     let room = "make room for the answers or write them to another file, then";
-    let told = batch(&[], full());
+    let printed = batch(&[], full());
     let expected = format!(
         "lifeboat: all lines up to 1 may be done: {room} continue with line 1, with the same ids; a line without an id \
          may then be done twice, which --resume FILE prevents: cannot write the answers: no space left on the device\n"
     );
-    assert_eq!(told, expected);
-    let told = batch(&["--resume".as_ref(), &resume], full());
+    assert_eq!(printed, expected);
+    let printed = batch(&["--resume".as_ref(), &resume], full());
     let expected = format!(
         "lifeboat: all lines up to 1 may be done: {room} the same command sends the rest, and prints all answers: \
          cannot write the answers: no space left on the device\n"
     );
-    assert_eq!(told, expected);
+    assert_eq!(printed, expected);
     // Such a descriptor is an error too, which the standard library's own standard output hides.
-    let told = batch(&["--resume".as_ref(), &resume], std::fs::File::open("/dev/null").expect("readable"));
-    assert!(told.contains(room) && told.contains("Bad file descriptor"), "{told}");
+    let printed = batch(&["--resume".as_ref(), &resume], std::fs::File::open("/dev/null").expect("readable"));
+    assert!(printed.contains(room) && printed.contains("Bad file descriptor"), "{printed}");
     let again = rig.client(["batch", "count", "--resume"]).arg(&resume).arg(&lines).output();
     assert_eq!(again.exits(0), "2\n", "executed once with the file");
 }
@@ -860,9 +863,9 @@ fn a_batch_sends_bare_bodies_only_with_their_option() {
     let batch = rig.client(["batch", "count", "-"]).input("{\"add\":1}\n").output();
     let denied: Value = serde_json::from_str(batch.exits(1)).expect("JSON");
     let cause = denied["cause"].as_str().expect("a text");
-    let told = "line 1 is not an envelope: it has none of \"json\", \"text\" and \"base64\"; to send the line as a body, wrap \
+    let printed = "line 1 is not an envelope: it has none of \"json\", \"text\" and \"base64\"; to send the line as a body, wrap \
                 it: {\"json\":{\"add\":1}}, or use lifeboat batch --bodies";
-    assert!(cause.starts_with(told), "{cause}");
+    assert!(cause.starts_with(printed), "{cause}");
     // Bytes that are not text, and bodies that become longer in JSON.
     let notes = rig.folder.path().join("bodies");
     std::fs::write(&notes, [&b"\xff\x00\n"[..], &[1; 100_000], b"\n"].concat()).expect("writable");

@@ -269,8 +269,8 @@ async fn play(steps: Vec<Step>, seed: u64, failover: FailoverMode) -> Result<(),
                 client.check_answers(&rig).await?;
             }
         }
-        let told = rig.events().into_iter().find(|event| matches!(event, Event::Quarantined { .. }));
-        if let Some(quarantined) = told {
+        let printed = rig.events().into_iter().find(|event| matches!(event, Event::Quarantined { .. }));
+        if let Some(quarantined) = printed {
             return Err(format!("a false quarantine: {quarantined}"));
         }
     }
@@ -527,10 +527,10 @@ async fn a_damaged_newest_snapshot_is_passed_over_with_an_event() {
     assert_eq!(snapshots.len(), 2, "the newest and the one before it are kept: {snapshots:?}");
     storage.flip(&snapshots[1], 100, 1);
     let rig = start(&storage, FailoverMode::Direct).await.expect("starts again");
-    let told = rig.events().iter().any(
+    let printed = rig.events().iter().any(
         |event| matches!(event, Event::SnapshotDamaged { service, file, .. } if **service == *"ant" && *file == snapshots[1]),
     );
-    assert!(told, "{:?}", rig.events());
+    assert!(printed, "{:?}", rig.events());
     client.check_answers(&rig).await.expect("nothing lost");
     client.check_counts(&rig).await.expect("each once");
 }
@@ -732,14 +732,14 @@ async fn a_damaged_service_that_pins_the_journal_is_reported() {
     let rig = start(&storage, FailoverMode::Direct).await.expect("starts again");
     assert!(rig.host.quarantined(&name("bee")).is_some());
     write_much(&rig, &storage, 20).await;
-    let told: Vec<String> = rig
+    let printed: Vec<String> = rig
         .events()
         .iter()
         .filter(|event| matches!(event, Event::JournalPinned { service, .. } if **service == *"bee"))
         .map(ToString::to_string)
         .collect();
-    assert!((1..5).contains(&told.len()), "{told:?}");
-    assert!(told[0].contains("records of bee are damaged"), "{told:?}");
+    assert!((1..5).contains(&printed.len()), "{printed:?}");
+    assert!(printed[0].contains("records of bee are damaged"), "{printed:?}");
     assert!(storage.list().expect("lists").iter().any(|file| file == "0000000001.segment"));
     rig.host.remove_service(&name("bee")).await.expect("removed");
     write_much(&rig, &storage, 1).await;
@@ -868,14 +868,14 @@ async fn remove_with_a_cut_after(operations: u64) -> bool {
     assert!(rig.send_as("bee", "first", "1").await.expect("kept").is_repeated, "the other lost nothing");
     assert!(rig.host.quarantined(&name("ant")).is_none() && rig.host.quarantined(&name("last")).is_none());
     if rig.host.has_service(&name("ant")) {
-        assert!(!removed, "it was told removed");
+        assert!(!removed, "it was printed removed");
         assert!(rig.send_as("ant", "first", "1").await.expect("kept").is_repeated, "it is whole");
     } else {
         create(&rig, "ant", "work.wat", settings(FailoverMode::Direct)).await.expect("the name is free");
         let fresh = rig.send_as("ant", "first", "1").await.expect("kept");
         assert!(!fresh.is_repeated && fresh.sequence.0 == 1, "nothing of the old one is left: {fresh:?}");
     }
-    assert!(!is_last_removed || !rig.host.has_service(&name("last")), "it was told removed");
+    assert!(!is_last_removed || !rig.host.has_service(&name("last")), "it was printed removed");
     rig.host.stop().await.expect("sealed");
     is_over
 }

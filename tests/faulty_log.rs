@@ -21,7 +21,7 @@ enum Fault {
     Stalled,
 }
 
-/// A log in memory that fails as it is told.
+/// A log in memory that fails on request.
 struct FaultyLog {
     inner: MemoryLog,
     fault: Arc<Mutex<Fault>>,

@@ -77,9 +77,9 @@ async fn a_full_disk_denies_transactions_until_there_is_room() {
     assert_eq!((again.status, again.text()), (200, (answered + 1).to_string().as_str()));
     let metrics = site.get("/metrics", &admin).await;
     assert!(metrics.text().contains("lifeboat_journal_stalled 0"), "{}", metrics.text());
-    let told = site.get("/v1/events?follow=false", &admin).await;
-    assert!(told.text().contains("Journal stalled: it cannot begin a new segment"), "{}", told.text());
-    assert!(told.text().contains("Journal resumed: "), "{}", told.text());
+    let printed = site.get("/v1/events?follow=false", &admin).await;
+    assert!(printed.text().contains("Journal stalled: it cannot begin a new segment"), "{}", printed.text());
+    assert!(printed.text().contains("Journal resumed: "), "{}", printed.text());
     site.stop().await;
 }
 
@@ -176,13 +176,13 @@ async fn an_old_snapshot_that_cannot_be_removed_is_reported_as_that() {
     let Stuck { site, admin, storage, files, fault, folder: _folder } = Stuck::start().await;
     // Reclaims follow removals, and an order waits for neither.
     until(|| async { fault.has_fired() && !texts(&site, &admin, "old_snapshots_not_removed").await.is_empty() }).await;
-    let told = texts(&site, &admin, "old_snapshots_not_removed").await;
+    let printed = texts(&site, &admin, "old_snapshots_not_removed").await;
     let expected = format!(
         "Old snapshots not removed: bank does not need them, but they take space: cannot remove snapshot '{}': ",
         files[0]
     );
-    assert!(told.len() == 1 && told[0].starts_with(&expected), "{told:?}");
-    assert!(told[0].ends_with("the next snapshot tries again"), "{told:?}");
+    assert!(printed.len() == 1 && printed[0].starts_with(&expected), "{printed:?}");
+    assert!(printed[0].ends_with("the next snapshot tries again"), "{printed:?}");
     assert_eq!(texts(&site, &admin, "snapshot_not_kept").await, [""; 0]);
     assert_eq!(snapshot_files(&storage).len(), 3);
     snapshot(&site, &admin, 4).await;
@@ -214,8 +214,11 @@ async fn an_old_snapshot_that_cannot_be_opened_prevents_no_start() {
     let site = Site::start_on(Arc::new(storage.clone()), folder.path(), "").await;
     assert!(fault.has_fired());
     let admin = site.log_in("admin").await;
-    let told = texts(&site, &admin, "old_snapshots_not_removed").await;
-    assert!(told.len() == 1 && told[0].contains(&format!("cannot open snapshot '{}': ", files[0])), "{told:?}");
+    let printed = texts(&site, &admin, "old_snapshots_not_removed").await;
+    assert!(
+        printed.len() == 1 && printed[0].contains(&format!("cannot open snapshot '{}': ", files[0])),
+        "{printed:?}"
+    );
     snapshot(&site, &admin, 4).await;
     until(|| async { snapshot_files(&storage).len() == 2 }).await;
     site.stop().await;

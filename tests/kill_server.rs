@@ -91,7 +91,7 @@ async fn nothing_is_lost_or_doubled_over_the_network() {
             assert_eq!(total.as_u64(), Some(answered.len() as u64), "each was executed once");
             let mut counts: Vec<u64> = answered.values().copied().collect();
             counts.sort_unstable();
-            assert!(counts.iter().copied().eq(1..=answered.len() as u64), "no count was told twice");
+            assert!(counts.iter().copied().eq(1..=answered.len() as u64), "no count was printed twice");
             assert_eq!(answered.len(), kills * TRANSACTIONS);
             assert!(failovers > kills, "{failovers} failovers");
             let serving = serving.lock().expect("nobody panics").take().expect("it was not killed");

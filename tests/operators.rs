@@ -155,7 +155,7 @@ async fn an_unknown_outcome_is_reported_as_unknown_in_every_form() {
         // The readiness check reports the failure, and no order on the service is reported as done.
         let ready = site.get("/readyz", "").await;
         assert_eq!((ready.status, ready.code().as_str()), (503, "storage"), "{ready:?}");
-        assert_eq!(ready.text().matches("injected").count(), 1, "the cause is told once: {}", ready.text());
+        assert_eq!(ready.text().matches("injected").count(), 1, "the cause is printed once: {}", ready.text());
         let moved = site.post("/v1/services/bank/failover", &admin, "").await;
         assert_eq!((moved.status, moved.code().as_str()), (503, "stopped"), "{moved:?}");
         let services = site.get("/v1/services", &admin).await.json();
@@ -187,12 +187,12 @@ async fn only_users_with_grants_learn_that_a_service_does_not_exist() {
         // Nothing is known about the transaction that is looked up.
         (Method::GET, "/transactions/1", None),
     ];
-    let told = "there is no service 'nothing'; deploy it, or list the existing services";
+    let printed = "there is no service 'nothing'; deploy it, or list the existing services";
     // Only a request to a guest has an outcome.
     let check = |missing: &Answered, outcome: Option<&str>, what: &str| {
         assert_eq!((missing.status, missing.code().as_str()), (404, "not_found"), "{what}");
         let problem = missing.json();
-        assert_eq!((&problem["detail"], &problem["outcome"]), (&json!(told), &json!(outcome)), "{what}");
+        assert_eq!((&problem["detail"], &problem["outcome"]), (&json!(printed), &json!(outcome)), "{what}");
         assert_eq!(missing.header("lifeboat-outcome"), outcome.unwrap_or_default(), "{what}");
     };
     for (method, path, outcome) in requests {
@@ -230,14 +230,14 @@ async fn every_start_or_end_of_a_service_is_an_event() {
     }
     assert_eq!(site.transact(&admin, "stuck", "1", "x").await.header("lifeboat-repeated"), "true");
     assert_eq!(site.delete("/v1/services/bank", &admin).await.status, 204);
-    let told = |service: &str| format!("/v1/events?follow=false&service={service}");
-    let of_bank = site.get(&told("bank"), &admin).await.events();
+    let printed = |service: &str| format!("/v1/events?follow=false&service={service}");
+    let of_bank = site.get(&printed("bank"), &admin).await.events();
     let kinds: Vec<&str> = of_bank.iter().filter_map(|event| event["event"].as_str()).collect();
     assert_eq!(kinds, ["created", "stopped", "restored", "started", "removed"]);
     let created = of_bank[0]["text"].as_str().expect("a text");
     assert!(created.starts_with("Created: bank/1 on m1 (size long, workload "), "{created}");
     // The event states that this service cannot be snapshotted.
-    let of_stuck = site.get(&told("stuck"), &admin).await.events();
+    let of_stuck = site.get(&printed("stuck"), &admin).await.events();
     let stopped = of_stuck.iter().find(|event| event["event"] == "stopped").expect("it was stopped");
     assert!(
         stopped["reason"].as_str().is_some_and(|reason| reason.contains("could not be snapshotted: ")),
@@ -259,8 +259,8 @@ async fn a_stop_reports_why_the_shadow_of_the_last_failover_was_lost() {
     let degraded = detail.strip_prefix("service 'frail' stays in frail/1: ").expect("it says where it stays");
     assert!(degraded.starts_with("its shadow failed: "), "{detail}");
     assert_eq!(site.post("/v1/services/frail/stop", &admin, "").await.status, 200);
-    let told = site.get("/v1/events?follow=false&service=frail&event=stopped", &admin).await.events();
-    let reason = told[0]["reason"].as_str().expect("a reason");
+    let printed = site.get("/v1/events?follow=false&service=frail&event=stopped", &admin).await.events();
+    let reason = printed[0]["reason"].as_str().expect("a reason");
     assert!(reason.ends_with(&format!("it could not be snapshotted: {degraded}")), "{reason}");
     site.stop().await;
 }
@@ -372,7 +372,7 @@ fn the_log_of_a_server_names_each_service_that_it_does_not_serve() {
     assert!(server.line(" Created: stuck/1 ").starts_with("20"));
     let serving = server.line("lifeboat: serving ");
     assert!(serving.ends_with(" lifeboat: serving 2 of 3 services: 1 could not be created"), "{serving}");
-    assert!(server.has_said(" Created: count/1 "), "what came first is told first");
+    assert!(server.has_said(" Created: count/1 "), "what came first is printed first");
     let (time, _) = serving.split_once(' ').expect("a time and a text");
     assert!(time.len() == "2026-03-01T12:00:00.123Z".len() && time.ends_with('Z'), "{serving}");
     let profile = folder.path().join("profile.toml");
@@ -383,9 +383,9 @@ fn the_log_of_a_server_names_each_service_that_it_does_not_serve() {
     client(&["tx", "count", "{\"add\":1}"]).output().exits(0);
     client(&["tx", "stuck", "x"]).output().exits(0);
     let lines = server.last_lines();
-    let told = |words: &str| lines.iter().any(|line| line.contains(words));
-    assert!(told(" lifeboat: service 'stuck' is not snapshotted, and the next start replays it: "), "{lines:?}");
-    assert!(told(" lifeboat: stopped: 1 of 2 services are snapshotted, the journal is sealed ("), "{lines:?}");
+    let printed = |words: &str| lines.iter().any(|line| line.contains(words));
+    assert!(printed(" lifeboat: service 'stuck' is not snapshotted, and the next start replays it: "), "{lines:?}");
+    assert!(printed(" lifeboat: stopped: 1 of 2 services are snapshotted, the journal is sealed ("), "{lines:?}");
 }
 
 #[test]

@@ -163,7 +163,7 @@ async fn check(prepared: &SimulatedStorage, order: Order, kind: Kind, nth: u64) 
     };
     let given = order.give(&rig).await;
     let has_failed = fault.has_fired();
-    let told = match &given {
+    let printed = match &given {
         Ok(()) => Told::Done,
         // The service is configured to run, but does not: the next start tries again.
         Err(LaunchError::Data(DataError::OutcomeUnknown { .. }) | LaunchError::Quarantined { .. }) => Told::Unknown,
@@ -195,7 +195,7 @@ async fn check(prepared: &SimulatedStorage, order: Order, kind: Kind, nth: u64) 
         Order::Remove => !stands.is_there && !stands.runs,
     };
     assert_eq!(found.granted, found.is_there && order != Order::Create, "{what}");
-    match told {
+    match printed {
         Told::Done => assert!(is_done(&now) && is_done(&found), "{what}"),
         // An additional snapshot does no harm.
         Told::NotDone if order == Order::Snapshot => {}
@@ -206,24 +206,24 @@ async fn check(prepared: &SimulatedStorage, order: Order, kind: Kind, nth: u64) 
         rig.host.start_service(&name(order.service()), Epoch([8; 16])).await.expect("it is whole");
         assert!(rig.send_as(order.service(), "first", "1").await.expect("kept").is_repeated, "{what}");
     }
-    has_failed.then_some(told)
+    has_failed.then_some(printed)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_whose_storage_fails_says_what_the_disk_has() {
     let prepared = prepare().await;
     for order in Order::ALL {
-        let (mut told, mut unknown) = (Vec::new(), 0);
+        let (mut printed, mut unknown) = (Vec::new(), 0);
         for kind in OF_CATALOG.into_iter().chain(OF_OTHERS) {
             for nth in 1.. {
                 let Some(outcome) = check(&prepared, order, kind, nth).await else { break };
                 unknown += usize::from(OF_CATALOG.contains(&kind) && outcome == Told::Unknown);
-                told.push(outcome);
+                printed.push(outcome);
             }
         }
         // The write that makes a change of the catalog effective, and the sync after it.
-        assert_eq!(unknown, if order == Order::Snapshot { 0 } else { 2 }, "{order:?}: {told:?}");
-        assert!(told.contains(&Told::NotDone), "{order:?}: {told:?}");
+        assert_eq!(unknown, if order == Order::Snapshot { 0 } else { 2 }, "{order:?}: {printed:?}");
+        assert!(printed.contains(&Told::NotDone), "{order:?}: {printed:?}");
     }
 }
 

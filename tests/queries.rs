@@ -33,8 +33,8 @@ async fn start(storage: &SimulatedStorage, guest: &str, failover: FailoverMode) 
     let (directory, contents) = locked.open_journal(&options).expect("opens");
     let rig = Rig::recovered(directory, contents).await;
     rig.grant(SERVICE);
-    let told = rig.events().into_iter().find(|event| matches!(event, Event::Quarantined { .. }));
-    assert!(told.is_none(), "{told:?}");
+    let printed = rig.events().into_iter().find(|event| matches!(event, Event::Quarantined { .. }));
+    assert!(printed.is_none(), "{printed:?}");
     if rig.host.entry(&name(SERVICE)).expect("readable").is_none() {
         let bytes = guest_bytes(guest);
         let new = NewService {

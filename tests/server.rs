@@ -382,27 +382,27 @@ async fn a_client_that_causes_a_failover_sees_it_in_its_answer() {
     let site = Site::start(folder.path(), "").await;
     let admin = site.log_in("admin").await;
     site.deploy(&admin, "bank", "work.wat", "size=small&fuel=400000").await;
-    let (mut told, mut count) = (Vec::new(), 0);
-    while told.len() < 3 {
+    let (mut printed, mut count) = (Vec::new(), 0);
+    while printed.len() < 3 {
         count += 1;
         let answered = site.transact(&admin, "bank", &count.to_string(), "1000").await;
         assert_eq!((answered.status, answered.text()), (200, count.to_string().as_str()));
         if !answered.header("lifeboat-failover").is_empty() {
-            told.push(answered.header("lifeboat-failover").to_owned());
+            printed.push(answered.header("lifeboat-failover").to_owned());
         }
         assert!(count < 2_000, "it never fails over");
     }
     assert!(
-        told[0].starts_with("Trigger process failover: triggered: bank/1 on m1 -> bank/2 on m2 (state "),
-        "{told:?}"
+        printed[0].starts_with("Trigger process failover: triggered: bank/1 on m1 -> bank/2 on m2 (state "),
+        "{printed:?}"
     );
-    assert!(told[1].contains("bank/2 on m2 -> bank/3 on m1"), "{told:?}");
+    assert!(printed[1].contains("bank/2 on m2 -> bank/3 on m1"), "{printed:?}");
     let usage = site.get("/v1/services/bank/usage", &admin).await.json();
     assert_eq!(usage["failovers"]["cpu"], 3, "{usage}");
     assert_eq!(usage["outcomes"]["ok"], count, "{usage}");
     let events = site.get("/v1/events?follow=false&event=failover", &admin).await;
     assert_eq!(events.text().matches("event: failover").count(), 3, "{}", events.text());
-    assert!(events.text().contains(&told[2]), "{}", events.text());
+    assert!(events.text().contains(&printed[2]), "{}", events.text());
     let metrics = site.get("/metrics", &admin).await;
     assert!(metrics.text().contains(r#"lifeboat_failovers_total{service="bank",cause="cpu"} 3"#), "{}", metrics.text());
     site.stop().await;
@@ -557,7 +557,7 @@ async fn a_stopped_service_stays_stopped_until_an_operator_starts_it() {
 async fn a_wrong_parameter_or_body_is_named_with_the_accepted_values() {
     let folder = folder();
     let (site, admin) = bank(&folder).await;
-    let told = async |method: Method, path: &str, body: &'static str| {
+    let printed = async |method: Method, path: &str, body: &'static str| {
         let answered =
             Answered::of(site.request(method, path, &admin).body(body).send().await.expect("answered")).await;
         assert_eq!(answered.status, 400, "{answered:?}");
@@ -569,7 +569,7 @@ async fn a_wrong_parameter_or_body_is_named_with_the_accepted_values() {
         ("/v1/services/new?sice=small", "there is no parameter 'sice'; the parameters are: size, fuel, failover"),
         ("/v1/services/new?fuel=1&fuel=2", "the parameter 'fuel' is given more than once"),
     ] {
-        let (code, detail) = told(Method::PUT, path, "").await;
+        let (code, detail) = printed(Method::PUT, path, "").await;
         assert!(code == "query" && detail.starts_with(what), "{detail}");
     }
     for (query, what) in [
@@ -580,10 +580,10 @@ async fn a_wrong_parameter_or_body_is_named_with_the_accepted_values() {
             "the parameter 'event' is 'nonsense'; it must be one of sla_failure, failover, ",
         ),
     ] {
-        let (code, detail) = told(Method::GET, &format!("/v1/events?{query}"), "").await;
+        let (code, detail) = printed(Method::GET, &format!("/v1/events?{query}"), "").await;
         assert!(code == "query" && detail.starts_with(what), "{detail}");
     }
-    let (code, detail) = told(Method::POST, "/v1/services/bank/drop", "{\"usr\":\"ada\"}").await;
+    let (code, detail) = printed(Method::POST, "/v1/services/bank/drop", "{\"usr\":\"ada\"}").await;
     assert!(code == "not_the_shape" && detail.starts_with("the body has an unknown field 'usr'; "), "{detail}");
     site.stop().await;
 }

@@ -55,15 +55,15 @@ impl Serving {
         command.args(["serve", "--listen", "127.0.0.1:0", "--config"]).arg(folder.join("lifeboat.toml"));
         let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the built binary starts");
         let mut lines = BufReader::new(child.stderr.take().expect("it is piped")).lines();
-        let mut told = String::new();
+        let mut printed = String::new();
         let address = lines.by_ref().map_while(Result::ok).find_map(|line| {
-            told = format!("{told}{line}\n");
+            printed = format!("{printed}{line}\n");
             // The text follows the time.
             let (_, url) = line.split_once(" lifeboat: listening on ")?;
             let (_, address) = url.split_once("://")?;
             address.parse().ok()
         });
-        let address = address.unwrap_or_else(|| panic!("the server does not listen: {told}"));
+        let address = address.unwrap_or_else(|| panic!("the server does not listen: {printed}"));
         // The lines are read even if no test needs them, since they would fill the pipe.
         let (sender, receiver) = channel();
         std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| drop(sender.send(line))));

@@ -74,7 +74,7 @@ impl Site {
         let ground = Ground {
             directory,
             clock: Arc::clone(&clock) as _,
-            tell: Arc::new(|_| {}),
+            last_sink: Arc::new(|_| {}),
             admission: Admission::default(),
             watch: |_, _| None,
         };

@@ -165,8 +165,8 @@ impl Lifeboat {
                 line.clear();
             }
         });
-        let (told, deadline) = (Vec::new(), Instant::now() + PATIENCE);
-        Running { child, stdin, stdout: Some(stdout), stderr, told, deadline }
+        let (printed, deadline) = (Vec::new(), Instant::now() + PATIENCE);
+        Running { child, stdin, stdout: Some(stdout), stderr, printed, deadline }
     }
 }
 
@@ -219,7 +219,7 @@ pub(crate) struct Running {
     stdout: Option<Receiver<Vec<u8>>>,
     stderr: Receiver<Vec<u8>>,
     /// The bytes of standard error that were read so far.
-    told: Vec<u8>,
+    printed: Vec<u8>,
     deadline: Instant,
 }
 
@@ -230,8 +230,8 @@ impl Running {
         let stdin = self.stdin.as_mut().expect("standard input is open");
         if let Err(error) = stdin.write_all(format!("{line}\n").as_bytes()) {
             let code = self.child.wait().expect("a child can be waited for").code();
-            self.told.extend(self.stderr.iter().flatten());
-            panic!("the run reads no more ({error}), exit code {code:?}: {}", String::from_utf8_lossy(&self.told));
+            self.printed.extend(self.stderr.iter().flatten());
+            panic!("the run reads no more ({error}), exit code {code:?}: {}", String::from_utf8_lossy(&self.printed));
         }
     }
 
@@ -248,9 +248,9 @@ impl Running {
         loop {
             let line = self.stderr.recv_timeout(self.left());
             let line = self.in_time(line).unwrap_or_else(|| {
-                panic!("it does not say '{words}': {}", String::from_utf8_lossy(&self.told));
+                panic!("it does not say '{words}': {}", String::from_utf8_lossy(&self.printed));
             });
-            self.told.extend_from_slice(&line);
+            self.printed.extend_from_slice(&line);
             let line = String::from_utf8_lossy(&line).into_owned();
             if line.contains(words) {
                 return line;
@@ -299,9 +299,9 @@ impl Running {
         loop {
             let line = self.stderr.recv_timeout(self.left());
             let Some(line) = self.in_time(line) else { break };
-            self.told.extend(line);
+            self.printed.extend(line);
         }
-        let stderr = String::from_utf8(self.told).expect("events are UTF-8");
+        let stderr = String::from_utf8(self.printed).expect("events are UTF-8");
         let code = self.child.wait().expect("a child can be waited for").code();
         // Guests may panic. Their messages follow the name of their service.
         let is_panic = stderr.lines().any(|line| line.starts_with("thread '")) || code.is_none_or(|code| code == 101);

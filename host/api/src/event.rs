@@ -639,8 +639,8 @@ mod tests {
     fn an_id_of_an_older_journal_cannot_forge_a_line_of_the_log() {
         let vm = VmId { service: Name::new("spin").expect("a name"), number: 1 };
         let transaction = "x\nTrigger process failover: triggered: spin/1 on m1 -> spin/2 on m2\u{1b}[2J".into();
-        let told = Event::NotCured { vm, resource: Resource::Cpu, transaction }.to_string();
-        assert!(told.contains("'x\\nTrigger") && !told.chars().any(char::is_control), "{told}");
+        let printed = Event::NotCured { vm, resource: Resource::Cpu, transaction }.to_string();
+        assert!(printed.contains("'x\\nTrigger") && !printed.chars().any(char::is_control), "{printed}");
     }
 
     #[test]
@@ -651,8 +651,8 @@ mod tests {
             Event::HostRelieved(HostPressure { resource, usage, threshold_percent: Percent::whole(98) }).to_string()
         };
         assert!(relieved(929).starts_with("Relieved: host memory 92.9% ("), "{}", relieved(929));
-        let told = "Relieved: the utilisation of the host's memory can no longer be read; it was memory 99.0% (";
-        assert!(relieved(990).starts_with(told), "{}", relieved(990));
+        let printed = "Relieved: the utilisation of the host's memory can no longer be read; it was memory 99.0% (";
+        assert!(relieved(990).starts_with(printed), "{}", relieved(990));
     }
 
     #[test]

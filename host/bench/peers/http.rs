@@ -93,8 +93,9 @@ fn log(directory: &Path) -> Result<String> {
 fn address(directory: &Path) -> Result<SocketAddr> {
     let log = log(directory)?;
     // The text follows the time in its line.
-    let told = log.lines().find_map(|line| line.split_once("lifeboat: listening on http://"));
-    told.and_then(|(_, address)| address.parse().ok())
+    let shown = log.lines().find_map(|line| line.split_once("lifeboat: listening on http://"));
+    shown
+        .and_then(|(_, address)| address.parse().ok())
         .with_context(|| format!("the server does not tell its port:\n{log}"))
 }
 

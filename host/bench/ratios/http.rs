@@ -115,7 +115,7 @@ pub(crate) fn serve_service() {
     let ground = Ground {
         directory,
         clock: Arc::new(SystemClock),
-        tell: Arc::new(|_| {}),
+        last_sink: Arc::new(|_| {}),
         admission: Admission::default(),
         watch: |_, _| None,
     };

@@ -45,14 +45,14 @@ pub(crate) struct Served {
     token: Token,
     /// The client's runtime, built like that of `lifeboat run`.
     runtime: tokio::runtime::Runtime,
-    told: Arc<Mutex<Told>>,
+    printed: Arc<Mutex<Observed>>,
     /// The data directory, if the host has one.
     directory: Option<Arc<DataDirectory>>,
 }
 
 /// The last event of each kind.
 #[derive(Default)]
-struct Told {
+struct Observed {
     failover: Option<Failover>,
     failovers: u64,
     restored: Option<Restored>,
@@ -116,21 +116,21 @@ impl Served {
 
     /// Creates a host without services that has `slots` slots on each machine, for sizes of up to `memory_bytes`.
     pub(crate) fn with_slots(slots: u32, memory_bytes: u64) -> Self {
-        let told = Arc::new(Mutex::new(Told::default()));
-        let sink = Arc::clone(&told);
+        let printed = Arc::new(Mutex::new(Observed::default()));
+        let sink = Arc::clone(&printed);
         let host = Host::new(
             HostConfig::new(Machine::pair(slots, memory_bytes * u64::from(slots)), memory_bytes),
             Arc::new(SystemClock),
             Arc::new(move |event: &Event| {
-                let mut told = sink.lock().expect("nobody panics in here");
+                let mut printed = sink.lock().expect("nobody panics in here");
                 match event {
                     Event::Failover(failover) => {
-                        told.failover = Some(failover.clone());
-                        told.failovers += 1;
+                        printed.failover = Some(failover.clone());
+                        printed.failovers += 1;
                     }
                     Event::Restored { replayed_transactions, took, .. } => {
                         let (replayed_transactions, took) = (*replayed_transactions, *took);
-                        told.restored = Some(Restored { replayed_transactions, took, opened: Duration::ZERO });
+                        printed.restored = Some(Restored { replayed_transactions, took, opened: Duration::ZERO });
                     }
                     _ => {}
                 }
@@ -142,7 +142,7 @@ impl Served {
         let token = authority.issue("ada", Timestamp(u64::MAX), [1; 32]).expect("ada is known");
         drop(authority);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
-        Self { host, token, runtime, told, directory: None }
+        Self { host, token, runtime, printed, directory: None }
     }
 
     /// Opens a host on the data directory at `path`, and recovers its services.
@@ -164,7 +164,7 @@ impl Served {
         served.host = served.host.with_data(Arc::clone(&directory));
         served.directory = Some(directory);
         served.runtime.block_on(served.host.recover(contents, Epoch::default));
-        if let Some(restored) = &mut served.told().restored {
+        if let Some(restored) = &mut served.printed().restored {
             restored.opened = start.elapsed();
         }
         services.iter().for_each(|service| served.grant(service));
@@ -178,7 +178,7 @@ impl Served {
 
     /// Returns the recovery of the last recovered service.
     pub(crate) fn restored(&self) -> Restored {
-        self.told().restored.take().expect("a service was brought back")
+        self.printed().restored.take().expect("a service was brought back")
     }
 
     /// Compiles a guest of `tests/guests`, or a prebuilt workload.
@@ -298,7 +298,7 @@ impl Served {
 
     /// Returns the number of failovers of its services.
     pub(crate) fn failovers(&self) -> u64 {
-        self.told().failovers
+        self.printed().failovers
     }
 
     /// Takes snapshots until nothing is left to replay: the first may have begun earlier.
@@ -318,7 +318,7 @@ impl Served {
     pub(crate) fn fail_over(&self, service: &str) -> Failover {
         let forced = self.host.fail_over(self.token.reveal(), service);
         let status = self.runtime.block_on(forced).expect("ada may operate");
-        let failover = self.told().failover.take().expect("it failed over");
+        let failover = self.printed().failover.take().expect("it failed over");
         assert_eq!(failover.to, status.vm, "the failover is the one that was forced");
         failover
     }
@@ -357,12 +357,12 @@ impl Served {
             };
             is_over.set(true);
             while replies.next().await.is_some() {}
-            UnderLoad { failover: self.told().failover.take(), answers, forced, over }
+            UnderLoad { failover: self.printed().failover.take(), answers, forced, over }
         })
     }
 
-    fn told(&self) -> MutexGuard<'_, Told> {
-        self.told.lock().expect("nobody panics in here")
+    fn printed(&self) -> MutexGuard<'_, Observed> {
+        self.printed.lock().expect("nobody panics in here")
     }
 }
 

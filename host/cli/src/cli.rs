@@ -231,7 +231,7 @@ impl Unusable {
     }
 
     /// Returns whether a line about this reason already contains the remedy.
-    fn is_told_with_remedy(&self, line: &str) -> bool {
+    fn has_remedy_in(&self, line: &str) -> bool {
         matches!(self.kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) && line.contains("make room")
     }
 
@@ -296,7 +296,7 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
 
 /// Prints a line about an error, with the remedy if the operating system refused this user a file.
 pub(crate) fn print_line(line: &str, unusable: Option<&Unusable>) {
-    let unusable = unusable.filter(|unusable| !unusable.is_told_with_remedy(line));
+    let unusable = unusable.filter(|unusable| !unusable.has_remedy_in(line));
     let remedy = unusable.map_or(String::new(), |unusable| format!("; {}", unusable.remedy));
     output::note(&format!("lifeboat: {line}{remedy}"));
 }
@@ -422,10 +422,8 @@ mod tests {
     #[test]
     fn a_remedy_that_an_error_already_has_is_recognised() {
         let full = UNUSABLE.iter().find(|unusable| unusable.remedy == MAKE_ROOM).expect("it is there");
-        assert!(
-            full.is_told_with_remedy("no space left on the device; make room on its disk, and it continues by itself")
-        );
-        assert!(!full.is_told_with_remedy("no space left on the device"));
+        assert!(full.has_remedy_in("no space left on the device; make room on its disk, and it continues by itself"));
+        assert!(!full.has_remedy_in("no space left on the device"));
     }
 
     #[test]

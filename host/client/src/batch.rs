@@ -271,7 +271,7 @@ impl Batch {
                 let number = line.number;
                 match named(line, &mut self.draw_id).map_err(ClientError::Ids)? {
                     Ok((id, text)) => self.window.push(id, text),
-                    Err(answer) => self.window.push_told(answer),
+                    Err(answer) => self.window.push_answer(answer),
                 }
                 self.last_line = number;
             }
@@ -361,7 +361,7 @@ fn check(line: Line) -> Result<Option<String>, BatchAnswer> {
 
 /// An answer, or the problem that ends a batch.
 #[derive(Deserialize)]
-struct Told {
+struct AnswerOrProblem {
     id: Option<String>,
     /// The outcome, or `None` if the server does not know it.
     outcome: Option<Outcome>,
@@ -376,7 +376,7 @@ struct Told {
 /// Parses a line into an answer, or into the reason why this line and those after it have none. An error means that it
 /// is no line of a batch.
 fn read(line: Bytes) -> Result<Result<BatchAnswer, ClientError>, String> {
-    let told: Told = serde_json::from_slice(&line).map_err(|error| json_reason(&error))?;
+    let parsed: AnswerOrProblem = serde_json::from_slice(&line).map_err(|error| json_reason(&error))?;
     let problem = |status, code: String, detail: Option<String>, retry_after| ClientError::Problem {
         status,
         code,
@@ -384,18 +384,20 @@ fn read(line: Bytes) -> Result<Result<BatchAnswer, ClientError>, String> {
         retry_after,
         outcome: None,
     };
-    Ok(match told {
+    Ok(match parsed {
         // A temporary problem is retried after a second, since a line has no `Retry-After` header.
-        Told { status: Some(status), code: Some(code), detail, .. } => {
+        AnswerOrProblem { status: Some(status), code: Some(code), detail, .. } => {
             let retry_after = (status == 503).then(|| Duration::from_secs(1));
             Err(problem(status, code, detail, retry_after))
         }
-        Told { id, outcome: Some(outcome), failover, .. } => {
+        AnswerOrProblem { id, outcome: Some(outcome), failover, .. } => {
             let failover = failover.map(|line| Printable(&line).to_string());
             Ok(BatchAnswer { id, outcome, line, failover })
         }
         // The line was executed. Whether its effect persists must be looked up.
-        Told { cause, .. } => Err(problem(503, "outcome_unknown".into(), cause, Some(Duration::from_secs(1)))),
+        AnswerOrProblem { cause, .. } => {
+            Err(problem(503, "outcome_unknown".into(), cause, Some(Duration::from_secs(1))))
+        }
     })
 }
 

@@ -379,43 +379,43 @@ mod tests {
 
     #[test]
     fn errors_of_the_tls_library_are_put_in_words_of_users() {
-        let told = |text: &str| root_cause(&io::Error::other(text.to_owned()));
+        let reason_of = |text: &str| root_cause(&io::Error::other(text.to_owned()));
         let plain = "the program there does not speak TLS, and the URL begins with https://";
-        assert_eq!(told("received corrupt message of type InvalidContentType"), plain);
-        let unknown = told("invalid peer certificate: UnknownIssuer");
+        assert_eq!(reason_of("received corrupt message of type InvalidContentType"), plain);
+        let unknown = reason_of("invalid peer certificate: UnknownIssuer");
         assert_eq!(unknown, "its certificate is not signed by an authority that is trusted here");
         let other = "invalid peer certificate: certificate not valid for name \"127.0.0.1\"; certificate is not valid for any \
                      names (according to its subjectAltName extension)";
-        assert_eq!(told(other), ANOTHER_NAME);
-        let error = ClientError::Unreachable { url: "https://127.0.0.1:7443".into(), reason: told(other) };
+        assert_eq!(reason_of(other), ANOTHER_NAME);
+        let error = ClientError::Unreachable { url: "https://127.0.0.1:7443".into(), reason: reason_of(other) };
         assert!(error.to_string().contains("in the URL; use a name from the certificate in the URL, or "), "{error}");
-        assert_eq!(told("Name or service not known"), "Name or service not known");
+        assert_eq!(reason_of("Name or service not known"), "Name or service not known");
     }
 
     #[test]
     fn errors_of_a_connection_are_put_in_words_of_users() {
-        let told = |kind, text: &str| root_cause(&io::Error::new(kind, text.to_owned()));
+        let reason_of = |kind, text: &str| root_cause(&io::Error::new(kind, text.to_owned()));
         use io::ErrorKind::{InvalidInput, Other, UnexpectedEof};
         for text in ["connection closed before message completed", "channel closed"] {
-            assert_eq!(told(Other, text), CLOSED);
+            assert_eq!(reason_of(Other, text), CLOSED);
         }
         assert_eq!(root_cause(&io::Error::from_raw_os_error(104)), CLOSED);
-        assert_eq!(told(UnexpectedEof, "end of file before message length reached"), CLOSED);
-        assert_eq!(told(InvalidInput, "Invalid chunk size line: missing size digit"), NO_HTTP);
-        assert_eq!(told(Other, "invalid HTTP version parsed"), NO_HTTP);
+        assert_eq!(reason_of(UnexpectedEof, "end of file before message length reached"), CLOSED);
+        assert_eq!(reason_of(InvalidInput, "Invalid chunk size line: missing size digit"), NO_HTTP);
+        assert_eq!(reason_of(Other, "invalid HTTP version parsed"), NO_HTTP);
         let unknown = "failed to lookup address information: Name or service not known";
-        assert_eq!(told(Other, unknown), "its host name has no address");
-        assert!(told(Other, "message head is too large").contains("more headers"));
+        assert_eq!(reason_of(Other, unknown), "its host name has no address");
+        assert!(reason_of(Other, "message head is too large").contains("more headers"));
     }
 
     #[test]
     fn errors_of_the_json_library_are_put_in_words_of_users() {
-        let told = |text: &str| json_reason(&serde_json::from_str::<api::LogInReply>(text).expect_err(text));
-        assert_eq!(told("{\"a\": 1}"), "its answer has no 'token'");
-        assert_eq!(told("{\"token\": 1}"), "its answer has values of unexpected types");
-        assert_eq!(told("{\"a\": 1,}"), "its answer is not JSON, although its header says so");
-        assert_eq!(told("{\"a\""), "its answer ends in the middle of the JSON");
-        assert_eq!(told(""), "its answer ends in the middle of the JSON");
+        let reason_of = |text: &str| json_reason(&serde_json::from_str::<api::LogInReply>(text).expect_err(text));
+        assert_eq!(reason_of("{\"a\": 1}"), "its answer has no 'token'");
+        assert_eq!(reason_of("{\"token\": 1}"), "its answer has values of unexpected types");
+        assert_eq!(reason_of("{\"a\": 1,}"), "its answer is not JSON, although its header says so");
+        assert_eq!(reason_of("{\"a\""), "its answer ends in the middle of the JSON");
+        assert_eq!(reason_of(""), "its answer ends in the middle of the JSON");
     }
 
     #[test]

@@ -220,7 +220,7 @@ mod tests {
 
     /// Returns the results until the end, as words, and the notices meanwhile.
     fn all(url: &str, follow: bool, failures_max: u32) -> (Vec<String>, Vec<&'static str>) {
-        let (sender, told) = std::sync::mpsc::channel();
+        let (sender, printed) = std::sync::mpsc::channel();
         let client = Client::new(&Server { url: url.into(), ca: None }, None).expect("a client");
         let client = client.with_notice(move |notice| {
             let word = if matches!(notice, Notice::Back) { "back" } else { "waiting" };
@@ -236,7 +236,7 @@ mod tests {
             Err(ClientError::BadReply { reason, .. }) => reason,
             Err(error) => error.to_string(),
         });
-        (words.collect(), told.try_iter().collect())
+        (words.collect(), printed.try_iter().collect())
     }
 
     #[test]
@@ -248,9 +248,9 @@ mod tests {
         }
         // An event that the client has already is not new.
         let (url, connections) = cutting(900, |_| "id: 1\ndata: {}\n\n".into());
-        let (events, told) = all(&url, true, 2);
+        let (events, printed) = all(&url, true, 2);
         assert_eq!(events.last().map(String::as_str), Some("interrupted"));
-        assert_eq!((told, connections.load(Relaxed)), (vec!["waiting"], 2));
+        assert_eq!((printed, connections.load(Relaxed)), (vec!["waiting"], 2));
     }
 
     #[test]

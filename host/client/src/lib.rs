@@ -681,22 +681,22 @@ const JSON: &str = "application/json";
 /// Reports once that the client waits for the server, and once that it is back, for all requests together.
 struct Waiting {
     notice: Box<dyn Fn(Notice<'_>) + Send + Sync>,
-    is_told: AtomicBool,
+    is_reported: AtomicBool,
 }
 
 impl Waiting {
     fn new(notice: impl Fn(Notice<'_>) + Send + Sync + 'static) -> Arc<Self> {
-        Arc::new(Self { notice: Box::new(notice), is_told: AtomicBool::new(false) })
+        Arc::new(Self { notice: Box::new(notice), is_reported: AtomicBool::new(false) })
     }
 
     fn begins(&self, error: &ClientError) {
-        if !self.is_told.swap(true, Ordering::Relaxed) {
+        if !self.is_reported.swap(true, Ordering::Relaxed) {
             (self.notice)(Notice::Waiting(error));
         }
     }
 
     fn is_over(&self) {
-        if self.is_told.swap(false, Ordering::Relaxed) {
+        if self.is_reported.swap(false, Ordering::Relaxed) {
             (self.notice)(Notice::Back);
         }
     }

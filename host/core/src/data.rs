@@ -358,9 +358,9 @@ impl DataDirectory {
         if !self.is_recovered.load(Ordering::Acquire) || self.is_reclaim_waiting.swap(true, Ordering::AcqRel) {
             return;
         }
-        if let Ok(mut told_bytes) = self.reclaiming.try_lock() {
-            if let Some(told_bytes) = &mut *told_bytes {
-                self.reclaim_now(told_bytes, events).await;
+        if let Ok(mut reported_bytes) = self.reclaiming.try_lock() {
+            if let Some(reported_bytes) = &mut *reported_bytes {
+                self.reclaim_now(reported_bytes, events).await;
             }
             return;
         }
@@ -378,18 +378,18 @@ impl DataDirectory {
         let (directory, reclaiming) = (Arc::downgrade(self), Arc::clone(&self.reclaiming));
         let events = Arc::clone(events);
         tokio::spawn(async move {
-            let mut told_bytes = reclaiming.lock_owned().await;
+            let mut reported_bytes = reclaiming.lock_owned().await;
             // The task holds the directory only while it holds the lock, and not after a stop has held it: a stop does
             // not wait for a task that has not begun.
-            if let Some(told_bytes) = &mut *told_bytes
+            if let Some(reported_bytes) = &mut *reported_bytes
                 && let Some(directory) = directory.upgrade()
             {
-                directory.reclaim_now(told_bytes, &events).await;
+                directory.reclaim_now(reported_bytes, &events).await;
             }
         });
     }
 
-    async fn reclaim_now(&self, told_bytes: &mut u64, events: &EventSink) {
+    async fn reclaim_now(&self, reported_bytes: &mut u64, events: &EventSink) {
         self.is_reclaim_waiting.swap(false, Ordering::AcqRel);
         let needed =
             self.needed().iter().map(|(name, needed)| (name.clone(), needed.replay.min(needed.answers))).collect();
@@ -408,13 +408,13 @@ impl DataDirectory {
         }
         let journal_bytes = reclaimed.segment_bytes_left;
         if reclaimed.pinned_by.is_empty() {
-            *told_bytes = 0;
+            *reported_bytes = 0;
             return;
         }
-        if journal_bytes <= self.options.pinned_bytes.max(2 * *told_bytes) {
+        if journal_bytes <= self.options.pinned_bytes.max(2 * *reported_bytes) {
             return;
         }
-        *told_bytes = journal_bytes;
+        *reported_bytes = journal_bytes;
         for service in reclaimed.pinned_by {
             events(&Event::JournalPinned { service, journal_bytes });
         }
@@ -643,14 +643,17 @@ mod tests {
         commit(&directory, "ant", Change::Continue { number: RecordNumber(2), record: long_record() }).await;
         commit(&directory, "ant", Change::Continue { number: RecordNumber(3), record: vec![0; 20_000] }).await;
         stalls.wait_for(|stall| stall.as_ref().is_some_and(|stall| stall.denies)).await.expect("it goes on");
-        let told = Arc::new(Mutex::new(Vec::new()));
+        let printed = Arc::new(Mutex::new(Vec::new()));
         let events: EventSink = {
-            let told = Arc::clone(&told);
-            Arc::new(move |event| told.lock().expect("no panic").push(event.to_string()))
+            let printed = Arc::clone(&printed);
+            Arc::new(move |event| printed.lock().expect("no panic").push(event.to_string()))
         };
         directory.reclaim(&events).await;
-        let told = told.lock().expect("no panic");
+        let printed = printed.lock().expect("no panic");
         let words = "its oldest segment has records of service 'ant' and 1 more";
-        assert!(told.len() == 1 && told[0].starts_with("Journal stalled: ") && told[0].contains(words), "{told:?}");
+        assert!(
+            printed.len() == 1 && printed[0].starts_with("Journal stalled: ") && printed[0].contains(words),
+            "{printed:?}"
+        );
     }
 }

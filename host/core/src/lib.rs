@@ -3,7 +3,6 @@
 //! It meters the resources of every VM, and authenticates users before it dispatches their transactions. When a VM
 //! reaches 98 % of a resource, Lifeboat records an SLA failure and moves the service's state to a fresh VM with fresh
 //! resources. It loses no transaction. `ARCHITECTURE.md` describes the nouns and the flows.
-
 //!
 //! ```text
 //!   request -> host (token, grant) -> service (queue, history, conditions) -> vm (store, meter) -> reply
@@ -15,9 +14,9 @@
 //! |---|---|
 //! | [`host`], [`service`] | a host and its services: requests, orders, states |
 //! | [`failover`], [`answers`] | the rules: when a service moves, and for how long an answer is retained |
-//! | [`fleet`], [`monitor`], [`budget`], [`locks`] | machines, the load of the host, and shares of what users compete for |
+//! | [`fleet`], [`monitor`], [`budget`], [`locks`] | machines, load, and shares of what users compete for |
 //! | [`auth`], [`credential`] | users, tokens and grants |
-//! | [`journal`], [`data`], [`catalog`], [`snapshot_file`] | what is stored: records, the data directory, its catalog and snapshots |
+//! | [`journal`], [`data`], [`catalog`], [`snapshot_file`] | records, the data directory, its catalog and snapshots |
 //! | [`scratch`], [`verify`], [`portable`] | tools on a directory: an earlier state, a proof, a service as one file |
 //! | [`metrics`] | the figures of a host in the OpenMetrics format |
 //!

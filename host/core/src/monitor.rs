@@ -184,9 +184,9 @@ impl Monitor {
             let start = Instant::now();
             loop {
                 let at = start.elapsed();
-                let (load, told) = watch.observe(at, sampler.sample(at), clock.now());
+                let (load, message) = watch.observe(at, sampler.sample(at), clock.now());
                 *shown.write().unwrap_or_else(PoisonError::into_inner) = Some(load);
-                for event in told {
+                for event in message {
                     events(&event);
                 }
                 if stopped.recv_timeout(SAMPLE_INTERVAL) != Err(RecvTimeoutError::Timeout) {
@@ -230,11 +230,11 @@ impl Watch {
         self.admission.set(current);
         let Reading { cpu_millicores, memory_bytes, disk_bytes, network } = reading;
         let load = HostLoad { sampled_at, cpu_millicores, memory_bytes, disk_bytes, network, under_pressure };
-        let told = crossings.into_iter().map(|crossing| match crossing {
+        let message = crossings.into_iter().map(|crossing| match crossing {
             Crossing::Begins(pressure) => Event::HostPressure(pressure),
             Crossing::Ends(pressure) => Event::HostRelieved(pressure),
         });
-        (load, told.collect())
+        (load, message.collect())
     }
 }
 
@@ -247,7 +247,7 @@ mod tests {
     fn new_work_waits_exactly_while_the_host_is_under_pressure() {
         let admission = Admission::default();
         let mut watch = Watch { pressure: Pressure::new(HostThresholds::default()), admission: admission.clone() };
-        let mut told = Vec::new();
+        let mut message = Vec::new();
         for second in 0..200 {
             let used = if second < 100 { 15_776_000_000 } else { 1_000_000_000 };
             let memory_bytes = Some(Usage { used, limit: 16_000_000_000 });
@@ -255,13 +255,13 @@ mod tests {
             let at = Duration::from_secs(second);
             let (load, events) = watch.observe(at, reading, Timestamp::default());
             assert_eq!(admission.check().is_err(), load.under_pressure == [HostResource::Memory], "{second}");
-            told.extend(events.iter().map(|event| (second, event.to_string())));
+            message.extend(events.iter().map(|event| (second, event.to_string())));
         }
         let text = "SLA failure: host memory 98.6% (15.8 GB of 16.0 GB, threshold 98%, relieved below 93%); new \
                     services and scratch work wait, failovers continue";
-        assert_eq!(told[0], (60, text.to_owned()));
-        assert!(told[1].1.starts_with("Relieved: host memory 9"), "{told:?}");
-        assert_eq!(told.len(), 2, "{told:?}");
+        assert_eq!(message[0], (60, text.to_owned()));
+        assert!(message[1].1.starts_with("Relieved: host memory 9"), "{message:?}");
+        assert_eq!(message.len(), 2, "{message:?}");
         assert_eq!(admission.check(), Ok(()));
     }
 

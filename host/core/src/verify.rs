@@ -365,18 +365,18 @@ impl Replay<'_> {
         tail: &[TailEntry],
     ) -> Result<Rehydrated, RehydrateError> {
         let mut rehydrated = restore(replay_context, snapshot).await?;
-        let mut told = 0;
+        let mut counted = 0;
         for part in tail.chunks(PROGRESS_TRANSACTIONS) {
             match rehydrated.replay(replay_context, part).await {
                 Ok(()) => {
-                    told += count(part);
+                    counted += count(part);
                     (self.progress)(count(part));
                 }
                 // An accepted divergence left no instance. So the replay begins again, without that transaction.
                 Err(RehydrateError::Lost { .. }) => {
                     drop(rehydrated);
                     let rehydrated = rehydrate(replay_context, snapshot, tail).await?;
-                    (self.progress)(count(tail) - told);
+                    (self.progress)(count(tail) - counted);
                     return Ok(rehydrated);
                 }
                 Err(error) => return Err(error),

@@ -22,7 +22,7 @@ pub struct Ground<W> {
     /// The source of the time.
     pub clock: Arc<dyn Clock>,
     /// The last receiver of every event, after the log for clients and the metrics.
-    pub tell: EventSink,
+    pub last_sink: EventSink,
     /// The check that must pass before a service is created.
     pub admission: Admission,
     /// Starts the monitor of the machine's load, which notifies the admission and the sink. Returns `None` if the load
@@ -59,7 +59,7 @@ pub fn compose<W>(config: Config, ground: Ground<W>) -> Result<Server, ComposeEr
 where
     W: FnOnce(Admission, EventSink) -> Option<Monitor>,
 {
-    let Ground { directory, clock, tell, admission, watch } = ground;
+    let Ground { directory, clock, last_sink, admission, watch } = ground;
     let events = Arc::new(EventLog::new(clock.now()));
     let metrics = Arc::new(Metrics::default());
     let sink: EventSink = {
@@ -67,7 +67,7 @@ where
         Arc::new(move |event: &Event| {
             metrics.observe(event);
             events.add(event, clock.now());
-            tell(event);
+            last_sink(event);
         })
     };
     let host = host(&config, Arc::clone(&clock), Arc::clone(&sink))?

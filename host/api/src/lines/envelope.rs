@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_line_that_is_no_envelope_is_denied_with_a_remedy() {
-        let told = |text: &str| envelope(text).expect_err(text).1.to_string();
+        let printed = |text: &str| envelope(text).expect_err(text).1.to_string();
         for (line, expected) in [
             (
                 r#"{"add":1}"#,
@@ -261,10 +261,10 @@ mod tests {
             (r#"{"json":1"#, "line 7 is not an envelope: it is not valid JSON from column 9 on; write"),
             (r#"{"base64":"?"}"#, r#"line 7 is not an envelope: "base64" is not base64; write"#),
         ] {
-            assert!(told(line).starts_with(expected), "{}\n{expected}", told(line));
+            assert!(printed(line).starts_with(expected), "{}\n{expected}", printed(line));
         }
         let long = format!("{{\"add\":\"{}\"}}", "x".repeat(100));
-        assert!(told(&long).contains("wrap it: {\"json\":...}, or"), "{}", told(&long));
+        assert!(printed(&long).contains("wrap it: {\"json\":...}, or"), "{}", printed(&long));
     }
 
     proptest! {

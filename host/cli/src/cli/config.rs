@@ -79,7 +79,7 @@ impl Check {
                 let code = report(&error);
                 return Ok(if wrong.is_empty() { code } else { ExitCode::from(exit::USAGE) });
             }
-            Ok(note) => note.iter().for_each(tell),
+            Ok(found) => found.iter().for_each(note),
         }
         if !wrong.is_empty() {
             return Ok(ExitCode::from(exit::USAGE));
@@ -95,7 +95,7 @@ impl Check {
         if let Some(tls) = &config.server.tls
             && let Some(warning) = validity.and_then(|validity| validity.warning(now))
         {
-            tell(format_args!("the certificate '{}' {warning}", tls.certificate.display().to_string().escape_debug()));
+            note(format_args!("the certificate '{}' {warning}", tls.certificate.display().to_string().escape_debug()));
         }
         Ok(ExitCode::from(exit::OK))
     }
@@ -120,6 +120,6 @@ fn check_data(config: &ServerConfiguration, files: &NamedFiles) -> anyhow::Resul
     Ok(Some(format!("{named}: services {}, users {}", services.len(), locked.catalog().users()?.len())))
 }
 
-fn tell(what: impl Display) {
+fn note(what: impl Display) {
     output::note(&format!("lifeboat: {what}"));
 }

@@ -47,11 +47,11 @@ impl Waiting {
 /// Returns a client that waits briefly for a server where nobody listens, and notes on standard error what it waits
 /// for.
 pub(crate) fn client(server: &Server, token: Option<&str>) -> anyhow::Result<Client> {
-    Ok(Client::new(server, token)?.with_patience(PATIENCE).with_notice(tell))
+    Ok(Client::new(server, token)?.with_patience(PATIENCE).with_notice(report_notice))
 }
 
 /// Notes that a command waits for the server, and why, or that the server is back.
-pub(crate) fn tell(notice: Notice<'_>) {
+pub(crate) fn report_notice(notice: Notice<'_>) {
     note(&match notice {
         // The interrupted request is sent again, or changes nothing.
         Notice::Waiting(ClientError::Interrupted { url, reason, .. }) => {

@@ -122,7 +122,7 @@ impl Serve {
             config.clone(),
             Ground {
                 directory: Arc::clone(&directory),
-                tell: told_to(log, &clock),
+                last_sink: event_printer(log, &clock),
                 admission,
                 watch: |admission, sink| {
                     let thresholds = HostThresholds::all(THRESHOLD_DEFAULT);
@@ -248,7 +248,7 @@ fn ignore_hangups(log: &Log) -> io::Result<()> {
 }
 
 /// Returns a sink that logs events for the operator.
-fn told_to(log: &Log, clock: &Arc<dyn Clock>) -> EventSink {
+fn event_printer(log: &Log, clock: &Arc<dyn Clock>) -> EventSink {
     let (log, clock) = (log.clone(), Arc::clone(clock));
     Arc::new(move |event: &Event| log.event(event, clock.now()))
 }
@@ -400,8 +400,8 @@ mod tests {
         assert_eq!(certificate_warning(file, validity, before(31)), None);
         let warning = certificate_warning(file, validity, before(10)).expect("not for long");
         assert!(warning.starts_with("warning: the certificate '"), "{warning}");
-        let told = "server.pem' expires in 10 days, at 2126-10-29T19:25:26Z; renew it and restart the server";
-        assert!(warning.ends_with(told), "{warning}");
+        let shown = "server.pem' expires in 10 days, at 2126-10-29T19:25:26Z; renew it and restart the server";
+        assert!(warning.ends_with(shown), "{warning}");
         assert_eq!(certificate_warning(file, validity, Timestamp(end.0 + 1)), None, "it is refused then");
     }
 }

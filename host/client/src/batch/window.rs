@@ -66,7 +66,7 @@ impl Window {
     }
 
     /// Adds an answer that needs no server, to be returned in its turn.
-    pub(super) fn push_told(&mut self, answer: BatchAnswer) {
+    pub(super) fn push_answer(&mut self, answer: BatchAnswer) {
         self.entries.push_back(Entry::Told(answer));
     }
 
@@ -131,7 +131,7 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
-    fn told(number: usize) -> BatchAnswer {
+    fn answer_to(number: usize) -> BatchAnswer {
         BatchAnswer { id: Some(number.to_string()), outcome: Outcome::Denied, line: Bytes::new(), failover: None }
     }
 
@@ -199,7 +199,7 @@ mod tests {
                         taken += 1;
                     }
                     Step::TakeWrong => {
-                        window.push_told(told(taken));
+                        window.push_answer(answer_to(taken));
                         taken += 1;
                     }
                     Step::Send => to_server.extend(window.next_to_send()),

@@ -258,7 +258,7 @@ mod tests {
         is_begun: bool,
         runs: Option<u32>,
         is_ending: bool,
-        told: Option<Rest>,
+        printed: Option<Rest>,
     }
 
     fn names() -> [Name; 2] {
@@ -294,7 +294,7 @@ mod tests {
                     Step::Rest(rest) => {
                         registry.rest(name, rest.clone());
                         if fact.runs.is_none() {
-                            fact.told = Some(rest);
+                            fact.printed = Some(rest);
                             fact.is_begun = false;
                         }
                     }
@@ -302,7 +302,7 @@ mod tests {
                         let stopped = registry.stop(name, then.clone());
                         prop_assert_eq!(stopped, fact.runs, "what runs is handed to one who ends it");
                         fact.is_ending |= fact.runs.take().is_some();
-                        (fact.is_begun, fact.told) = (false, then);
+                        (fact.is_begun, fact.printed) = (false, then);
                     }
                     Step::Ended => {
                         registry.ended(name);
@@ -311,8 +311,8 @@ mod tests {
                 }
                 for (name, fact) in names.iter().zip(&facts) {
                     prop_assert_eq!(registry.get(name), fact.runs.as_ref());
-                    let told = registry.resting(name).map(|(_, rest)| rest);
-                    prop_assert_eq!(told, fact.told.as_ref().filter(|_| fact.runs.is_none()));
+                    let printed = registry.resting(name).map(|(_, rest)| rest);
+                    prop_assert_eq!(printed, fact.printed.as_ref().filter(|_| fact.runs.is_none()));
                 }
                 prop_assert_eq!(registry.running().count(), facts.iter().filter(|fact| fact.runs.is_some()).count());
             }

@@ -157,7 +157,7 @@ mod tests {
         crossings
     }
 
-    fn told(used: u64) -> HostPressure {
+    fn printed(used: u64) -> HostPressure {
         HostPressure {
             resource: HostResource::Memory,
             usage: Usage { used, limit: 1_000 },
@@ -170,8 +170,8 @@ mod tests {
         let mut pressure = pressure();
         assert_eq!(feed(&mut pressure, 0, [980; 60]), []);
         assert_eq!(pressure.current().count(), 0);
-        assert_eq!(feed(&mut pressure, 60, [980]), [(60, Crossing::Begins(told(980)))]);
-        assert_eq!(pressure.current().collect::<Vec<_>>(), [told(980)]);
+        assert_eq!(feed(&mut pressure, 60, [980]), [(60, Crossing::Begins(printed(980)))]);
+        assert_eq!(pressure.current().collect::<Vec<_>>(), [printed(980)]);
     }
 
     #[test]
@@ -179,7 +179,7 @@ mod tests {
         let mut pressure = pressure();
         assert_eq!(feed(&mut pressure, 0, [970; 61]), []);
         assert_eq!(feed(&mut pressure, 61, [1_000; 19]), []);
-        assert_eq!(feed(&mut pressure, 80, [1_000]), [(80, Crossing::Begins(told(980)))]);
+        assert_eq!(feed(&mut pressure, 80, [1_000]), [(80, Crossing::Begins(printed(980)))]);
     }
 
     #[test]
@@ -187,7 +187,7 @@ mod tests {
         let mut pressure = pressure();
         assert_eq!(feed(&mut pressure, 0, [1_000; 200]).len(), 1);
         assert_eq!(feed(&mut pressure, 200, [930; 200]), [], "93 % is not below");
-        assert_eq!(feed(&mut pressure, 400, [929]), [(400, Crossing::Ends(told(929)))]);
+        assert_eq!(feed(&mut pressure, 400, [929]), [(400, Crossing::Ends(printed(929)))]);
         assert_eq!(feed(&mut pressure, 401, [979; 200]), []);
         assert_eq!(feed(&mut pressure, 601, [1_000; 60]).len(), 1);
     }
@@ -198,7 +198,7 @@ mod tests {
         assert_eq!(feed(&mut pressure, 0, [990; 61]).len(), 1);
         let mut blind = |second| pressure.observe(Duration::from_secs(second), |_| None);
         assert_eq!((61..120).flat_map(&mut blind).collect::<Vec<_>>(), []);
-        assert_eq!(blind(120), [Crossing::Ends(told(990))]);
+        assert_eq!(blind(120), [Crossing::Ends(printed(990))]);
         assert_eq!(blind(121), []);
         assert_eq!(pressure.current().count(), 0);
     }
@@ -207,10 +207,10 @@ mod tests {
     fn a_sample_after_a_gap_stands_for_the_gap() {
         let mut pressure = pressure();
         assert_eq!(feed(&mut pressure, 0, [0]), []);
-        assert_eq!(feed(&mut pressure, 600, [990]), [(600, Crossing::Begins(told(990)))]);
+        assert_eq!(feed(&mut pressure, 600, [990]), [(600, Crossing::Begins(printed(990)))]);
         assert_eq!(feed(&mut pressure, 600, [0]), [], "time stood still");
         assert_eq!(feed(&mut pressure, 599, [0]), [], "time went back");
-        assert_eq!(feed(&mut pressure, 660, [0]), [(660, Crossing::Ends(told(0)))]);
+        assert_eq!(feed(&mut pressure, 660, [0]), [(660, Crossing::Ends(printed(0)))]);
     }
 
     #[test]

@@ -94,12 +94,12 @@ impl Logged {
 pub struct EventLog {
     /// Distinguishes the events of this start from those of others, whose numbers begin at 1 as well.
     start: u64,
-    kept: Mutex<Kept>,
+    buffer: Mutex<Buffer>,
     last: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
-struct Kept {
+struct Buffer {
     /// The number of the last event.
     last: u64,
     /// The events that are not lines of guests, in order.
@@ -119,7 +119,7 @@ struct LogsOf {
     bytes: usize,
 }
 
-impl Kept {
+impl Buffer {
     fn add(&mut self, logged: Arc<Logged>) {
         let Event::Log { service, .. } = &logged.event else {
             if self.events.len() == EVENTS_KEPT_MAX {
@@ -204,30 +204,30 @@ impl EventLog {
     /// Creates a log that begins at `now`.
     #[must_use]
     pub fn new(now: Timestamp) -> Self {
-        Self { start: now.0 / 1_000_000, kept: Mutex::default(), last: watch::Sender::new(0) }
+        Self { start: now.0 / 1_000_000, buffer: Mutex::default(), last: watch::Sender::new(0) }
     }
 
     /// Adds an event. It blocks only briefly, so it is suitable for an [`EventSink`](lifeboat_api::event::EventSink).
     pub fn add(&self, event: &Event, time: Timestamp) {
-        let mut kept = self.kept();
+        let mut buffer = self.buffer();
         if let Event::Created { vm, .. } = event {
-            let of_former = kept.after(0).filter(|logged| logged.event.service() == Some(&vm.service));
+            let of_former = buffer.after(0).filter(|logged| logged.event.service() == Some(&vm.service));
             of_former.for_each(|logged| logged.is_of_former.store(true, Ordering::Relaxed));
         }
-        kept.last += 1;
-        let number = kept.last;
+        buffer.last += 1;
+        let number = buffer.last;
         let is_of_former = AtomicBool::new(false);
-        kept.add(Arc::new(Logged { number, time, event: event.clone(), is_of_former }));
-        drop(kept);
+        buffer.add(Arc::new(Logged { number, time, event: event.clone(), is_of_former }));
+        drop(buffer);
         self.last.send_replace(number);
     }
 
     /// Returns the cursor of a reader that resumes after event `after`, or that wants all retained events.
     fn cursor(&self, after: Option<u64>) -> Cursor {
-        let kept = self.kept();
+        let buffer = self.buffer();
         match after {
             Some(read) => Cursor { read, began: read, owed: 0 },
-            None => Cursor { read: 0, began: kept.last, owed: kept.count(0, kept.last) },
+            None => Cursor { read: 0, began: buffer.last, owed: buffer.count(0, buffer.last) },
         }
     }
 
@@ -237,19 +237,19 @@ impl EventLog {
     /// returned. Events that are gone beyond that are counted when the cursor gets there, since their number may still
     /// grow.
     fn read(&self, cursor: &mut Cursor) -> (Vec<Arc<Logged>>, u64) {
-        let kept = self.kept();
+        let buffer = self.buffer();
         let mut bytes = 0;
         let is_little = |logged: &&Arc<Logged>| {
             let is_little = bytes < READ_BYTES_AT_ONCE;
             bytes += logged.line_bytes();
             is_little
         };
-        let read: Vec<_> = kept.after(cursor.read).take(READ_AT_ONCE).take_while(is_little).map(Arc::clone).collect();
-        let until = read.last().map_or(kept.last, |logged| logged.number);
+        let read: Vec<_> = buffer.after(cursor.read).take(READ_AT_ONCE).take_while(is_little).map(Arc::clone).collect();
+        let until = read.last().map_or(buffer.last, |logged| logged.number);
         let old = read.partition_point(|logged| logged.number <= cursor.began);
         let mut missed = until.saturating_sub(cursor.read.max(cursor.began)) - (read.len() - old) as u64;
         if cursor.read < cursor.began {
-            let left = kept.count(cursor.read, cursor.began);
+            let left = buffer.count(cursor.read, cursor.began);
             missed += cursor.owed - left;
             cursor.owed = left - old as u64;
         }
@@ -257,8 +257,8 @@ impl EventLog {
         (read, missed)
     }
 
-    fn tells_of(&self, service: &Name) -> bool {
-        self.kept().after(0).any(|logged| logged.event.service() == Some(service))
+    fn concerns(&self, service: &Name) -> bool {
+        self.buffer().after(0).any(|logged| logged.event.service() == Some(service))
     }
 
     fn id(&self, number: u64) -> String {
@@ -268,7 +268,7 @@ impl EventLog {
     /// Returns the number of the event with this id, or `None` if the id is not one of this start.
     fn number(&self, id: &str) -> Option<u64> {
         let (_, number) = id.split_once('-').filter(|(start, _)| start.parse() == Ok(self.start))?;
-        let last = self.kept().last;
+        let last = self.buffer().last;
         number.parse().ok().filter(|number| *number <= last)
     }
 
@@ -278,9 +278,9 @@ impl EventLog {
         matches!(parts, Some((Ok(start), Ok(_))) if start != self.start)
     }
 
-    fn kept(&self) -> MutexGuard<'_, Kept> {
+    fn buffer(&self) -> MutexGuard<'_, Buffer> {
         // No code that can panic runs under the lock.
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        self.buffer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -351,7 +351,7 @@ pub(super) async fn stream_events(
     if let Some(service) = &wanted.service {
         shared.host.authorise(&identity, service, Grant::Observe)?;
         // The events of a removed service are visible as long as they are retained.
-        if !shared.events.tells_of(service) {
+        if !shared.events.concerns(service) {
             services::entry(&shared, service).await?;
         }
     }

@@ -123,9 +123,9 @@ mod tests {
         ] {
             assert_eq!(reason::<DropRequest>(body.as_bytes()), format!("the body {what}{of_drop}"));
         }
-        let told = reason::<NewUser>(b"{\"user\":\"ada\",\"password\":\"secret\",\"is_admin\":1}");
-        assert!(told.contains("'is_admin' of type number, which must be true or false;"), "{told}");
-        assert!(!told.contains("secret"));
+        let printed = reason::<NewUser>(b"{\"user\":\"ada\",\"password\":\"secret\",\"is_admin\":1}");
+        assert!(printed.contains("'is_admin' of type number, which must be true or false;"), "{printed}");
+        assert!(!printed.contains("secret"));
     }
 
     fn given(pairs: &[(&str, &str)]) -> Result<BTreeMap<String, String>, Problem> {

@@ -166,13 +166,13 @@ mod tests {
         const LENGTH: usize = 100_000;
         let budgets = Budgets::new(5 * LENGTH, 2 * LENGTH, LENGTH);
         let ada = user(&budgets, "ada").account;
-        let told = || Response::new(Body::from(vec![b'x'; LENGTH]));
-        let response = counted(told(), || Arc::clone(&ada));
+        let printed = || Response::new(Body::from(vec![b'x'; LENGTH]));
+        let response = counted(printed(), || Arc::clone(&ada));
         assert_eq!((response.status(), budgets.taken()), (StatusCode::OK, LENGTH));
-        assert_eq!(counted(told(), || Arc::clone(&ada)).status(), StatusCode::SERVICE_UNAVAILABLE);
-        let mut executed = told();
+        assert_eq!(counted(printed(), || Arc::clone(&ada)).status(), StatusCode::SERVICE_UNAVAILABLE);
+        let mut executed = printed();
         executed.extensions_mut().insert(IsCounted);
-        assert_eq!(counted(executed, || Arc::clone(&ada)).status(), StatusCode::OK, "that it was executed is told");
+        assert_eq!(counted(executed, || Arc::clone(&ada)).status(), StatusCode::OK, "that it was executed is reported");
         let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.expect("whole");
         assert_eq!(body.len(), LENGTH);
         drop(body);

@@ -127,12 +127,12 @@ fn an_engine_that_cannot_be_created_names_a_remedy() {
     };
     let of_six = "failed to set up the engine for 6 VMs and stores of maintenance, with 24 GiB of address space for \
                   their memories";
-    let told = format!(
+    let printed = format!(
         "{of_six} under a limit of 16 GiB: {reason}; raise the limit of address space to 26 GiB (ulimit -v 27262976)"
     );
-    assert_eq!(error(6, Some(16 << 30)).to_string(), told);
+    assert_eq!(error(6, Some(16 << 30)).to_string(), printed);
     let configured = error(6, Some(16 << 30)).of_configuration().to_string();
-    assert_eq!(configured, format!("{told}, or configure fewer slots or services"));
+    assert_eq!(configured, format!("{printed}, or configure fewer slots or services"));
     // Where no slots can be configured, the message does not mention them.
     assert_eq!(
         error(0, Some(200_000 << 10)).to_string(),
@@ -143,7 +143,7 @@ fn an_engine_that_cannot_be_created_names_a_remedy() {
     );
     // In these cases the limit is high enough.
     for limit_bytes in [None, Some(64 << 30)] {
-        let told = error(6, limit_bytes).to_string();
-        assert!(told.ends_with("; free memory and threads of the host"), "{told}");
+        let printed = error(6, limit_bytes).to_string();
+        assert!(printed.ends_with("; free memory and threads of the host"), "{printed}");
     }
 }

@@ -637,19 +637,25 @@ fn a_crash_between_any_two_steps_undoes_no_acknowledged_change() -> TestResult {
         let accounts = open(&storage);
         storage.power_off(nth);
         let mut tokens = Vec::new();
-        let told = STORY.iter().take_while(|step| step(&accounts, &mut tokens).is_ok()).count();
+        let acknowledged = STORY.iter().take_while(|step| step(&accounts, &mut tokens).is_ok()).count();
         // The authority is ahead of the reported changes where it is unknown whether a right was removed.
-        let next = after.get(told + 1).unwrap_or(&after[told]);
+        let next = after.get(acknowledged + 1).unwrap_or(&after[acknowledged]);
         let now = expected(&accounts);
-        assert!(now == after[told] || now == *next, "power off at {nth}, {told} steps told: {now:?}");
+        assert!(
+            now == after[acknowledged] || now == *next,
+            "power off at {nth}, {acknowledged} steps acknowledged: {now:?}"
+        );
         let is_done = !storage.is_off();
         drop(accounts);
         let found = expected(&open(&storage.crash()));
-        assert!(found == after[told] || found == *next, "power off at {nth}, {told} steps told: {found:?}");
-        olds += u32::from(found == after[told]);
-        news += u32::from(found != after[told]);
+        assert!(
+            found == after[acknowledged] || found == *next,
+            "power off at {nth}, {acknowledged} steps acknowledged: {found:?}"
+        );
+        olds += u32::from(found == after[acknowledged]);
+        news += u32::from(found != after[acknowledged]);
         if is_done {
-            assert_eq!(told, STORY.len());
+            assert_eq!(acknowledged, STORY.len());
             break;
         }
     }

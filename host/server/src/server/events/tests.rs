@@ -15,7 +15,7 @@ fn line(service: &str) -> Event {
 }
 
 fn numbers(log: &EventLog, after: u64) -> Vec<u64> {
-    log.kept().after(after).map(|logged| logged.number).collect()
+    log.buffer().after(after).map(|logged| logged.number).collect()
 }
 
 /// Returns a log that has discarded its first ten events.
@@ -68,7 +68,7 @@ fn lines_of_guests_displace_neither_events_nor_the_lines_of_others() {
     assert_eq!((kept.len(), &kept[..2]), (LOGS_KEPT_MAX + 2, &[1, 2][..]));
     assert!(kept.is_sorted());
     assert_eq!(kept.last(), Some(&24_003));
-    let kept = log.kept();
+    let kept = log.buffer();
     assert!(kept.logs_of.values().all(|theirs| theirs.numbers.len() <= LOGS_KEPT_PER_SERVICE_MAX));
     assert_eq!(kept.logs_of.values().map(|theirs| theirs.numbers.len()).sum::<usize>(), kept.logs.len());
 }
@@ -90,7 +90,7 @@ fn log_of_long_lines() -> EventLog {
 fn long_lines_of_guests_are_bounded_in_bytes() {
     let log = log_of_long_lines();
     assert_eq!(numbers(&log, 0).first(), Some(&1), "a short line displaces nothing and is not displaced");
-    let kept = log.kept();
+    let kept = log.buffer();
     let bytes: usize = kept.logs.values().map(|logged| logged.line_bytes()).sum();
     assert_eq!(bytes, kept.log_bytes);
     assert!(bytes <= LOGS_KEPT_BYTES_MAX && bytes > LOGS_KEPT_BYTES_MAX - GUEST_LINE_BYTES, "{bytes}");
@@ -156,7 +156,7 @@ proptest! {
         let mut readers = Vec::new();
         for (step, (kind, count, reads)) in steps.into_iter().enumerate() {
             if step == begins {
-                let last = log.kept().last;
+                let last = log.buffer().last;
                 let kept = numbers(&log, 0).len() as u64;
                 // The cursor; the events before it that it is owed; those that it has seen; those that were
                 // reported as gone.
@@ -170,24 +170,24 @@ proptest! {
                 _ => Event::Log { service: name("long"), line: "x".repeat(16 * 1024) },
             };
             (0..count).for_each(|_| log.add(&added, Timestamp(0)));
-            for (cursor, owed, seen, told) in &mut readers {
+            for (cursor, owed, seen, printed) in &mut readers {
                 *owed += count;
                 if reads {
                     let (before, (read, missed)) = (cursor.read, log.read(cursor));
                     prop_assert!(read.is_sorted_by_key(|logged| logged.number));
                     prop_assert!(read.first().is_none_or(|first| first.number > before));
                     *seen += read.len() as u64;
-                    *told += missed;
+                    *printed += missed;
                 }
             }
         }
-        for (cursor, owed, seen, told) in &mut readers {
-            while cursor.read < log.kept().last {
+        for (cursor, owed, seen, printed) in &mut readers {
+            while cursor.read < log.buffer().last {
                 let (read, missed) = log.read(cursor);
                 *seen += read.len() as u64;
-                *told += missed;
+                *printed += missed;
             }
-            prop_assert_eq!(*seen + *told, *owed, "seen {}, told {}", seen, told);
+            prop_assert_eq!(*seen + *printed, *owed, "seen {}, printed {}", seen, printed);
         }
     }
 }
