@@ -314,7 +314,10 @@ impl CatalogError {
             redb::Error::Io(source) if source.kind() == io::ErrorKind::InvalidData => {
                 Self::NotACatalog { reason: "it does not begin as a catalog does".into() }
             }
-            redb::Error::Io(source) if source.kind() == io::ErrorKind::UnexpectedEof => {
+            // A read behind the end: of a file, or of the copy in memory (`InMemoryBackend`).
+            redb::Error::Io(source)
+                if matches!(source.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidInput) =>
+            {
                 Self::Damaged { reason: "it is cut off".into() }
             }
             redb::Error::Io(source) => Self::Storage { action, source },

@@ -1100,6 +1100,23 @@ fn doubled(seed: u64, percent: usize) -> Result<(SimulatedStorage, Catalog, Arc<
     Ok((storage, catalog, clock, next))
 }
 
+/// redb reads the copy of a command behind its end, and reports an invalid input.
+#[test]
+fn a_catalog_that_is_cut_off_is_damaged_for_commands_that_only_read() -> Result<(), CatalogError> {
+    let storage = SimulatedStorage::new(1);
+    drop(Catalog::create(&storage, DirectoryId([1; 16]))?);
+    let bytes = bytes_of(&storage).map_err(catalog_error)?;
+    for cut in (0..400).step_by(10).chain([4_096, 8_192, bytes.len() - 1]) {
+        let storage = storage_with(&bytes[..cut]).map_err(catalog_error)?;
+        for opened in [Catalog::open_copy(&storage), Catalog::open(&storage)] {
+            let error = opened.expect_err("it is cut off");
+            let is_named = matches!(error, CatalogError::Damaged { .. } | CatalogError::NotACatalog { .. });
+            assert!(is_named, "{cut} bytes: {error}");
+        }
+    }
+    Ok(())
+}
+
 /// A removal that finds no free page doubles the file. The pages that it writes are at the end of the file, so nothing
 /// can be cut off there, even with the next start.
 #[test]
