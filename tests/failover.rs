@@ -12,7 +12,7 @@ use lifeboat_host::answers::{DeduplicationWindow, ID_FLOOR};
 use lifeboat_host::fleet::Machine;
 use lifeboat_host::journal::{QueriesRecord, QueryRecord, TailEntry, TransactionRecord};
 use lifeboat_host::service::{LaunchError, ServiceSpec, Status};
-use lifeboat_vm::rehydrate::{Maintenance, RehydrateError, ReplayContext, rehydrate};
+use lifeboat_vm::rehydrate::{Maintenance, REPLAY_FUEL_SLACK, RehydrateError, Rehydrated, ReplayContext, rehydrate};
 use lifeboat_vm::snapshot::Snapshot;
 use lifeboat_vm::workload::{LoadLimits, load};
 use std::collections::BTreeSet;
@@ -325,6 +325,52 @@ async fn thresholds_are_the_services_own() {
     let failure = failure.expect("a failover has a cause");
     assert_eq!(failure.resource, Resource::Cpu);
     assert!((50_000..60_000).contains(&failure.usage.used), "{failure:?}");
+}
+
+/// Replays ten transactions that each burn about a million fuel, and were recorded with 1,000.
+async fn replayed_with_spare_fuel(fuel: u64) -> Result<Rehydrated, RehydrateError> {
+    const TIMES: &str = "400000";
+    let rig = Rig::new();
+    let workload = load("work.wat", &guest_bytes("work.wat"), &LoadLimits::default()).expect("valid");
+    let program = rig.host.compile(workload).await.expect("it compiles");
+    let maintenance = Maintenance { fuel, deadline: Duration::from_secs(60), memory_bytes: 8 * MIB };
+    let record = |sequence: u64| {
+        TailEntry::Transaction(Arc::new(TransactionRecord {
+            sequence: Sequence(sequence),
+            id: format!("t{sequence}").into(),
+            is_id_kept: true,
+            user: name("ada"),
+            incarnation: 0,
+            timestamp: Timestamp(sequence),
+            epoch: Epoch::default(),
+            body: TIMES.into(),
+            body_hash: ReplyHash::of_body(TIMES.as_bytes()),
+            answer: Answer::Ok(sequence.to_string().into()),
+            fuel_used: 1_000,
+            query_fuel_used: 0,
+        }))
+    };
+    let tail: Vec<TailEntry> = (1..=10).map(record).collect();
+    let none = BTreeSet::new();
+    let replay_context =
+        ReplayContext { program: &program, secret: &[7; 32], accepted_divergences: &none, maintenance };
+    rehydrate(replay_context, &Arc::new(Snapshot::empty()), &tail).await
+}
+
+/// A string that was restored without room to grow is copied at its next change, however short its original took.
+#[tokio::test]
+async fn a_replay_may_burn_more_fuel_than_its_original() {
+    let rehydrated = replayed_with_spare_fuel(1_000_000_000).await.expect("the same replies");
+    assert_eq!(rehydrated.replayed_transactions, 10);
+    let spent_fuel = rehydrated.fuel_used;
+    assert!(spent_fuel > 10 * (REPLAY_FUEL_SLACK + 2_000), "{spent_fuel} would not need spare fuel");
+}
+
+#[tokio::test]
+async fn the_spare_fuel_of_a_replay_has_an_end() {
+    let diverged = replayed_with_spare_fuel(5 * REPLAY_FUEL_SLACK).await;
+    let Err(RehydrateError::Diverged { sequence, .. }) = diverged else { panic!("{diverged:?}") };
+    assert!((2..10).contains(&sequence.0), "diverged at {sequence}");
 }
 
 #[tokio::test]

@@ -30,9 +30,10 @@ pub const EXPORT_FUEL_FACTOR: u64 = 4;
 /// The default time limit of one instantiation, snapshot or restore.
 pub const MAINTENANCE_DEADLINE: Duration = Duration::from_secs(60);
 
-/// The fuel that a replayed transaction may burn beyond twice its original fuel: the memory of a restored guest has
-/// another layout.
-const REPLAY_FUEL_SLACK: u64 = 1_000_000;
+/// The fuel that each replayed call may burn beyond twice its original fuel: the memory of a restored guest has another
+/// layout. All calls of a replay together may burn [`Maintenance::fuel`] more, for what only some of them do: a guest
+/// that restored a string or a table without room to grow copies it at the next change, where the original did not.
+pub const REPLAY_FUEL_SLACK: u64 = 1_000_000;
 
 /// The cost of a replayed transaction or query besides its fuel, in fuel: the call and the comparison.
 pub const REPLAY_OVERHEAD_FUEL: u64 = 1_000;
@@ -164,6 +165,8 @@ pub struct Rehydrated {
     queries: QueriesSeen,
     /// The fuel that the restore and the replay burnt.
     pub fuel_used: u64,
+    /// The fuel that replayed calls may still burn beyond their own allowances.
+    spare_fuel: u64,
 }
 
 /// Rehydrates the state after the last transaction of `tail` in a fresh instance.
@@ -183,13 +186,17 @@ pub async fn rehydrate(
     // Calls that ended the instance: transactions with an accepted divergence count as failed and change nothing, and
     // queries are treated alike.
     let mut omitted = Omitted::default();
+    // Attempts share it, so that their number does not multiply it.
+    let mut spare_fuel = replay_context.maintenance.fuel;
     loop {
         let mut rehydrated = restore(replay_context, snapshot).await?;
+        rehydrated.spare_fuel = spare_fuel;
         match rehydrated.replay_except(replay_context, tail, &omitted).await {
             Ok(()) => return Ok(rehydrated),
             Err(ReplayError::Rehydrate(error)) => return Err(error),
             Err(ReplayError::Lost { entry, call, .. }) => {
                 omitted.insert(entry, call);
+                spare_fuel = rehydrated.spare_fuel;
             }
         }
     }
@@ -214,6 +221,7 @@ pub async fn restore(replay_context: ReplayContext<'_>, snapshot: &Arc<Snapshot>
         replayed_queries: 0,
         queries: QueriesSeen::default(),
         fuel_used,
+        spare_fuel: replay_context.maintenance.fuel,
     })
 }
 
@@ -336,7 +344,9 @@ impl Rehydrated {
             epoch: record.epoch,
             body: &record.body,
         };
-        let attempt = self.instance.execute(call, allowance(replay_context, record.fuel_used)).await;
+        let allowance = self.allowance(replay_context, record.fuel_used);
+        let attempt = self.instance.execute(call, allowance).await;
+        self.spend(record.fuel_used, attempt.fuel_used);
         if attempt.answer.hash() != record.answer.hash() {
             let is_accepted = replay_context.accepted_divergences.contains(&record.sequence);
             if is_accepted && self.instance.is_dead() {
@@ -377,7 +387,9 @@ impl Rehydrated {
                 epoch: record.epoch,
                 body: &query.body,
             };
-            let attempt = self.instance.query(call, allowance(replay_context, query.fuel_used)).await;
+            let allowance = self.allowance(replay_context, query.fuel_used);
+            let attempt = self.instance.query(call, allowance).await;
+            self.spend(query.fuel_used, attempt.fuel_used);
             if self.instance.is_dead() {
                 return Err(ReplayError::Lost { sequence: record.sequence, entry, call: index });
             }
@@ -387,12 +399,22 @@ impl Rehydrated {
         }
         Ok(())
     }
+
+    /// Returns the allowance for replaying a call that originally burnt `fuel_used`.
+    fn allowance(&self, replay_context: ReplayContext<'_>, fuel_used: u64) -> Allowance {
+        let fuel = own_fuel(fuel_used).saturating_add(self.spare_fuel);
+        Allowance { fuel, inputs: Inputs::Replay, ..replay_context.maintenance.allowance() }
+    }
+
+    /// Takes from the spare fuel what a call burnt beyond its own allowance.
+    fn spend(&mut self, original_fuel: u64, burnt_fuel: u64) {
+        self.spare_fuel = self.spare_fuel.saturating_sub(burnt_fuel.saturating_sub(own_fuel(original_fuel)));
+    }
 }
 
-/// Returns the allowance for replaying a call that originally burnt `fuel_used`.
-fn allowance(replay_context: ReplayContext<'_>, fuel_used: u64) -> Allowance {
-    let fuel = fuel_used.saturating_mul(2).saturating_add(REPLAY_FUEL_SLACK);
-    Allowance { fuel, inputs: Inputs::Replay, ..replay_context.maintenance.allowance() }
+/// Returns what the replay of a call that originally burnt `fuel_used` may burn without spare fuel.
+fn own_fuel(fuel_used: u64) -> u64 {
+    fuel_used.saturating_mul(2).saturating_add(REPLAY_FUEL_SLACK)
 }
 
 /// Describes an answer in a few words.

@@ -143,7 +143,7 @@ fn as_json(contents: &Contents) -> Value {
 pub(crate) fn journal_json(recovery: &Recovery) -> Value {
     json!({
         "seal": match recovery.seal {
-            SealState::Compared => "compared",
+            SealState::Compared => "kept",
             SealState::Absent => "absent",
             SealState::Outdated => "outdated",
         },
