@@ -2,4 +2,5 @@
 
 #![forbid(unsafe_code)]
 
+pub mod contents;
 pub mod tree;
