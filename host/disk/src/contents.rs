@@ -92,7 +92,7 @@ impl std::fmt::Debug for Released {
 
 /// The bytes of a file. A copy costs one reference count.
 #[derive(Clone, Default)]
-pub struct Contents {
+pub(crate) struct Contents {
     len: u64,
     chunks: Chunks,
 }
@@ -116,20 +116,12 @@ impl std::fmt::Debug for Contents {
 
 impl Contents {
     /// Returns the length in bytes, with holes.
-    #[must_use]
-    pub fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         self.len
     }
 
-    /// Returns whether the length is 0.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
     /// Returns the bytes from `offset` on: `len` of them, or as many as there are.
-    #[must_use]
-    pub fn read(&self, offset: u64, len: usize) -> Vec<u8> {
+    pub(crate) fn read(&self, offset: u64, len: usize) -> Vec<u8> {
         let end = self.len.min(offset.saturating_add(len as u64));
         // A length that `len` bounds fits into a `usize`.
         let position = |at: u64| at.saturating_sub(offset) as usize;
@@ -154,7 +146,7 @@ impl Contents {
     /// Writes `bytes` at `offset`, and lengthens the file if they end behind it. Returns the fuel.
     ///
     /// The caller has checked that `offset` and the number of bytes add up to at most [`i64::MAX`].
-    pub fn write(&mut self, offset: u64, bytes: &[u8], mark: Mark) -> u64 {
+    pub(crate) fn write(&mut self, offset: u64, bytes: &[u8], mark: Mark) -> u64 {
         let mut fuel = fuel_of_bytes(bytes.len() as u64);
         let (mut at, mut rest) = (offset, bytes);
         while !rest.is_empty() {
@@ -171,7 +163,7 @@ impl Contents {
     }
 
     /// Sets the length to `len`, at most [`i64::MAX`]. Chunks that are cut off go to `released`. Returns the fuel.
-    pub fn set_len(&mut self, len: u64, mark: Mark, released: &mut Released) -> u64 {
+    pub(crate) fn set_len(&mut self, len: u64, mark: Mark, released: &mut Released) -> u64 {
         let was_longer = len < self.len;
         self.len = len;
         if !was_longer {
@@ -192,7 +184,7 @@ impl Contents {
     }
 
     /// Ends the file: all chunks go to `released`. Returns the fuel.
-    pub fn release(self, released: &mut Released) -> u64 {
+    pub(crate) fn release(self, released: &mut Released) -> u64 {
         released.push(self.chunks)
     }
 

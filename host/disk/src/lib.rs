@@ -1,6 +1,35 @@
 //! The virtual disk of a VM: a file system in memory whose copies cost nothing, with a quota.
+//!
+//! ```text
+//!   Disk: inode number -> inode     operations by path (path, entries) and by inode (files)
+//!            |
+//!          Inode: a file's Contents: chunk index -> Chunk
+//!                 a directory's entries: name -> inode number
+//!                 a symbolic link's target
+//! ```
+//!
+//! Each arrow is a sorted map, a persistent B+ tree, whose copies share what they do not change. So a copy of a disk
+//! costs the same whatever is on it: each transaction of a guest gets one, and a rollback goes back to it.
+//!
+//! All that a guest observes, and the fuel that it pays, is a function of the operations and of the [`Call`]s. The
+//! crate reads no clock and no random numbers, and does no I/O.
 
 #![forbid(unsafe_code)]
 
-pub mod contents;
-pub mod tree;
+mod contents;
+mod disk;
+mod entries;
+mod error;
+mod files;
+mod inode;
+mod path;
+mod tree;
+
+pub use contents::{BYTES_PER_FUEL, CHUNK_BYTES, FUEL_PER_CHUNK_RELEASED, FUEL_PER_FIRST_WRITE};
+pub use contents::{Mark, Released, resident_bytes};
+pub use disk::{Call, Disk, ENTRY_BYTES, FUEL_PER_ENTRY_CHANGE, HARD_LINKS_MAX};
+pub use entries::OpenHow;
+pub use error::{Error, Result};
+pub use files::{Listing, READ_BYTES_MAX, SetTimes};
+pub use inode::{Ino, Stat, Times, Type};
+pub use path::{FUEL_PER_COMPONENT, LINKS_PER_PATH_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX};
