@@ -1,0 +1,252 @@
+//! The disk beside a directory of the host, under random operations.
+//!
+//! Each operation runs on a [`Disk`] and, through `cap-primitives` as Wasmtime calls it, on a temporary directory. Both
+//! must give the same result or the same error code, and in the end both trees must be equal.
+//!
+//! Left out, because there the host answers as its own file system and kernel do:
+//!
+//! - the number of links and the size of a directory, the device, and all times;
+//! - what the quota refuses: such an operation is not run on the directory;
+//! - a path that is too long, but not without its last name: the disk refuses it, and Wasmtime splits it first;
+//! - a NUL in one of two paths: the disk finds it before it resolves the other path, and Wasmtime afterwards;
+//! - descriptors without the right to read or to write, which the disk leaves to its caller.
+
+#![forbid(unsafe_code)]
+
+mod host;
+mod steps;
+
+use host::Host;
+use lifeboat_disk::{Call, Disk, Error, Ino, Mark, SetTimes, Type};
+use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+use steps::Step;
+
+/// The most descriptors of each type that are held open. The oldest is closed first.
+const OPEN_MAX: usize = 6;
+
+/// What an operation returned, as far as both sides must agree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Outcome {
+    Done,
+    Opened(Type),
+    Target(String),
+    Stat { kind: Type, links: u64, bytes: u64 },
+    Bytes(Vec<u8>),
+    Names(Vec<(String, Type)>),
+    Failed(Error),
+}
+
+impl Outcome {
+    fn stat(kind: Type, links: u64, bytes: u64) -> Self {
+        if kind == Type::Directory {
+            Self::Stat { kind, links: 0, bytes: 0 }
+        } else {
+            Self::Stat { kind, links, bytes }
+        }
+    }
+}
+
+/// Something in a tree of files, for the comparison of whole trees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Node {
+    File { bytes: Vec<u8>, links: u64 },
+    Directory,
+    Link(String),
+}
+
+type Nodes = BTreeMap<String, Node>;
+
+/// A disk, and what a guest holds open on it.
+struct Guest {
+    disk: Disk,
+    /// The root is the first, and stays.
+    directories: Vec<Ino>,
+    files: Vec<Ino>,
+}
+
+impl Guest {
+    fn run(&mut self, step: &Step) -> Outcome {
+        self.try_run(step).unwrap_or_else(Outcome::Failed)
+    }
+
+    fn try_run(&mut self, step: &Step) -> Result<Outcome, Error> {
+        let disk = &mut self.disk;
+        let base = |index: &usize| self.directories[index % self.directories.len()];
+        let file = |index: &usize| self.files.get(index % self.files.len().max(1)).copied();
+        match step {
+            Step::Open { base: index, path, how } => {
+                let (ino, kind) = disk.open_at(base(index), path, *how)?;
+                let open = if kind == Type::Directory { &mut self.directories } else { &mut self.files };
+                open.push(ino);
+                if open.len() > OPEN_MAX {
+                    disk.close(open.remove(1));
+                }
+                return Ok(Outcome::Opened(kind));
+            }
+            Step::CreateDirectory { base: index, path } => disk.create_directory_at(base(index), path)?,
+            Step::RemoveDirectory { base: index, path } => disk.remove_directory_at(base(index), path)?,
+            Step::Unlink { base: index, path } => disk.unlink_at(base(index), path)?,
+            Step::Rename { from: (old, old_path), to: (new, new_path) } => {
+                disk.rename_at(base(old), old_path, base(new), new_path)?;
+            }
+            Step::Link { from: (old, old_path), to: (new, new_path) } => {
+                disk.link_at(base(old), old_path, base(new), new_path)?;
+            }
+            Step::Symlink { target, base: index, path } => disk.symlink_at(target, base(index), path)?,
+            Step::ReadLink { base: index, path } => {
+                return Ok(Outcome::Target(disk.read_link_at(base(index), path)?.to_string()));
+            }
+            Step::StatAt { base: index, path, is_followed } => {
+                let stat = disk.stat_at(base(index), path, *is_followed)?;
+                return Ok(Outcome::stat(stat.kind, stat.links.into(), stat.bytes));
+            }
+            Step::SetTimesAt { base: index, path, is_followed, is_set } => {
+                let times = SetTimes { accessed_ns: None, modified_ns: is_set.then_some(7_000_000_000) };
+                disk.set_times_at(base(index), path, *is_followed, times)?;
+            }
+            Step::List { base: index } => {
+                let names = disk.list(base(index))?.map(|(name, kind)| (name.to_string(), kind));
+                return Ok(Outcome::Names(names.collect()));
+            }
+            Step::Read { file: index, offset, len } => {
+                let Some(file) = file(index) else { return Ok(Outcome::Done) };
+                return Ok(Outcome::Bytes(disk.read(file, *offset, *len as u64)?));
+            }
+            Step::Write { file: index, offset, bytes } => {
+                let Some(file) = file(index) else { return Ok(Outcome::Done) };
+                disk.write(file, *offset, bytes)?;
+            }
+            Step::Append { file: index, bytes } => {
+                let Some(file) = file(index) else { return Ok(Outcome::Done) };
+                disk.append(file, bytes)?;
+            }
+            Step::SetSize { file: index, bytes } => {
+                let Some(file) = file(index) else { return Ok(Outcome::Done) };
+                disk.set_size(file, *bytes)?;
+            }
+            Step::Stat { file: index } => {
+                let Some(file) = file(index) else { return Ok(Outcome::Done) };
+                let stat = disk.stat(file)?;
+                return Ok(Outcome::stat(stat.kind, stat.links.into(), stat.bytes));
+            }
+            Step::CloseFile { file: index } => {
+                if !self.files.is_empty() {
+                    disk.close(self.files.remove(index % self.files.len()));
+                }
+            }
+            Step::CloseDirectory { base: index } => {
+                if self.directories.len() > 1 {
+                    disk.close(self.directories.remove(1 + index % (self.directories.len() - 1)));
+                }
+            }
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// Returns the used bytes, by a walk over all that there is.
+    fn used_bytes(&mut self) -> u64 {
+        let mut used = 0;
+        let mut seen = BTreeSet::new();
+        let mut directories = vec![Ino::ROOT];
+        while let Some(directory) = directories.pop() {
+            for (name, kind) in self.disk.list(directory).expect("a directory") {
+                let stat = self.disk.stat_at(directory, &name, false).expect("a listed entry");
+                assert_eq!(stat.kind, kind);
+                used += 1_024 + name.len() as u64;
+                if seen.insert(stat.ino) {
+                    used += stat.bytes;
+                }
+                if kind == Type::Directory {
+                    directories.push(stat.ino);
+                }
+            }
+        }
+        for ino in &self.files {
+            let stat = self.disk.stat(*ino).expect("it is open");
+            if seen.insert(stat.ino) {
+                assert_eq!(stat.links, 0);
+                used += stat.bytes;
+            }
+        }
+        self.disk.take_fuel();
+        used
+    }
+}
+
+/// Returns all that is on a disk.
+fn nodes(disk: &Disk) -> Nodes {
+    let mut disk = disk.clone();
+    let mut nodes = Nodes::new();
+    let mut directories = vec![(Ino::ROOT, String::new())];
+    while let Some((directory, path)) = directories.pop() {
+        for (name, kind) in disk.list(directory).expect("a directory") {
+            let stat = disk.stat_at(directory, &name, false).expect("a listed entry");
+            let path = format!("{path}/{name}");
+            let node = match kind {
+                Type::File => {
+                    let bytes = disk.read(stat.ino, 0, stat.bytes).expect("a file");
+                    Node::File { bytes, links: stat.links.into() }
+                }
+                Type::Directory => {
+                    directories.push((stat.ino, path.clone()));
+                    Node::Directory
+                }
+                Type::Link => Node::Link(disk.read_link_at(directory, &name).expect("a link").to_string()),
+            };
+            nodes.insert(path, node);
+        }
+    }
+    nodes
+}
+
+fn call(sequence: usize, limit_bytes: u64) -> Call {
+    Call { now_ns: 1, mark: Mark::new(sequence as u64 / 4, 1), limit_bytes, is_read_only: false }
+}
+
+proptest! {
+    #[test]
+    fn a_disk_does_as_linux_below_wasmtime(
+        steps in steps::steps(),
+        limit_bytes in prop::sample::select(vec![12_000, 60_000, 600_000]),
+        copied_at in 0..70usize,
+    ) {
+        let mut guest = Guest { disk: Disk::new(0), directories: vec![Ino::ROOT], files: Vec::new() };
+        // The same guest, of whose disk each step leaves a copy: its fuel must be the same.
+        let mut shared = Guest { disk: Disk::new(0), directories: vec![Ino::ROOT], files: Vec::new() };
+        let mut copies = Vec::new();
+        let mut copied = None;
+        let mut host = Host::new();
+        for (sequence, step) in steps.iter().enumerate() {
+            if sequence == copied_at {
+                copied = Some((guest.disk.clone(), nodes(&guest.disk)));
+            }
+            copies.push(shared.disk.clone());
+            guest.disk.enter(call(sequence, limit_bytes));
+            shared.disk.enter(call(sequence, limit_bytes));
+            let used_before = guest.disk.used_bytes();
+            let outcome = guest.run(step);
+            prop_assert_eq!(&shared.run(step), &outcome);
+            prop_assert_eq!(guest.disk.take_fuel(), shared.disk.take_fuel());
+            if let Outcome::Failed(Error::Full { wanted_bytes, .. }) = outcome {
+                prop_assert!(wanted_bytes > limit_bytes);
+                prop_assert_eq!(guest.disk.used_bytes(), used_before);
+            } else {
+                let expected = host.run(step);
+                prop_assert_eq!(&outcome, &expected, "step {} of {:#?}", sequence, &steps[..=sequence]);
+            }
+            let used = guest.used_bytes();
+            prop_assert_eq!(guest.disk.used_bytes(), used);
+            prop_assert!(used <= limit_bytes);
+        }
+        let expected = host.nodes();
+        prop_assert_eq!(nodes(&guest.disk), expected);
+        if let Some((disk, before)) = copied {
+            prop_assert_eq!(nodes(&disk), before);
+        }
+        guest.disk.close_all();
+        guest.files.clear();
+        let used = guest.used_bytes();
+        prop_assert_eq!(guest.disk.used_bytes(), used);
+    }
+}
