@@ -215,3 +215,6 @@ impl Disk {
 fn leading_slashes(text: &str) -> usize {
     text.len() - text.trim_start_matches('/').len()
 }
+
+#[cfg(test)]
+mod tests;

@@ -120,6 +120,7 @@ fn beginning() -> impl Strategy<Value = Vec<Step>> {
         link("a", "l"),
         link("../c", "b/l"),
         link("b/c/", "a/l"),
+        link("../l", "b/b"),
         open("a", opened),
         open("a/b", opened),
         open("b", opened),
