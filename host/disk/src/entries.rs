@@ -135,7 +135,8 @@ impl Disk {
         Ok(target)
     }
 
-    /// Creates another entry for a file or symbolic link. A symbolic link at the end of the old path is not followed.
+    /// Creates another entry for a file or symbolic link. A symbolic link at the end of the old path is not followed:
+    /// Wasmtime answers [`Error::Invalid`] to a guest that asks for it, and so must the caller.
     ///
     /// # Errors
     ///

@@ -411,3 +411,11 @@ fn what_is_no_file_is_a_bad_descriptor() {
     assert_eq!(disk.stat_at(file, "a", false), Err(Error::NotDirectory));
     assert!(matches!(disk.list(file), Err(Error::NotDirectory)));
 }
+
+#[test]
+fn a_disk_moves_between_threads() {
+    fn is_shared<T: Send + Sync + 'static>() {}
+    is_shared::<Disk>();
+    is_shared::<Released>();
+    is_shared::<Listing>();
+}
