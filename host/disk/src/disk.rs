@@ -69,11 +69,13 @@ impl Clone for Disk {
             open: BTreeMap::new(),
             released: Released::default(),
         };
-        // Nothing leads to an unlinked file in the copy, neither an entry nor a descriptor.
+        // Nothing leads to an unlinked file in the copy, neither an entry nor a descriptor. Its chunks are the
+        // original's to release, and its fuel the original's to pay.
         for ino in self.open.keys() {
             copy.release_if_unused(*ino);
         }
         copy.fuel = 0;
+        copy.released = Released::default();
         copy
     }
 }

@@ -149,6 +149,11 @@ proptest! {
             check(&file);
             prop_assert_eq!(file.len(), model.len);
         }
+        // A snapshot holds the stored bytes: they must not depend on copies either.
+        let stored = |file: &Contents| -> Vec<_> {
+            file.chunks.iter().map(|(index, chunk)| (*index, chunk.bytes.clone(), chunk.written)).collect()
+        };
+        prop_assert!(stored(&file) == stored(&lone));
         for (file, model) in [(&file, &model), (&copy, &copied), (&lone, &model)] {
             for (from, len) in &reads {
                 for offset in [base + *from as u64, base.saturating_sub(*from as u64)] {
