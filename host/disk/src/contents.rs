@@ -7,16 +7,10 @@
 //! by a write, and a chunk that no copy shares is not; but whether a copy still exists is not for a guest to observe.
 //! So the first write to a chunk under a new [`Mark`] costs a copy in both cases.
 
+use crate::chunk::{CHUNK_BYTES, Chunk, FUEL_PER_FIRST_WRITE, Mark};
 use crate::tree::Tree;
 use std::ops::Bound;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-/// The bytes of a full chunk.
-pub const CHUNK_BYTES: usize = 16 * 1024;
-
-/// The fuel of the first write to a chunk under a mark: the host may have to copy the chunk.
-pub const FUEL_PER_FIRST_WRITE: u64 = 2_000;
 
 /// The fuel of a chunk that a truncation or the end of a file releases.
 pub const FUEL_PER_CHUNK_RELEASED: u64 = 20;
@@ -29,29 +23,6 @@ const CHUNK: u64 = CHUNK_BYTES as u64;
 
 /// A file allocates at most its length and this part of it.
 const SPARE_PART: u64 = 8;
-
-static RESIDENT_BYTES: AtomicU64 = AtomicU64::new(0);
-
-/// Returns the bytes that the chunks of all disks of the process have allocated. A shared chunk counts once.
-#[must_use]
-pub fn resident_bytes() -> u64 {
-    RESIDENT_BYTES.load(Ordering::Relaxed)
-}
-
-/// Identifies the call of a guest that writes.
-///
-/// Two calls in the history of a disk must not have equal marks, and no call may have the default mark, which is for
-/// chunks that were read from a snapshot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Mark(u64);
-
-impl Mark {
-    /// Returns the mark of `phase`, which is below 4, of the transaction `sequence`.
-    #[must_use]
-    pub fn new(sequence: u64, phase: u8) -> Self {
-        Self(sequence << 2 | u64::from(phase & 3))
-    }
-}
 
 /// The chunks of a file by their index.
 type Chunks = Tree<u64, Arc<Chunk>>;
@@ -97,12 +68,6 @@ pub(crate) struct Contents {
     chunks: Chunks,
 }
 
-/// At most [`CHUNK_BYTES`] of a file. Counted in [`resident_bytes`].
-struct Chunk {
-    bytes: Vec<u8>,
-    written: Mark,
-}
-
 /// Returns the fuel of `count` bytes that are read or written.
 pub(crate) fn fuel_of_bytes(count: u64) -> u64 {
     count.div_ceil(BYTES_PER_FUEL)
@@ -136,8 +101,8 @@ impl Contents {
                 bytes.resize(position(start), 0);
             }
             let from = offset.saturating_sub(start) as usize;
-            let to = chunk.bytes.len().min((end - start).min(CHUNK) as usize);
-            bytes.extend_from_slice(chunk.bytes.get(from..to).unwrap_or_default());
+            let to = chunk.bytes().len().min((end - start).min(CHUNK) as usize);
+            bytes.extend_from_slice(chunk.bytes().get(from..to).unwrap_or_default());
         }
         bytes.resize(position(end), 0);
         bytes
@@ -193,17 +158,16 @@ impl Contents {
         let end = from + part.len();
         let Some(chunk) = self.chunks.get_mut(&index) else {
             let mut chunk = Chunk::new(capacity(index, end, index == 0), mark);
-            chunk.write(from, part);
+            chunk.write(from, part, mark);
             self.chunks.insert(index, Arc::new(chunk));
             return FUEL_PER_FIRST_WRITE;
         };
         let fuel = chunk.fuel_of_write(mark);
-        let capacity = capacity(index, end.max(chunk.bytes.len()), end <= chunk.bytes.len());
+        let capacity = capacity(index, end.max(chunk.bytes().len()), end <= chunk.bytes().len());
         match Arc::get_mut(chunk) {
             Some(chunk) => {
                 chunk.grow(end, capacity);
-                chunk.write(from, part);
-                chunk.written = mark;
+                chunk.write(from, part, mark);
             }
             // A guest that rewrites a file writes whole chunks: a copy of the bytes that it replaces would be wasted.
             None => *chunk = Arc::new(chunk.replaced(from, part, capacity, mark)),
@@ -219,75 +183,6 @@ impl Contents {
 fn capacity(index: u64, len: usize, is_exact: bool) -> usize {
     let spare = if is_exact { 0 } else { (index * CHUNK + len as u64) / SPARE_PART };
     (len as u64 + spare).min(CHUNK) as usize
-}
-
-impl Chunk {
-    fn new(capacity: usize, written: Mark) -> Self {
-        let bytes = Vec::with_capacity(capacity);
-        RESIDENT_BYTES.fetch_add(bytes.capacity() as u64, Ordering::Relaxed);
-        Self { bytes, written }
-    }
-
-    /// Returns the fuel of the first write under `mark`, or 0 for a later one.
-    fn fuel_of_write(&self, mark: Mark) -> u64 {
-        if self.written == mark { 0 } else { FUEL_PER_FIRST_WRITE }
-    }
-
-    /// Makes room for `len` bytes: if there is none, for `capacity` bytes.
-    fn grow(&mut self, len: usize, capacity: usize) {
-        if len > self.bytes.capacity() {
-            self.reallocate(|bytes| bytes.reserve_exact(capacity - bytes.len()));
-        }
-    }
-
-    /// Keeps the first `len` bytes.
-    fn truncate(&mut self, len: usize, mark: Mark) {
-        self.bytes.truncate(len);
-        self.reallocate(Vec::shrink_to_fit);
-        self.written = mark;
-    }
-
-    fn reallocate(&mut self, change: impl FnOnce(&mut Vec<u8>)) {
-        let before = self.bytes.capacity() as u64;
-        change(&mut self.bytes);
-        let after = self.bytes.capacity() as u64;
-        RESIDENT_BYTES.fetch_add(after.saturating_sub(before), Ordering::Relaxed);
-        RESIDENT_BYTES.fetch_sub(before.saturating_sub(after), Ordering::Relaxed);
-    }
-
-    /// Writes `part` at `from`. There is room for it.
-    fn write(&mut self, from: usize, part: &[u8]) {
-        if self.bytes.len() < from {
-            self.bytes.resize(from, 0);
-        }
-        let (inside, behind) = part.split_at(part.len().min(self.bytes.len() - from));
-        self.bytes[from..from + inside.len()].copy_from_slice(inside);
-        self.bytes.extend_from_slice(behind);
-    }
-
-    /// Returns a copy of the first `len` bytes.
-    fn truncated(&self, len: usize, mark: Mark) -> Self {
-        let kept = &self.bytes[..len.min(self.bytes.len())];
-        let mut chunk = Self::new(kept.len(), mark);
-        chunk.bytes.extend_from_slice(kept);
-        chunk
-    }
-
-    /// Returns a copy with `part` at `from`. The capacity suffices for all of it.
-    fn replaced(&self, from: usize, part: &[u8], capacity: usize, mark: Mark) -> Self {
-        let mut chunk = Self::new(capacity, mark);
-        chunk.bytes.extend_from_slice(&self.bytes[..from.min(self.bytes.len())]);
-        chunk.bytes.resize(from, 0);
-        chunk.bytes.extend_from_slice(part);
-        chunk.bytes.extend_from_slice(self.bytes.get(from + part.len()..).unwrap_or_default());
-        chunk
-    }
-}
-
-impl Drop for Chunk {
-    fn drop(&mut self) {
-        RESIDENT_BYTES.fetch_sub(self.bytes.capacity() as u64, Ordering::Relaxed);
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The disk: a table of inodes, what they use of the quota, and which are held open.
 
-use crate::contents::{Mark, Released};
+use crate::chunk::Mark;
+use crate::contents::Released;
 use crate::error::{Error, Result};
 use crate::inode::{Entries, Entry, Ino, Inode, Node, Type};
 use crate::tree::Tree;

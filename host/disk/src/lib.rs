@@ -16,6 +16,7 @@
 
 #![forbid(unsafe_code)]
 
+mod chunk;
 mod contents;
 mod disk;
 mod entries;
@@ -25,8 +26,8 @@ mod inode;
 mod path;
 mod tree;
 
-pub use contents::{BYTES_PER_FUEL, CHUNK_BYTES, FUEL_PER_CHUNK_RELEASED, FUEL_PER_FIRST_WRITE};
-pub use contents::{Mark, Released, resident_bytes};
+pub use chunk::{CHUNK_BYTES, FUEL_PER_FIRST_WRITE, Mark, resident_bytes};
+pub use contents::{BYTES_PER_FUEL, FUEL_PER_CHUNK_RELEASED, Released};
 pub use disk::{Call, Disk, ENTRY_BYTES, FUEL_PER_ENTRY_CHANGE, HARD_LINKS_MAX};
 pub use entries::OpenHow;
 pub use error::{Error, Result};

@@ -88,10 +88,10 @@ impl Model {
 fn check(contents: &Contents) {
     let mut allocated = 0;
     for (index, chunk) in &contents.chunks {
-        let stored = index * CHUNK + chunk.bytes.len() as u64;
+        let stored = index * CHUNK + chunk.bytes().len() as u64;
         assert!(stored <= contents.len, "chunk {index} stores bytes behind the end");
-        assert!(chunk.bytes.capacity() <= CHUNK_BYTES);
-        allocated += chunk.bytes.capacity() as u64;
+        assert!(chunk.capacity() <= CHUNK_BYTES);
+        allocated += chunk.capacity() as u64;
     }
     let most = contents.len + contents.len / SPARE_PART;
     assert!(allocated <= most, "{allocated} bytes for a file of {} bytes", contents.len);
@@ -142,7 +142,7 @@ proptest! {
                     (file, model) = (copy.clone(), copied.clone());
                     lone = Contents { len: file.len, chunks: Chunks::default() };
                     for (index, chunk) in &file.chunks {
-                        lone.chunks.insert(*index, Arc::new(chunk.replaced(0, &[], chunk.bytes.len(), chunk.written)));
+                        lone.chunks.insert(*index, Arc::new(chunk.replaced(0, &[], chunk.bytes().len(), chunk.written())));
                     }
                 }
             }
@@ -151,7 +151,7 @@ proptest! {
         }
         // A snapshot holds the stored bytes: they must not depend on copies either.
         let stored = |file: &Contents| -> Vec<_> {
-            file.chunks.iter().map(|(index, chunk)| (*index, chunk.bytes.clone(), chunk.written)).collect()
+            file.chunks.iter().map(|(index, chunk)| (*index, chunk.bytes().to_vec(), chunk.written())).collect()
         };
         prop_assert!(stored(&file) == stored(&lone));
         for (file, model) in [(&file, &model), (&copy, &copied), (&lone, &model)] {
@@ -169,7 +169,7 @@ fn a_small_file_takes_its_bytes_alone() {
     let mut file = Contents::default();
     file.write(0, &[1; 1_024], Mark::new(1, 0));
     let chunk = file.chunks.get(&0).expect("it was written");
-    assert_eq!(chunk.bytes.capacity(), 1_024);
+    assert_eq!(chunk.capacity(), 1_024);
 }
 
 #[test]
@@ -177,9 +177,10 @@ fn appends_of_one_byte_waste_at_most_an_eighth() {
     let mut file = Contents::default();
     for at in 0..CHUNK * 2 {
         file.write(at, &[1], Mark::new(1, 0));
-        let (capacity, stored) = file.chunks.iter().fold((0, 0), |(capacity, stored), (_, chunk)| {
-            (capacity + chunk.bytes.capacity(), stored + chunk.bytes.len())
-        });
+        let (capacity, stored) = file
+            .chunks
+            .iter()
+            .fold((0, 0), |(capacity, stored), (_, chunk)| (capacity + chunk.capacity(), stored + chunk.bytes().len()));
         assert!(capacity <= stored + stored / 8, "{capacity} bytes for {stored}");
     }
 }
@@ -190,7 +191,7 @@ fn chunks_of_a_large_file_are_allocated_once() {
     file.write(0, &vec![1; 8 * CHUNK_BYTES], Mark::new(1, 0));
     file.write(8 * CHUNK, &[1], Mark::new(1, 0));
     let chunk = file.chunks.get(&8).expect("it was written");
-    assert_eq!(chunk.bytes.capacity(), CHUNK_BYTES);
+    assert_eq!(chunk.capacity(), CHUNK_BYTES);
 }
 
 #[test]

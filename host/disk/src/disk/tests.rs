@@ -1,4 +1,3 @@
-use crate::contents::{FUEL_PER_CHUNK_RELEASED, FUEL_PER_FIRST_WRITE};
 use crate::*;
 
 const ROOT: Ino = Ino::ROOT;

@@ -1,4 +1,4 @@
-use crate::contents::Mark;
+use crate::chunk::Mark;
 use crate::*;
 
 /// Returns a disk with the files and links of the tests, and the directory `base` in it, which paths start at.
