@@ -1,6 +1,8 @@
 //! The chunks that files consist of. Copies of a file share them.
 
+use crate::pack::{Hash, Place};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// The bytes of a full chunk.
 pub const CHUNK_BYTES: usize = 16 * 1024;
@@ -35,13 +37,25 @@ impl Mark {
 pub(crate) struct Chunk {
     bytes: Vec<u8>,
     written: Mark,
+    /// The hash of the bytes, from the first snapshot after a write on.
+    hash: OnceLock<Hash>,
+    /// Where a pack stores the bytes, if one does.
+    place: Mutex<Option<Place>>,
 }
 
 impl Chunk {
     pub(crate) fn new(capacity: usize, written: Mark) -> Self {
         let bytes = Vec::with_capacity(capacity);
         RESIDENT_BYTES.fetch_add(bytes.capacity() as u64, Ordering::Relaxed);
-        Self { bytes, written }
+        Self { bytes, written, hash: OnceLock::new(), place: Mutex::default() }
+    }
+
+    /// Returns a chunk that was read: `bytes` have this hash.
+    pub(crate) fn stored(mut bytes: Vec<u8>, hash: Hash, place: Option<Place>) -> Self {
+        // The capacity counts as resident.
+        bytes.shrink_to_fit();
+        RESIDENT_BYTES.fetch_add(bytes.capacity() as u64, Ordering::Relaxed);
+        Self { bytes, written: Mark::default(), hash: OnceLock::from(hash), place: Mutex::new(place) }
     }
 
     #[cfg(test)]
@@ -59,6 +73,28 @@ impl Chunk {
         &self.bytes
     }
 
+    /// Returns the hash of the stored bytes. Only the first call after a write computes it.
+    pub(crate) fn hash(&self) -> &Hash {
+        self.hash.get_or_init(|| blake3::hash(&self.bytes).into())
+    }
+
+    /// Returns where a pack stores the bytes, if one does.
+    pub(crate) fn place(&self) -> Option<Place> {
+        *self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that a pack stores the bytes.
+    pub(crate) fn set_place(&self, place: Place) {
+        *self.place.lock().unwrap_or_else(PoisonError::into_inner) = Some(place);
+    }
+
+    /// Notes that the bytes are about to change.
+    fn change(&mut self, mark: Mark) {
+        self.written = mark;
+        self.hash = OnceLock::new();
+        self.place = Mutex::default();
+    }
+
     /// Returns the fuel of the first write under `mark`, or 0 for a later one.
     pub(crate) fn fuel_of_write(&self, mark: Mark) -> u64 {
         if self.written == mark { 0 } else { FUEL_PER_FIRST_WRITE }
@@ -73,9 +109,9 @@ impl Chunk {
 
     /// Keeps the first `len` bytes.
     pub(crate) fn truncate(&mut self, len: usize, mark: Mark) {
+        self.change(mark);
         self.bytes.truncate(len);
         self.reallocate(Vec::shrink_to_fit);
-        self.written = mark;
     }
 
     fn reallocate(&mut self, change: impl FnOnce(&mut Vec<u8>)) {
@@ -88,7 +124,7 @@ impl Chunk {
 
     /// Writes `part` at `from`. There is room for it.
     pub(crate) fn write(&mut self, from: usize, part: &[u8], mark: Mark) {
-        self.written = mark;
+        self.change(mark);
         if self.bytes.len() < from {
             self.bytes.resize(from, 0);
         }

@@ -25,7 +25,7 @@ const CHUNK: u64 = CHUNK_BYTES as u64;
 const SPARE_PART: u64 = 8;
 
 /// The chunks of a file by their index.
-type Chunks = Tree<u64, Arc<Chunk>>;
+pub(crate) type Chunks = Tree<u64, Arc<Chunk>>;
 
 /// Chunks that no file has any more. A drop of many takes long: a caller may do it on another thread.
 #[derive(Default)]
@@ -83,6 +83,16 @@ impl Contents {
     /// Returns the length in bytes, with holes.
     pub(crate) fn len(&self) -> u64 {
         self.len
+    }
+
+    /// Returns a file of `len` bytes, with these chunks, in the order of their indices.
+    pub(crate) fn with_chunks(len: u64, chunks: impl Iterator<Item = (u64, Arc<Chunk>)>) -> Self {
+        Self { len, chunks: chunks.collect() }
+    }
+
+    /// Returns the chunks with their indices, in order.
+    pub(crate) fn chunks(&self) -> &Chunks {
+        &self.chunks
     }
 
     /// Returns the bytes from `offset` on: `len` of them, or as many as there are.

@@ -96,11 +96,17 @@ impl Disk {
     #[must_use]
     pub fn new(now_ns: u64) -> Self {
         let root = Node::Directory { entries: Entries::default(), parent: Ino::ROOT };
+        let inodes = Tree::from_iter([(Ino::ROOT, Arc::new(Inode::new(root, now_ns)))]);
+        Self::with_inodes(inodes, Ino::ROOT.next(), 0)
+    }
+
+    /// Returns the disk with these inodes, which form a tree below the root.
+    pub(crate) fn with_inodes(inodes: Tree<Ino, Arc<Inode>>, next_ino: Ino, used_bytes: u64) -> Self {
         Self {
-            inodes: Tree::from_iter([(Ino::ROOT, Arc::new(Inode::new(root, now_ns)))]),
-            next_ino: Ino::ROOT.next(),
-            used_bytes: 0,
-            call: Call { now_ns, mark: Mark::default(), limit_bytes: 0, is_read_only: true },
+            inodes,
+            next_ino,
+            used_bytes,
+            call: Call { now_ns: 0, mark: Mark::default(), limit_bytes: 0, is_read_only: true },
             fuel: 0,
             open: BTreeMap::new(),
             released: Released::default(),
@@ -175,6 +181,15 @@ impl Disk {
     /// [`Error::BadDescriptor`] if there is no such inode.
     pub fn is_directory(&self, ino: Ino) -> Result<bool> {
         Ok(self.inode(ino)?.kind() == Type::Directory)
+    }
+
+    pub(crate) fn next_ino(&self) -> Ino {
+        self.next_ino
+    }
+
+    /// Returns the inodes that are held open and have no entry.
+    pub(crate) fn unlinked(&self) -> impl Iterator<Item = &Inode> {
+        self.open.keys().filter_map(|ino| self.inodes.get(ino)).map(|inode| &**inode).filter(|inode| inode.links == 0)
     }
 
     pub(crate) fn inode(&self, ino: Ino) -> Result<&Inode> {

@@ -18,6 +18,10 @@ impl Ino {
         self.0
     }
 
+    pub(crate) fn from_number(number: u64) -> Self {
+        Self(number)
+    }
+
     pub(crate) fn next(self) -> Self {
         Self(self.0 + 1)
     }

@@ -21,16 +21,27 @@ mod contents;
 mod disk;
 mod entries;
 mod error;
+mod export;
 mod files;
+mod import;
 mod inode;
+mod pack;
 mod path;
+mod table;
 mod tree;
+mod wire;
 
 pub use chunk::{CHUNK_BYTES, FUEL_PER_FIRST_WRITE, Mark, resident_bytes};
 pub use contents::{BYTES_PER_FUEL, FUEL_PER_CHUNK_RELEASED, Released};
 pub use disk::{Call, Disk, ENTRY_BYTES, FUEL_PER_ENTRY_CHANGE, HARD_LINKS_MAX};
 pub use entries::OpenHow;
 pub use error::{Error, Result};
+pub use export::{Export, PACK_PARTS_MAX};
 pub use files::{Listing, READ_BYTES_MAX, SetTimes};
+pub use import::{ImportError, Imported, Origin, check_table};
 pub use inode::{Ino, Stat, Times, Type};
+pub use pack::{
+    Hash, PACK_ENTRY_BYTES, PACK_HEADER_BYTES, PACK_VERSION, PackError, PackHeader, PackedChunk, Packs, Place,
+};
 pub use path::{FUEL_PER_COMPONENT, LINKS_PER_PATH_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX};
+pub use table::{InodeFault, NEXT_INO_MAX, PathFault, TABLE_VERSION, TableError, WireError};
