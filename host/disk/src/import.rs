@@ -135,3 +135,6 @@ impl Table<'_> {
         Inode { node, links: inode.links, times: inode.times }
     }
 }
+
+#[cfg(test)]
+mod tests;
