@@ -3,8 +3,9 @@
 //! Wasmtime 48.0.8 has a copy of `cap-primitives` 4.0.3 in `wasmtime-wasi/src/filesystem/primitives`. The two differ on
 //! Linux in one place that these operations reach: see [`rename`].
 
+use crate::guest::{OPEN_MAX, Outcome};
 use crate::steps::Step;
-use crate::{Node, Nodes, OPEN_MAX, Outcome};
+use crate::{Node, Nodes};
 use cap_primitives::ambient_authority;
 use cap_primitives::fs::{self as cap, DirOptions, FollowSymlinks, Metadata, MetadataExt, OpenOptions, SystemTimeSpec};
 use cap_primitives::time::SystemTime;

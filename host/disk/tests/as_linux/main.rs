@@ -15,39 +15,15 @@
 #![cfg(target_os = "linux")]
 #![forbid(unsafe_code)]
 
+mod guest;
 mod host;
 mod steps;
 
+use guest::{Guest, Outcome};
 use host::Host;
-use lifeboat_disk::{Call, Disk, Error, Ino, Mark, SetTimes, Type};
+use lifeboat_disk::{Call, Disk, Error, Ino, Mark, Type};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
-use steps::Step;
-
-/// The most descriptors of each type that are held open. The oldest is closed first.
-const OPEN_MAX: usize = 6;
-
-/// What an operation returned, as far as both sides must agree.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Outcome {
-    Done,
-    Opened(Type),
-    Target(String),
-    Stat { kind: Type, links: u64, bytes: u64 },
-    Bytes(Vec<u8>),
-    Names(Vec<(String, Type)>),
-    Failed(Error),
-}
-
-impl Outcome {
-    fn stat(kind: Type, links: u64, bytes: u64) -> Self {
-        if kind == Type::Directory {
-            Self::Stat { kind, links: 0, bytes: 0 }
-        } else {
-            Self::Stat { kind, links, bytes }
-        }
-    }
-}
 
 /// Something in a tree of files, for the comparison of whole trees.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,93 +35,7 @@ enum Node {
 
 type Nodes = BTreeMap<String, Node>;
 
-/// A disk, and what a guest holds open on it.
-struct Guest {
-    disk: Disk,
-    /// The root is the first, and stays.
-    directories: Vec<Ino>,
-    files: Vec<Ino>,
-}
-
 impl Guest {
-    fn run(&mut self, step: &Step) -> Outcome {
-        self.try_run(step).unwrap_or_else(Outcome::Failed)
-    }
-
-    fn try_run(&mut self, step: &Step) -> Result<Outcome, Error> {
-        let disk = &mut self.disk;
-        let base = |index: &usize| self.directories[index % self.directories.len()];
-        let file = |index: &usize| self.files.get(index % self.files.len().max(1)).copied();
-        match step {
-            Step::Open { base: index, path, how } => {
-                let (ino, kind) = disk.open_at(base(index), path, *how)?;
-                let open = if kind == Type::Directory { &mut self.directories } else { &mut self.files };
-                open.push(ino);
-                if open.len() > OPEN_MAX {
-                    disk.close(open.remove(1));
-                }
-                return Ok(Outcome::Opened(kind));
-            }
-            Step::CreateDirectory { base: index, path } => disk.create_directory_at(base(index), path)?,
-            Step::RemoveDirectory { base: index, path } => disk.remove_directory_at(base(index), path)?,
-            Step::Unlink { base: index, path } => disk.unlink_at(base(index), path)?,
-            Step::Rename { from: (old, old_path), to: (new, new_path) } => {
-                disk.rename_at(base(old), old_path, base(new), new_path)?;
-            }
-            Step::Link { from: (old, old_path), to: (new, new_path) } => {
-                disk.link_at(base(old), old_path, base(new), new_path)?;
-            }
-            Step::Symlink { target, base: index, path } => disk.symlink_at(target, base(index), path)?,
-            Step::ReadLink { base: index, path } => {
-                return Ok(Outcome::Target(disk.read_link_at(base(index), path)?.to_string()));
-            }
-            Step::StatAt { base: index, path, is_followed } => {
-                let stat = disk.stat_at(base(index), path, *is_followed)?;
-                return Ok(Outcome::stat(stat.kind, stat.links.into(), stat.bytes));
-            }
-            Step::SetTimesAt { base: index, path, is_followed, is_set } => {
-                let times = SetTimes { accessed_ns: None, modified_ns: is_set.then_some(7_000_000_000) };
-                disk.set_times_at(base(index), path, *is_followed, times)?;
-            }
-            Step::List { base: index } => {
-                let names = disk.list(base(index))?.map(|(name, kind)| (name.to_string(), kind));
-                return Ok(Outcome::Names(names.collect()));
-            }
-            Step::Read { file: index, offset, len } => {
-                let Some(file) = file(index) else { return Ok(Outcome::Done) };
-                return Ok(Outcome::Bytes(disk.read(file, *offset, *len as u64)?));
-            }
-            Step::Write { file: index, offset, bytes } => {
-                let Some(file) = file(index) else { return Ok(Outcome::Done) };
-                disk.write(file, *offset, bytes)?;
-            }
-            Step::Append { file: index, bytes } => {
-                let Some(file) = file(index) else { return Ok(Outcome::Done) };
-                disk.append(file, bytes)?;
-            }
-            Step::SetSize { file: index, bytes } => {
-                let Some(file) = file(index) else { return Ok(Outcome::Done) };
-                disk.set_size(file, *bytes)?;
-            }
-            Step::Stat { file: index } => {
-                let Some(file) = file(index) else { return Ok(Outcome::Done) };
-                let stat = disk.stat(file)?;
-                return Ok(Outcome::stat(stat.kind, stat.links.into(), stat.bytes));
-            }
-            Step::CloseFile { file: index } => {
-                if !self.files.is_empty() {
-                    disk.close(self.files.remove(index % self.files.len()));
-                }
-            }
-            Step::CloseDirectory { base: index } => {
-                if self.directories.len() > 1 {
-                    disk.close(self.directories.remove(1 + index % (self.directories.len() - 1)));
-                }
-            }
-        }
-        Ok(Outcome::Done)
-    }
-
     /// Returns the used bytes, by a walk over all that there is.
     fn used_bytes(&mut self) -> u64 {
         let mut used = 0;
@@ -213,9 +103,9 @@ proptest! {
         limit_bytes in prop::sample::select(vec![12_000, 60_000, 600_000]),
         copied_at in 0..70usize,
     ) {
-        let mut guest = Guest { disk: Disk::new(0), directories: vec![Ino::ROOT], files: Vec::new() };
+        let mut guest = Guest::new(Disk::new(0));
         // The same guest, of whose disk each step leaves a copy: its fuel must be the same.
-        let mut shared = Guest { disk: Disk::new(0), directories: vec![Ino::ROOT], files: Vec::new() };
+        let mut shared = Guest::new(Disk::new(0));
         let mut copies = Vec::new();
         let mut copied = None;
         let mut host = Host::new();
