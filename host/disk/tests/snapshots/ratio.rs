@@ -170,3 +170,69 @@ fn chunks_of_a_failed_pack_are_stored_again() {
     let second = disk.export(2, &Packs::from([(1, CHUNK)]));
     assert_eq!((second.new_bytes(), second.packs()), (CHUNK, &Packs::from([(2, CHUNK)])));
 }
+
+#[test]
+fn bytes_that_a_pack_stores_for_another_file_are_not_stored_again() {
+    let mut disk = Disk::new(0);
+    disk.enter(call(1));
+    let files = ["a", "b"].map(|name| create(&mut disk, name));
+    disk.write(files[1], 0, &bytes(1)).expect("there is room");
+    let first = disk.export(1, &Packs::new());
+    let packs = first.packs().clone();
+    first.commit();
+    disk.write(files[0], 0, &bytes(1)).expect("there is room");
+    let second = disk.export(2, &packs);
+    assert_eq!((second.pack_bytes(), second.packs()), (0, &packs));
+}
+
+#[test]
+fn a_pack_with_the_number_of_a_known_one_does_not_count_on_it() {
+    let mut disk = Disk::new(0);
+    disk.enter(call(1));
+    let file = create(&mut disk, "file");
+    disk.write(file, 0, &bytes(1)).expect("there is room");
+    let first = disk.export(1, &Packs::new());
+    let packs = first.packs().clone();
+    first.commit();
+    disk.write(file, CHUNK, &bytes(2)).expect("there is room");
+    // The caller is about to replace pack 1.
+    assert_eq!(disk.export(1, &packs).new_bytes(), 2 * CHUNK);
+}
+
+#[test]
+#[ignore = "takes 2 GiB of memory, and prints figures alone"]
+#[expect(clippy::print_stdout, reason = "that is its purpose")]
+fn figures_of_a_disk_of_one_gibibyte() {
+    let mut disk = Disk::new(0);
+    disk.enter(Call { limit_bytes: 2 << 30, ..call(1) });
+    let file = create(&mut disk, "file");
+    for index in 0..65_536 {
+        disk.write(file, index * CHUNK, &bytes(index)).expect("there is room");
+    }
+    let timed = |disk: &Disk, what: &str, number, packs: &Packs| {
+        let start = std::time::Instant::now();
+        let export = disk.export(number, packs);
+        println!("{what}: {:?}, table {} bytes, pack {}", start.elapsed(), export.table().len(), export.pack_bytes());
+        let packs = export.packs().clone();
+        export.commit();
+        packs
+    };
+    let packs = timed(&disk, "all is new", 1, &Packs::new());
+    let packs = timed(&disk, "nothing is new", 2, &packs);
+    disk.enter(call(2));
+    for index in 0..1_024 {
+        disk.write(file, index * 64 * CHUNK, b"new").expect("there is room");
+    }
+    timed(&disk, "16 MiB are new", 3, &packs);
+    let portable = disk.export(4, &Packs::new());
+    let start = std::time::Instant::now();
+    let pack: Vec<u8> = portable.pack().flatten().copied().collect();
+    println!("the pack into memory: {:?}", start.elapsed());
+    drop(disk);
+    let start = std::time::Instant::now();
+    let imported = Disk::import(portable.table(), Origin::OwnPacks, |place, len, _| {
+        Ok::<_, ()>(pack[place.offset as usize..][..len].to_vec())
+    });
+    println!("import: {:?}", start.elapsed());
+    assert_eq!(imported.expect("nothing is damaged").disk.digest(), *portable.digest());
+}
