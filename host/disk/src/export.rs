@@ -119,7 +119,7 @@ impl Disk {
         let (mut new_bytes, mut moved_bytes) = (0, 0);
         let mut chunks = Vec::new();
         for distinct in &mut survey.distinct {
-            let len = distinct.chunk.bytes().len() as u64;
+            let len = distinct.len;
             match distinct.place {
                 None => new_bytes += len,
                 Some(place) if moved.contains(&place.pack) => moved_bytes += len,
@@ -135,7 +135,7 @@ impl Disk {
             .map(|distinct| {
                 distinct.place.unwrap_or_else(|| {
                     let place = Place { pack: number, offset };
-                    offset += distinct.chunk.bytes().len() as u64;
+                    offset += distinct.len;
                     place
                 })
             })
@@ -143,11 +143,11 @@ impl Disk {
         packs.insert(number, new_bytes + moved_bytes);
         let used: BTreeSet<u64> = places.iter().map(|place| place.pack).collect();
         packs.retain(|pack, _| used.contains(pack));
-        let firsts = survey.distinct.iter().enumerate().map(|(index, distinct)| (distinct.chunk, index));
+        let firsts = survey.distinct.iter().enumerate().map(|(index, distinct)| (distinct.chunk, distinct.own, index));
         let placed = firsts
             .chain(survey.repeated.iter().copied())
-            .filter(|(chunk, index)| chunk.place() != Some(places[*index]))
-            .map(|(chunk, index)| (Arc::clone(chunk), places[index]))
+            .filter(|(_, own, index)| *own != Some(places[*index]))
+            .map(|(chunk, _, index)| (Arc::clone(chunk), places[index]))
             .collect();
         Export {
             table: survey.table(&packs, &places),
@@ -174,7 +174,10 @@ impl Disk {
 /// A chunk of a disk, for all that have the same bytes.
 struct Distinct<'a> {
     chunk: &'a Arc<Chunk>,
-    /// Where a known pack stores it.
+    len: u64,
+    /// Where the chunk itself is stored.
+    own: Option<Place>,
+    /// Where a known pack stores the same bytes.
     place: Option<Place>,
 }
 
@@ -184,8 +187,8 @@ struct Survey<'a> {
     end: [u8; 16],
     /// In the order in which the inodes first have them.
     distinct: Vec<Distinct<'a>>,
-    /// Chunks with the bytes of an earlier one, and the index of that one in `distinct`.
-    repeated: Vec<(&'a Arc<Chunk>, usize)>,
+    /// Chunks with the bytes of an earlier one, where they are stored, and the index of that one in `distinct`.
+    repeated: Vec<(&'a Arc<Chunk>, Option<Place>, usize)>,
     by_hash: HashMap<&'a Hash, usize>,
 }
 
@@ -217,14 +220,17 @@ impl<'a> Survey<'a> {
     }
 
     fn add_chunks(&mut self, contents: &'a Contents, packs: &Packs) {
+        self.by_hash.reserve(contents.chunks().len());
+        self.distinct.reserve(contents.chunks().len());
         for (_, chunk) in contents.chunks() {
-            let place = chunk.place().filter(|place| packs.contains_key(&place.pack));
+            let own = chunk.place();
+            let place = own.filter(|place| packs.contains_key(&place.pack));
             let index = *self.by_hash.entry(chunk.hash()).or_insert(self.distinct.len());
             match self.distinct.get_mut(index) {
-                None => self.distinct.push(Distinct { chunk, place }),
+                None => self.distinct.push(Distinct { chunk, len: chunk.bytes().len() as u64, own, place }),
                 Some(distinct) => {
                     distinct.place = distinct.place.or(place);
-                    self.repeated.push((chunk, index));
+                    self.repeated.push((chunk, own, index));
                 }
             }
         }
@@ -235,7 +241,7 @@ impl<'a> Survey<'a> {
         let mut live = Packs::new();
         for distinct in &self.distinct {
             if let Some(place) = distinct.place {
-                *live.entry(place.pack).or_default() += distinct.chunk.bytes().len() as u64;
+                *live.entry(place.pack).or_default() += distinct.len;
             }
         }
         let is_sparse = |(pack, live): &(u64, u64)| {
