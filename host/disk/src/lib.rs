@@ -11,8 +11,12 @@
 //! Each arrow is a sorted map, a persistent B+ tree, whose copies share what they do not change. So a copy of a disk
 //! costs the same whatever is on it: each transaction of a guest gets one, and a rollback goes back to it.
 //!
+//! A snapshot of a disk is a table (`table`) and the packs (`pack`) of the chunks that it names: [`Disk::export`] gives
+//! the table, and the chunks that no pack stores yet; [`Disk::import`] checks and reads them. The caller reads and
+//! writes all files, and decides which are retained.
+//!
 //! All that a guest observes, and the fuel that it pays, is a function of the operations and of the [`Call`]s. The
-//! crate reads no clock and no random numbers, and does no I/O.
+//! crate reads no clock and does no I/O, and no result depends on random numbers.
 
 #![forbid(unsafe_code)]
 

@@ -142,7 +142,8 @@ proptest! {
                     (file, model) = (copy.clone(), copied.clone());
                     lone = Contents { len: file.len, chunks: Chunks::default() };
                     for (index, chunk) in &file.chunks {
-                        lone.chunks.insert(*index, Arc::new(chunk.replaced(0, &[], chunk.bytes().len(), chunk.written())));
+                        let copy = chunk.replaced(0, &[], chunk.bytes().len(), chunk.written());
+                        lone.chunks.insert(*index, Arc::new(copy));
                     }
                 }
             }
