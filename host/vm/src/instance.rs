@@ -14,7 +14,7 @@ use crate::engine::Program;
 use crate::snapshot::{STATE_BYTES_MAX, Section, SectionKind, Snapshot};
 use crate::stop::Stop;
 use crate::store::{self, Allowance, Caller, StateStream, StoreData, new_store};
-use crate::wasi::{CallContext, Phase};
+use crate::wasi::{CallContext, Files, Phase};
 use bytes::Bytes;
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::id::{Epoch, Sequence};
@@ -22,6 +22,7 @@ use lifeboat_api::meter::Resource;
 use lifeboat_api::size::grouped;
 use lifeboat_api::text::shortened;
 use lifeboat_api::transaction::{Answer, Cause, REPLY_BYTES_MAX};
+use lifeboat_disk::Disk;
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -140,9 +141,34 @@ impl Instance {
     /// # Errors
     /// [`MoveError::Instantiate`] if a start function traps or exceeds the allowance, or if the pool has no free slot.
     pub async fn create(program: &Program, secret: [u8; 32], allowance: Allowance) -> Result<Self, MoveError> {
+        Self::create_with(program, secret, allowance, None).await
+    }
+
+    /// Does the same for a guest with a virtual disk of at most `disk_bytes`, which it finds at `/`. What its start
+    /// functions write is kept.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub async fn create_with_disk(
+        program: &Program,
+        secret: [u8; 32],
+        allowance: Allowance,
+        disk: Disk,
+        disk_bytes: u64,
+    ) -> Result<Self, MoveError> {
+        Self::create_with(program, secret, allowance, Some(Files::new(disk, disk_bytes))).await
+    }
+
+    async fn create_with(
+        program: &Program,
+        secret: [u8; 32],
+        allowance: Allowance,
+        files: Option<Files>,
+    ) -> Result<Self, MoveError> {
         let mut turns = Turns::default();
-        let mut store = new_store(program.engine(), secret, allowance, Arc::clone(&turns.is_long));
+        let mut store = new_store(program.engine(), secret, allowance, files, Arc::clone(&turns.is_long));
         let instantiated = turns.run(allowance.inputs.deadline(), entry::instantiate(program, &mut store)).await;
+        store.data_mut().wasi.leave();
         match instantiated {
             Ok(vm) => Ok(Self { store, vm, turns, is_dead: false }),
             Err(error) => Err(MoveError::Instantiate(match cause_of(&error, allowance) {
@@ -252,6 +278,13 @@ impl Instance {
         self.store.data().limiter.memory_bytes
     }
 
+    /// Returns the virtual disk, if the guest has one. After a call that ended the instance, it shows what that call has
+    /// written.
+    #[must_use]
+    pub fn disk(&self) -> Option<&Disk> {
+        self.store.data().wasi.disk()
+    }
+
     /// Returns and removes the lines that the guest logged since the last call of this function.
     pub fn take_log(&mut self) -> Vec<String> {
         self.store.data_mut().wasi.take_log()
@@ -268,6 +301,7 @@ impl Instance {
     }
 
     fn leave<T>(&mut self, allowance: Allowance, called: wasmtime::Result<T>) -> (u64, Result<T, Cause>) {
+        self.store.data_mut().wasi.leave();
         let fuel_left = self.store.get_fuel().expect("the engine consumes fuel");
         let fuel_used = (allowance.fuel - fuel_left).saturating_add(self.store.data_mut().collect_charges());
         match called {

@@ -4,7 +4,7 @@
 
 use crate::snapshot::{CHUNK_BYTES_MAX, SectionKind, Snapshot};
 use crate::stop::Stop;
-use crate::wasi::{HasWasi, Wasi};
+use crate::wasi::{Files, HasWasi, Wasi};
 use crate::workload::{CONVERTER_TABLES, CORE_INSTANCES_MAX, MEMORIES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX};
 use lifeboat_api::transaction::{Cause, REPLY_BYTES_MAX};
 use std::future::ready;
@@ -76,11 +76,12 @@ pub(crate) fn new_store(
     engine: &Engine,
     secret: [u8; 32],
     allowance: Allowance,
+    files: Option<Files>,
     is_long: Arc<AtomicBool>,
 ) -> Store<StoreData> {
     let data = StoreData {
         limiter: Limiter { memory_bytes: 0, memory_limit_bytes: allowance.memory_bytes },
-        wasi: Wasi::new(secret, HANDLES_MAX),
+        wasi: Wasi::new(secret, HANDLES_MAX, files),
         state: StateStream::Closed,
         charges: Charges::new(allowance.fuel, is_long),
     };

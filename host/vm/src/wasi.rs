@@ -12,11 +12,18 @@
 //! - Random numbers are ChaCha20 (RFC 8439's cipher, 64-bit nonce) keyed by the service's secret and the epoch. The
 //!   nonce consists of the phase and the sequence number. Instantiation, snapshot and restore belong to no epoch.
 
+mod files;
+mod streams;
+
+pub(crate) use files::Files;
+
 use crate::stop::Stop;
 use bytes::Bytes;
+use files::FileStream;
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::id::{Epoch, Sequence};
 use lifeboat_api::transaction::Cause;
+use lifeboat_disk::{Disk, Mark};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use std::collections::HashMap;
@@ -25,8 +32,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use wasmtime::Result;
 use wasmtime::component::{HasData, HasSelf, Linker, Resource, ResourceTable};
-use wasmtime_wasi::filesystem::{WasiFilesystem, WasiFilesystemCtxView};
-use wasmtime_wasi::p2::bindings::{cli, clocks, filesystem, random};
+use wasmtime_wasi::p2::bindings::{cli, clocks, random};
 use wasmtime_wasi_io::async_trait;
 use wasmtime_wasi_io::bindings::wasi::io;
 use wasmtime_wasi_io::poll::{DynPollable, Pollable, subscribe};
@@ -85,7 +91,7 @@ pub(crate) trait HasWasi: Send + 'static {
 pub(crate) fn add_to_linker<D: HasWasi>(linker: &mut Linker<D>) -> Result<()> {
     type Own = HasSelf<Wasi>;
     io::error::add_to_linker::<D, HasSelf<ResourceTable>>(linker, |data| &mut data.wasi().table)?;
-    io::streams::add_to_linker::<D, HasSelf<ResourceTable>>(linker, |data| &mut data.wasi().table)?;
+    io::streams::add_to_linker::<D, Own>(linker, D::wasi)?;
     io::poll::add_to_linker::<D, Own>(linker, D::wasi)?;
     clocks::wall_clock::add_to_linker::<D, Own>(linker, D::wasi)?;
     clocks::monotonic_clock::add_to_linker::<D, Own>(linker, D::wasi)?;
@@ -102,10 +108,7 @@ pub(crate) fn add_to_linker<D: HasWasi>(linker: &mut Linker<D>) -> Result<()> {
     cli::terminal_stdin::add_to_linker::<D, Own>(linker, D::wasi)?;
     cli::terminal_stdout::add_to_linker::<D, Own>(linker, D::wasi)?;
     cli::terminal_stderr::add_to_linker::<D, Own>(linker, D::wasi)?;
-    // No directory is preopened, so no descriptor exists on which a guest could call the methods of `types`.
-    filesystem::types::add_to_linker::<D, WasiFilesystem>(linker, Wasi::files)?;
-    filesystem::preopens::add_to_linker::<D, WasiFilesystem>(linker, Wasi::files)?;
-    Ok(())
+    files::add_to_linker(linker)
 }
 
 /// The source of a call's inputs besides its body, and therefore of its time limit.
@@ -138,7 +141,10 @@ impl Inputs {
 pub(crate) struct Wasi {
     /// The streams and pollables that the guest holds; bounded.
     table: ResourceTable,
-    files: wasmtime_wasi::filesystem::WasiFilesystemCtx,
+    /// The virtual disk. Without one, no directory is preopened.
+    files: Option<Files>,
+    /// The streams over files, by the stream's number in `table`.
+    streams: HashMap<u32, FileStream>,
     secret: [u8; 32],
     phase: Phase,
     sequence: Sequence,
@@ -164,12 +170,13 @@ impl HasData for Wasi {
 }
 
 impl Wasi {
-    pub(crate) fn new(secret: [u8; 32], handles_max: usize) -> Self {
+    pub(crate) fn new(secret: [u8; 32], handles_max: usize, files: Option<Files>) -> Self {
         let mut table = ResourceTable::new();
         table.set_max_capacity(handles_max);
-        Self {
+        let mut wasi = Self {
             table,
-            files: Default::default(),
+            files,
+            streams: HashMap::new(),
             secret,
             phase: Phase::Init,
             sequence: Sequence(0),
@@ -182,7 +189,10 @@ impl Wasi {
             log: Arc::default(),
             owed_fuel: 0,
             owed_log_fuel: Arc::default(),
-        }
+        };
+        // The start functions run before any call is entered, and may write.
+        wasi.enter_disk();
+        wasi
     }
 
     /// Sets the context for one call. A live call may sleep until its deadline.
@@ -193,11 +203,35 @@ impl Wasi {
         // Sleeps of earlier calls have no effect: the clocks start at the transaction's timestamp.
         self.now_ns = now.0;
         (self.inputs, self.slept) = (inputs, Duration::ZERO);
+        self.enter_disk();
+    }
+
+    /// Begins a call for the virtual disk: an export may not change it, and what a query changes is dropped.
+    fn enter_disk(&mut self) {
+        let Some(files) = &mut self.files else { return };
+        // The mark of sequence 0 is that of chunks that no call has written.
+        let mark = Mark::new(self.sequence.0 + 1, self.phase as u8);
+        files.enter(self.now_ns, mark, self.phase);
+    }
+
+    /// Ends the call.
+    pub(crate) fn leave(&mut self) {
+        if let Some(files) = &mut self.files {
+            files.leave();
+        }
+    }
+
+    /// Returns the virtual disk as it is between two calls.
+    pub(crate) fn disk(&self) -> Option<&Disk> {
+        self.files.as_ref().map(Files::disk)
     }
 
     /// Returns and resets the fuel that the guest owes for host work.
     pub(crate) fn take_owed_fuel(&mut self) -> u64 {
         let mut fuel = std::mem::take(&mut self.owed_fuel);
+        if let Some(files) = &mut self.files {
+            fuel = fuel.saturating_add(files.take_fuel());
+        }
         if self.owed_log_fuel.load(Ordering::Relaxed) > 0 {
             fuel = fuel.saturating_add(self.owed_log_fuel.swap(0, Ordering::Relaxed));
         }
@@ -207,11 +241,6 @@ impl Wasi {
     /// Returns and removes the lines that the guest wrote since the last call of this function.
     pub(crate) fn take_log(&mut self) -> Vec<String> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-
-    fn files<D: HasWasi>(data: &mut D) -> WasiFilesystemCtxView<'_> {
-        let wasi = data.wasi();
-        WasiFilesystemCtxView { ctx: &mut wasi.files, table: &mut wasi.table }
     }
 
     fn rng(&mut self) -> &mut ChaCha20Rng {
@@ -244,6 +273,9 @@ impl Wasi {
             return Err(wasmtime::Error::new(Stop(Cause::Deadline { deadline })));
         }
         self.now_ns = self.now_ns.max(when_ns);
+        if let Some(files) = &mut self.files {
+            files.set_time(self.now_ns);
+        }
         Ok(())
     }
 

@@ -1,0 +1,705 @@
+//! `wasi:filesystem`: the virtual disk as a guest sees it.
+//!
+//! Wasmtime's own file system is linked nowhere. Every call here ends in a [`Disk`], which is memory: no path, link or
+//! handle leads to the host's files. The error codes are those that Wasmtime 48 gives on Linux.
+//!
+//! A descriptor belongs to the call that opened it:
+//!
+//! ```text
+//!   get-directories -> descriptor of `/`, valid for the instance's life
+//!   open-at, *-via-stream, read-directory -> valid until the call of the guest ends, then stale:
+//!                                            every use answers `bad-descriptor`, and a drop works
+//! ```
+//!
+//! A handle is not deleted at the end of its call, because a guest in preview 1 drops it later, and that would trap.
+
+use super::{Phase, Wasi, datetime};
+use crate::stop::Stop;
+use lifeboat_disk::{Call, Disk, Error, Ino, Listing, Mark, OpenHow, READ_BYTES_MAX, SetTimes, Stat, Type};
+use wasmtime::Result;
+use wasmtime::component::{HasSelf, Linker, Resource};
+use wasmtime_wasi::p2::bindings::clocks::wall_clock::Datetime;
+use wasmtime_wasi_io::streams::{DynInputStream, DynOutputStream, StreamError};
+
+#[allow(missing_docs, unreachable_pub, reason = "generated; the files in host/vm/wasi are the documentation")]
+mod bindings {
+    wasmtime::component::bindgen!({
+        path: "wasi",
+        world: "lifeboat:wasi/imports",
+        with: {
+            "wasi:io": wasmtime_wasi_io::bindings::wasi::io,
+            "wasi:clocks": wasmtime_wasi::p2::bindings::clocks,
+            "wasi:filesystem/types.descriptor": super::Descriptor,
+            "wasi:filesystem/types.directory-entry-stream": super::Entries,
+        },
+        imports: { default: trappable },
+        require_store_data_send: true,
+        trappable_error_type: { "wasi:filesystem/types.error-code" => super::FileError },
+    });
+}
+use bindings::wasi::filesystem::types::{
+    Advice, DescriptorFlags, DescriptorStat, DescriptorType, DirectoryEntry, ErrorCode, Filesize, MetadataHashValue,
+    NewTimestamp, OpenFlags, PathFlags,
+};
+use bindings::wasi::filesystem::{preopens, types};
+
+/// The most descriptors, file streams and listings that a guest may hold at once.
+pub(crate) const OPEN_FILES_MAX: usize = 1_024;
+
+/// The most bytes that one call of `descriptor.write` takes. It returns how many it took.
+const WRITE_AT_ONCE_MAX: usize = 1024 * 1024;
+
+/// The path at which the disk is preopened.
+const ROOT_PATH: &str = "/";
+
+/// Links `wasi:filesystem`.
+///
+/// # Errors
+/// Fails only if a name is linked twice.
+pub(super) fn add_to_linker<D: super::HasWasi>(linker: &mut Linker<D>) -> Result<()> {
+    types::add_to_linker::<D, HasSelf<Wasi>>(linker, D::wasi)?;
+    preopens::add_to_linker::<D, HasSelf<Wasi>>(linker, D::wasi)
+}
+
+/// The reason why an operation on a file does not succeed: the guest gets the code, and a trap ends the guest.
+#[derive(Debug)]
+pub enum FileError {
+    /// The guest gets this code.
+    Code(ErrorCode),
+    /// The guest ends.
+    Trap(wasmtime::Error),
+}
+
+type FileResult<T> = std::result::Result<T, FileError>;
+
+impl From<ErrorCode> for FileError {
+    fn from(code: ErrorCode) -> Self {
+        Self::Code(code)
+    }
+}
+
+impl From<wasmtime::component::ResourceTableError> for FileError {
+    fn from(error: wasmtime::component::ResourceTableError) -> Self {
+        Self::Trap(error.into())
+    }
+}
+
+impl From<Error> for FileError {
+    fn from(error: Error) -> Self {
+        Self::Code(match error {
+            Error::BadDescriptor => ErrorCode::BadDescriptor,
+            Error::Busy => ErrorCode::Busy,
+            Error::Exist => ErrorCode::Exist,
+            // No reply may depend on the quota: the attempt ends, as it does when memory is exhausted.
+            Error::Full { .. } => return Self::Trap(Stop::trap(error.to_string())),
+            Error::Invalid => ErrorCode::Invalid,
+            Error::IsDirectory => ErrorCode::IsDirectory,
+            Error::Loop => ErrorCode::Loop,
+            Error::NameTooLong => ErrorCode::NameTooLong,
+            Error::NoEntry => ErrorCode::NoEntry,
+            Error::NotDirectory => ErrorCode::NotDirectory,
+            Error::NotEmpty => ErrorCode::NotEmpty,
+            Error::NotPermitted => ErrorCode::NotPermitted,
+            Error::ReadOnly => ErrorCode::ReadOnly,
+            Error::TooManyLinks => ErrorCode::TooManyLinks,
+        })
+    }
+}
+
+impl From<FileError> for StreamError {
+    /// Returns the error of a stream: `filesystem-error-code` finds the code in it.
+    fn from(error: FileError) -> Self {
+        match error {
+            FileError::Code(code) => Self::LastOperationFailed(wasmtime::Error::new(StreamCode(code))),
+            FileError::Trap(error) => Self::Trap(error),
+        }
+    }
+}
+
+/// The code of a failed stream.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?}")]
+struct StreamCode(ErrorCode);
+
+/// A file or directory that a guest has opened.
+#[derive(Debug, Clone, Copy)]
+#[expect(unreachable_pub, reason = "the generated module exports it again")]
+pub struct Descriptor {
+    ino: Ino,
+    kind: Type,
+    is_readable: bool,
+    is_writable: bool,
+    /// The number of the call that opened it. None for the preopened directory, which is never stale.
+    call: Option<u64>,
+}
+
+/// A listing of a directory.
+#[derive(Debug)]
+#[expect(unreachable_pub, reason = "the generated module exports it again")]
+pub struct Entries {
+    listing: Listing,
+    call: u64,
+}
+
+/// A stream over a file, beside its entry in the resource table.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FileStream {
+    pub(super) ino: Ino,
+    /// The next byte, or none for a stream that appends.
+    pub(super) offset: Option<u64>,
+    pub(super) call: u64,
+}
+
+/// The virtual disk in a store, and what a guest has open on it.
+#[derive(Debug)]
+pub(crate) struct Files {
+    disk: Disk,
+    /// The quota of the disk, in bytes.
+    limit_bytes: u64,
+    /// What the disk knows of the current call.
+    current: Option<Call>,
+    /// The number of the current or the last call into the guest.
+    call: u64,
+    /// The number of descriptors, streams and listings that are open and not stale.
+    open: usize,
+    /// The disk to which the current call goes back at its end.
+    before: Option<Disk>,
+}
+
+impl Files {
+    pub(crate) fn new(disk: Disk, limit_bytes: u64) -> Self {
+        Self { disk, limit_bytes, current: None, call: 0, open: 0, before: None }
+    }
+
+    /// Begins a call at `now_ns`. What an earlier call has left open is stale from now on.
+    pub(super) fn enter(&mut self, now_ns: u64, mark: Mark, phase: Phase) {
+        self.leave();
+        self.call += 1;
+        self.before = (phase == Phase::Query).then(|| self.disk.clone());
+        let is_read_only = phase == Phase::Snapshot;
+        let call = Call { now_ns, mark, limit_bytes: self.limit_bytes, is_read_only };
+        self.current = Some(call);
+        self.disk.enter(call);
+    }
+
+    /// Moves the clock of the call to `now_ns`.
+    pub(super) fn set_time(&mut self, now_ns: u64) {
+        if let Some(call) = &mut self.current {
+            call.now_ns = now_ns;
+            self.disk.enter(*call);
+        }
+    }
+
+    /// Ends a call: closes what it has left open, and undoes its writes if they are to be dropped.
+    pub(super) fn leave(&mut self) {
+        self.open = 0;
+        self.disk.close_all();
+        if let Some(before) = self.before.take() {
+            self.disk = before;
+        }
+    }
+
+    pub(super) fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
+    pub(super) fn take_fuel(&mut self) -> u64 {
+        self.disk.take_fuel()
+    }
+
+    fn is_stale(&self, call: Option<u64>) -> bool {
+        call.is_some_and(|call| call != self.call)
+    }
+
+    /// Counts one more open descriptor, stream or listing.
+    fn count_open(&mut self) -> FileResult<()> {
+        if self.open >= OPEN_FILES_MAX {
+            return Err(ErrorCode::InsufficientMemory.into());
+        }
+        self.open += 1;
+        Ok(())
+    }
+
+    /// Notes that something of `call` was dropped. `ino` is what it held open.
+    pub(super) fn closed(&mut self, call: Option<u64>, ino: Option<Ino>) {
+        if call != Some(self.call) {
+            return;
+        }
+        self.open = self.open.saturating_sub(1);
+        if let Some(ino) = ino {
+            self.disk.close(ino);
+        }
+    }
+}
+
+impl Wasi {
+    fn disk_files(&mut self) -> FileResult<&mut Files> {
+        // Without a disk there is no descriptor, and so no call that needs it.
+        self.files.as_mut().ok_or(FileError::Code(ErrorCode::BadDescriptor))
+    }
+
+    /// Returns a descriptor that is not stale.
+    fn descriptor(&mut self, handle: &Resource<Descriptor>) -> FileResult<Descriptor> {
+        let descriptor = *self.table.get(handle)?;
+        if self.disk_files()?.is_stale(descriptor.call) {
+            return Err(ErrorCode::BadDescriptor.into());
+        }
+        Ok(descriptor)
+    }
+
+    /// Returns the disk and the directory that a descriptor stands for.
+    fn directory(&mut self, handle: &Resource<Descriptor>) -> FileResult<(&mut Disk, Ino)> {
+        let descriptor = self.descriptor(handle)?;
+        if descriptor.kind != Type::Directory {
+            return Err(ErrorCode::NotDirectory.into());
+        }
+        Ok((&mut self.disk_files()?.disk, descriptor.ino))
+    }
+
+    /// Returns the disk and the file that a descriptor stands for.
+    fn file(&mut self, handle: &Resource<Descriptor>) -> FileResult<(&mut Disk, Descriptor)> {
+        let descriptor = self.descriptor(handle)?;
+        if descriptor.kind == Type::Directory {
+            return Err(ErrorCode::BadDescriptor.into());
+        }
+        Ok((&mut self.disk_files()?.disk, descriptor))
+    }
+
+    /// Opens a stream over a file. The table gets a stand-in: the functions of `wasi:io/streams` find the stream by
+    /// the number of that entry.
+    fn stream<T: Send + 'static>(&mut self, ino: Ino, offset: Option<u64>, stand_in: T) -> FileResult<Resource<T>> {
+        let files = self.disk_files()?;
+        files.count_open()?;
+        let call = files.call;
+        if let Err(error) = files.disk.open(ino) {
+            files.closed(Some(call), None);
+            return Err(error.into());
+        }
+        let stream = match self.table.push(stand_in) {
+            Ok(stream) => stream,
+            Err(error) => {
+                self.disk_files()?.closed(Some(call), Some(ino));
+                return Err(error.into());
+            }
+        };
+        self.streams.insert(stream.rep(), FileStream { ino, offset, call });
+        Ok(stream)
+    }
+
+    /// Reads from a file stream, and moves it on.
+    pub(super) fn read_file(&mut self, rep: u32, len: u64) -> std::result::Result<Vec<u8>, StreamError> {
+        let stream = self.live_stream(rep)?;
+        let offset = stream.offset.unwrap_or_default();
+        let bytes = self.disk_files()?.disk.read(stream.ino, offset, len).map_err(FileError::from)?;
+        if bytes.is_empty() && len > 0 {
+            return Err(StreamError::Closed);
+        }
+        self.move_stream(rep, bytes.len());
+        Ok(bytes)
+    }
+
+    /// Writes all of `bytes` to a file stream, and moves it on.
+    pub(super) fn write_file(&mut self, rep: u32, bytes: &[u8]) -> std::result::Result<(), StreamError> {
+        let stream = self.live_stream(rep)?;
+        let disk = &mut self.disk_files()?.disk;
+        match stream.offset {
+            Some(offset) => disk.write(stream.ino, offset, bytes).map_err(FileError::from)?,
+            None => disk.append(stream.ino, bytes).map(drop).map_err(FileError::from)?,
+        }
+        self.move_stream(rep, bytes.len());
+        Ok(())
+    }
+
+    /// Closes a file stream. Returns whether `rep` was one.
+    pub(super) fn close_stream(&mut self, rep: u32) {
+        if let (Some(stream), Some(files)) = (self.streams.remove(&rep), &mut self.files) {
+            files.closed(Some(stream.call), Some(stream.ino));
+        }
+    }
+
+    fn live_stream(&mut self, rep: u32) -> FileResult<FileStream> {
+        let stream = self.streams.get(&rep).copied().ok_or(ErrorCode::BadDescriptor)?;
+        if self.disk_files()?.is_stale(Some(stream.call)) {
+            return Err(ErrorCode::BadDescriptor.into());
+        }
+        Ok(stream)
+    }
+
+    fn move_stream(&mut self, rep: u32, bytes: usize) {
+        if let Some(FileStream { offset: Some(offset), .. }) = self.streams.get_mut(&rep) {
+            *offset = offset.saturating_add(bytes as u64);
+        }
+    }
+
+    /// Returns what a time of the guest stands for, in nanoseconds since 1970. None leaves the time as it is.
+    fn time(&self, time: NewTimestamp) -> FileResult<Option<u64>> {
+        match time {
+            NewTimestamp::NoChange => Ok(None),
+            NewTimestamp::Now => Ok(Some(self.now_ns)),
+            NewTimestamp::Timestamp(Datetime { nanoseconds, .. }) if nanoseconds >= 1_000_000_000 => {
+                Err(ErrorCode::Invalid.into())
+            }
+            NewTimestamp::Timestamp(Datetime { seconds, nanoseconds }) => {
+                let ns = seconds.checked_mul(1_000_000_000).and_then(|ns| ns.checked_add(nanoseconds.into()));
+                Ok(Some(ns.ok_or(ErrorCode::Overflow)?))
+            }
+        }
+    }
+
+    fn times(&self, accessed: NewTimestamp, modified: NewTimestamp) -> FileResult<SetTimes> {
+        Ok(SetTimes { accessed_ns: self.time(accessed)?, modified_ns: self.time(modified)? })
+    }
+}
+
+impl preopens::Host for Wasi {
+    fn get_directories(&mut self) -> Result<Vec<(Resource<Descriptor>, String)>> {
+        if self.files.is_none() {
+            return Ok(Vec::new());
+        }
+        let root =
+            Descriptor { ino: Ino::ROOT, kind: Type::Directory, is_readable: true, is_writable: true, call: None };
+        Ok(vec![(self.table.push(root)?, ROOT_PATH.to_owned())])
+    }
+}
+
+impl types::Host for Wasi {
+    fn convert_error_code(&mut self, error: FileError) -> Result<ErrorCode> {
+        match error {
+            FileError::Code(code) => Ok(code),
+            FileError::Trap(error) => Err(error),
+        }
+    }
+
+    fn filesystem_error_code(&mut self, error: Resource<wasmtime::Error>) -> Result<Option<ErrorCode>> {
+        Ok(self.table.get(&error)?.downcast_ref::<StreamCode>().map(|StreamCode(code)| *code))
+    }
+}
+
+impl types::HostDescriptor for Wasi {
+    fn read_via_stream(
+        &mut self,
+        file: Resource<Descriptor>,
+        offset: Filesize,
+    ) -> FileResult<Resource<DynInputStream>> {
+        let descriptor = self.descriptor(&file)?;
+        if descriptor.kind == Type::Directory {
+            return Err(ErrorCode::IsDirectory.into());
+        }
+        if !descriptor.is_readable {
+            return Err(ErrorCode::BadDescriptor.into());
+        }
+        self.stream(descriptor.ino, Some(offset), super::streams::stand_in_for_input())
+    }
+
+    fn write_via_stream(
+        &mut self,
+        file: Resource<Descriptor>,
+        offset: Filesize,
+    ) -> FileResult<Resource<DynOutputStream>> {
+        let ino = self.written(&file)?;
+        self.stream(ino, Some(offset), super::streams::stand_in_for_output())
+    }
+
+    fn append_via_stream(&mut self, file: Resource<Descriptor>) -> FileResult<Resource<DynOutputStream>> {
+        let ino = self.written(&file)?;
+        self.stream(ino, None, super::streams::stand_in_for_output())
+    }
+
+    fn advise(&mut self, file: Resource<Descriptor>, _: Filesize, _: Filesize, _: Advice) -> FileResult<()> {
+        self.file(&file).map(drop)
+    }
+
+    fn sync_data(&mut self, file: Resource<Descriptor>) -> FileResult<()> {
+        // What makes a write durable is the transaction.
+        self.descriptor(&file).map(drop)
+    }
+
+    fn get_flags(&mut self, file: Resource<Descriptor>) -> FileResult<DescriptorFlags> {
+        let descriptor = self.descriptor(&file)?;
+        let readable = if descriptor.is_readable { DescriptorFlags::READ } else { DescriptorFlags::empty() };
+        let writable = if descriptor.is_writable { DescriptorFlags::WRITE } else { DescriptorFlags::empty() };
+        Ok(readable | writable)
+    }
+
+    fn get_type(&mut self, file: Resource<Descriptor>) -> FileResult<DescriptorType> {
+        Ok(self.descriptor(&file)?.kind.into())
+    }
+
+    fn set_size(&mut self, file: Resource<Descriptor>, size: Filesize) -> FileResult<()> {
+        let (disk, descriptor) = self.file(&file)?;
+        if !descriptor.is_writable {
+            // As `ftruncate` on Linux.
+            return Err(ErrorCode::Invalid.into());
+        }
+        Ok(disk.set_size(descriptor.ino, size)?)
+    }
+
+    fn set_times(
+        &mut self,
+        file: Resource<Descriptor>,
+        accessed: NewTimestamp,
+        modified: NewTimestamp,
+    ) -> FileResult<()> {
+        let descriptor = self.descriptor(&file)?;
+        let times = self.times(accessed, modified)?;
+        Ok(self.disk_files()?.disk.set_times(descriptor.ino, times)?)
+    }
+
+    fn read(&mut self, file: Resource<Descriptor>, length: Filesize, offset: Filesize) -> FileResult<(Vec<u8>, bool)> {
+        let (disk, descriptor) = self.file(&file)?;
+        if !descriptor.is_readable {
+            return Err(ErrorCode::BadDescriptor.into());
+        }
+        let bytes = disk.read(descriptor.ino, offset, length.min(READ_BYTES_MAX as u64))?;
+        let is_end = bytes.is_empty();
+        Ok((bytes, is_end))
+    }
+
+    fn write(&mut self, file: Resource<Descriptor>, mut buffer: Vec<u8>, offset: Filesize) -> FileResult<Filesize> {
+        let ino = self.written(&file)?;
+        buffer.truncate(WRITE_AT_ONCE_MAX);
+        self.disk_files()?.disk.write(ino, offset, &buffer)?;
+        Ok(buffer.len() as u64)
+    }
+
+    fn read_directory(&mut self, directory: Resource<Descriptor>) -> FileResult<Resource<Entries>> {
+        let (disk, ino) = self.directory(&directory)?;
+        let listing = disk.list(ino)?;
+        let files = self.disk_files()?;
+        files.count_open()?;
+        let call = files.call;
+        match self.table.push(Entries { listing, call }) {
+            Ok(entries) => Ok(entries),
+            Err(error) => {
+                self.disk_files()?.closed(Some(call), None);
+                Err(error.into())
+            }
+        }
+    }
+
+    fn sync(&mut self, file: Resource<Descriptor>) -> FileResult<()> {
+        self.descriptor(&file).map(drop)
+    }
+
+    fn create_directory_at(&mut self, directory: Resource<Descriptor>, path: String) -> FileResult<()> {
+        let (disk, ino) = self.directory(&directory)?;
+        Ok(disk.create_directory_at(ino, &path)?)
+    }
+
+    fn stat(&mut self, file: Resource<Descriptor>) -> FileResult<DescriptorStat> {
+        let descriptor = self.descriptor(&file)?;
+        Ok(self.disk_files()?.disk.stat(descriptor.ino)?.into())
+    }
+
+    fn stat_at(
+        &mut self,
+        directory: Resource<Descriptor>,
+        flags: PathFlags,
+        path: String,
+    ) -> FileResult<DescriptorStat> {
+        let (disk, ino) = self.directory(&directory)?;
+        Ok(disk.stat_at(ino, &path, flags.contains(PathFlags::SYMLINK_FOLLOW))?.into())
+    }
+
+    fn set_times_at(
+        &mut self,
+        directory: Resource<Descriptor>,
+        flags: PathFlags,
+        path: String,
+        accessed: NewTimestamp,
+        modified: NewTimestamp,
+    ) -> FileResult<()> {
+        let times = self.times(accessed, modified);
+        let (disk, ino) = self.directory(&directory)?;
+        Ok(disk.set_times_at(ino, &path, flags.contains(PathFlags::SYMLINK_FOLLOW), times?)?)
+    }
+
+    fn link_at(
+        &mut self,
+        old_directory: Resource<Descriptor>,
+        flags: PathFlags,
+        old_path: String,
+        new_directory: Resource<Descriptor>,
+        new_path: String,
+    ) -> FileResult<()> {
+        let (_, new_ino) = self.directory(&new_directory)?;
+        let (disk, old_ino) = self.directory(&old_directory)?;
+        if flags.contains(PathFlags::SYMLINK_FOLLOW) {
+            return Err(ErrorCode::Invalid.into());
+        }
+        Ok(disk.link_at(old_ino, &old_path, new_ino, &new_path)?)
+    }
+
+    fn open_at(
+        &mut self,
+        directory: Resource<Descriptor>,
+        path_flags: PathFlags,
+        path: String,
+        open_flags: OpenFlags,
+        flags: DescriptorFlags,
+    ) -> FileResult<Resource<Descriptor>> {
+        let (_, base) = self.directory(&directory)?;
+        let how = OpenHow {
+            create: open_flags.contains(OpenFlags::CREATE),
+            exclusive: open_flags.contains(OpenFlags::EXCLUSIVE),
+            truncate: open_flags.contains(OpenFlags::TRUNCATE),
+            directory: open_flags.contains(OpenFlags::DIRECTORY),
+            follow: path_flags.contains(PathFlags::SYMLINK_FOLLOW),
+            write: flags.contains(DescriptorFlags::WRITE),
+        };
+        let files = self.disk_files()?;
+        // Nothing may be created for a descriptor that the guest then does not get.
+        files.count_open()?;
+        let call = files.call;
+        let (ino, kind) = match files.disk.open_at(base, &path, how) {
+            Ok(opened) => opened,
+            Err(error) => {
+                files.closed(Some(call), None);
+                return Err(error.into());
+            }
+        };
+        let descriptor = Descriptor {
+            ino,
+            kind,
+            // As in wasmtime: what is not opened for writing is opened for reading.
+            is_readable: flags.contains(DescriptorFlags::READ) || !how.write,
+            is_writable: how.write || how.create || how.truncate,
+            call: Some(call),
+        };
+        match self.table.push(descriptor) {
+            Ok(descriptor) => Ok(descriptor),
+            Err(error) => {
+                self.disk_files()?.closed(Some(call), Some(ino));
+                Err(error.into())
+            }
+        }
+    }
+
+    fn readlink_at(&mut self, directory: Resource<Descriptor>, path: String) -> FileResult<String> {
+        let (disk, ino) = self.directory(&directory)?;
+        Ok(disk.read_link_at(ino, &path)?.to_string())
+    }
+
+    fn remove_directory_at(&mut self, directory: Resource<Descriptor>, path: String) -> FileResult<()> {
+        let (disk, ino) = self.directory(&directory)?;
+        Ok(disk.remove_directory_at(ino, &path)?)
+    }
+
+    fn rename_at(
+        &mut self,
+        old_directory: Resource<Descriptor>,
+        old_path: String,
+        new_directory: Resource<Descriptor>,
+        new_path: String,
+    ) -> FileResult<()> {
+        let (_, new_ino) = self.directory(&new_directory)?;
+        let (disk, old_ino) = self.directory(&old_directory)?;
+        Ok(disk.rename_at(old_ino, &old_path, new_ino, &new_path)?)
+    }
+
+    fn symlink_at(&mut self, directory: Resource<Descriptor>, old_path: String, new_path: String) -> FileResult<()> {
+        let (disk, ino) = self.directory(&directory)?;
+        Ok(disk.symlink_at(&old_path, ino, &new_path)?)
+    }
+
+    fn unlink_file_at(&mut self, directory: Resource<Descriptor>, path: String) -> FileResult<()> {
+        let (disk, ino) = self.directory(&directory)?;
+        Ok(disk.unlink_at(ino, &path)?)
+    }
+
+    fn is_same_object(&mut self, one: Resource<Descriptor>, other: Resource<Descriptor>) -> Result<bool> {
+        let (one, other) = (self.table.get(&one)?, self.table.get(&other)?);
+        Ok(one.ino == other.ino)
+    }
+
+    fn metadata_hash(&mut self, file: Resource<Descriptor>) -> FileResult<MetadataHashValue> {
+        Ok(metadata_hash(self.descriptor(&file)?.ino))
+    }
+
+    fn metadata_hash_at(
+        &mut self,
+        directory: Resource<Descriptor>,
+        flags: PathFlags,
+        path: String,
+    ) -> FileResult<MetadataHashValue> {
+        let (disk, ino) = self.directory(&directory)?;
+        Ok(metadata_hash(disk.stat_at(ino, &path, flags.contains(PathFlags::SYMLINK_FOLLOW))?.ino))
+    }
+
+    fn drop(&mut self, file: Resource<Descriptor>) -> Result<()> {
+        let descriptor = self.table.delete(file)?;
+        if let Some(files) = &mut self.files {
+            files.closed(descriptor.call, Some(descriptor.ino));
+        }
+        Ok(())
+    }
+}
+
+impl types::HostDirectoryEntryStream for Wasi {
+    fn read_directory_entry(&mut self, entries: Resource<Entries>) -> FileResult<Option<DirectoryEntry>> {
+        let call = self.table.get(&entries)?.call;
+        if self.disk_files()?.is_stale(Some(call)) {
+            return Err(ErrorCode::BadDescriptor.into());
+        }
+        self.owed_fuel += FUEL_PER_ENTRY;
+        let next = self.table.get_mut(&entries)?.listing.next();
+        Ok(next.map(|(name, kind)| DirectoryEntry { type_: kind.into(), name: name.to_string() }))
+    }
+
+    fn drop(&mut self, entries: Resource<Entries>) -> Result<()> {
+        let call = self.table.delete(entries)?.call;
+        if let Some(files) = &mut self.files {
+            files.closed(Some(call), None);
+        }
+        Ok(())
+    }
+}
+
+/// The fuel of an entry of a listing, beside that of the call.
+const FUEL_PER_ENTRY: u64 = 50;
+
+impl Wasi {
+    /// Returns the file that a descriptor may write to.
+    fn written(&mut self, file: &Resource<Descriptor>) -> FileResult<Ino> {
+        let (_, descriptor) = self.file(file)?;
+        if descriptor.is_writable { Ok(descriptor.ino) } else { Err(ErrorCode::BadDescriptor.into()) }
+    }
+}
+
+impl From<Type> for DescriptorType {
+    fn from(kind: Type) -> Self {
+        match kind {
+            Type::File => Self::RegularFile,
+            Type::Directory => Self::Directory,
+            Type::Link => Self::SymbolicLink,
+        }
+    }
+}
+
+impl From<Stat> for DescriptorStat {
+    fn from(stat: Stat) -> Self {
+        let Stat { kind, links, bytes, times, .. } = stat;
+        Self {
+            type_: kind.into(),
+            link_count: links.into(),
+            size: bytes,
+            data_access_timestamp: Some(datetime(times.accessed_ns)),
+            data_modification_timestamp: Some(datetime(times.modified_ns)),
+            status_change_timestamp: Some(datetime(times.changed_ns)),
+        }
+    }
+}
+
+/// Returns the hash that stands for an inode: of its number alone, since `cp`, `tar` and SQLite compare it.
+fn metadata_hash(ino: Ino) -> MetadataHashValue {
+    let hash = blake3::hash(&ino.get().to_le_bytes());
+    let half = |from: usize| {
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(&hash.as_bytes()[from..from + 8]);
+        u64::from_le_bytes(bytes)
+    };
+    MetadataHashValue { lower: half(0), upper: half(8) }
+}
+
+#[cfg(test)]
+mod tests;
