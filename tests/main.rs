@@ -4,7 +4,7 @@
 //!   subcommands that work on a data directory. `cli_init`: those that set up a server. `cli_messages`: the error
 //!   messages of all subcommands.
 //! - `failover`: the reactions of a service to its meters. `model`: random histories against a simple model. `wasi`:
-//!   what a guest sees of WASI.
+//!   what a guest sees of WASI. `disk`: what it sees of its virtual disk.
 //! - `edges`: transactions just within each limit, live and after a recovery.
 //! - `verify`: proofs and portable snapshots, on a disk that corrupts data and loses power.
 //! - `durable`: durable services on a disk that loses data and fails. `kill`: the built binary under `kill -9`.
@@ -41,6 +41,7 @@ mod cli_messages;
 mod cli_run;
 mod cli_simulate;
 mod client;
+mod disk;
 mod durable;
 mod edges;
 mod failover;
