@@ -416,9 +416,12 @@ impl types::HostDescriptor for Wasi {
 
     fn get_flags(&mut self, file: Resource<Descriptor>) -> FileResult<DescriptorFlags> {
         let descriptor = self.descriptor(&file)?;
+        let writing = match descriptor.kind {
+            Type::Directory => DescriptorFlags::MUTATE_DIRECTORY,
+            Type::File | Type::Link => DescriptorFlags::WRITE,
+        };
         let readable = if descriptor.is_readable { DescriptorFlags::READ } else { DescriptorFlags::empty() };
-        let writable = if descriptor.is_writable { DescriptorFlags::WRITE } else { DescriptorFlags::empty() };
-        Ok(readable | writable)
+        Ok(readable | if descriptor.is_writable { writing } else { DescriptorFlags::empty() })
     }
 
     fn get_type(&mut self, file: Resource<Descriptor>) -> FileResult<DescriptorType> {
@@ -447,6 +450,7 @@ impl types::HostDescriptor for Wasi {
 
     fn read(&mut self, file: Resource<Descriptor>, length: Filesize, offset: Filesize) -> FileResult<(Vec<u8>, bool)> {
         let (disk, descriptor) = self.file(&file)?;
+        check_offset(offset)?;
         if !descriptor.is_readable {
             return Err(ErrorCode::BadDescriptor.into());
         }
@@ -456,6 +460,8 @@ impl types::HostDescriptor for Wasi {
     }
 
     fn write(&mut self, file: Resource<Descriptor>, mut buffer: Vec<u8>, offset: Filesize) -> FileResult<Filesize> {
+        self.file(&file)?;
+        check_offset(offset)?;
         let ino = self.written(&file)?;
         buffer.truncate(WRITE_AT_ONCE_MAX);
         self.disk_files()?.disk.write(ino, offset, &buffer)?;
@@ -655,6 +661,11 @@ impl types::HostDirectoryEntryStream for Wasi {
     }
 }
 
+/// Refuses what Linux refuses before it looks at the rights of a descriptor.
+fn check_offset(offset: u64) -> FileResult<()> {
+    if i64::try_from(offset).is_ok() { Ok(()) } else { Err(ErrorCode::Invalid.into()) }
+}
+
 /// The fuel of an entry of a listing, beside that of the call.
 const FUEL_PER_ENTRY: u64 = 50;
 
@@ -703,3 +714,6 @@ fn metadata_hash(ino: Ino) -> MetadataHashValue {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod as_wasmtime;
