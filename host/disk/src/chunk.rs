@@ -1,6 +1,6 @@
 //! The chunks that files consist of. Copies of a file share them.
 
-use crate::pack::{Hash, Place};
+use crate::place::{Hash, Place};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 

@@ -6,7 +6,7 @@ use crate::chunk::Chunk;
 use crate::contents::Contents;
 use crate::disk::Disk;
 use crate::inode::{Entry, Inode, Node};
-use crate::pack::{Hash, Packs, Place};
+use crate::place::{Hash, Packs, Place};
 use crate::table::TableError;
 use decode::{DecodedInode, DecodedNode, Table};
 use std::fmt::Write;

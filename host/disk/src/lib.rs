@@ -31,6 +31,7 @@ mod import;
 mod inode;
 mod pack;
 mod path;
+mod place;
 mod table;
 mod tree;
 mod wire;
@@ -44,8 +45,7 @@ pub use export::{Export, PACK_PARTS_MAX};
 pub use files::{Listing, READ_BYTES_MAX, SetTimes};
 pub use import::{ImportError, Imported, Origin, check_table};
 pub use inode::{Ino, Stat, Times, Type};
-pub use pack::{
-    Hash, PACK_ENTRY_BYTES, PACK_HEADER_BYTES, PACK_VERSION, PackError, PackHeader, PackedChunk, Packs, Place,
-};
+pub use pack::{PACK_ENTRY_BYTES, PACK_HEADER_BYTES, PACK_VERSION, PackError, PackHeader, PackedChunk};
 pub use path::{FUEL_PER_COMPONENT, LINKS_PER_PATH_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX};
+pub use place::{Hash, Packs, Place};
 pub use table::{InodeFault, NEXT_INO_MAX, PathFault, TABLE_VERSION, TableError, WireError};

@@ -24,8 +24,8 @@
 //! for those who check a pack, or look into it.
 
 use crate::chunk::{CHUNK_BYTES, Chunk};
+use crate::place::Hash;
 use crate::wire::{Reader, WireError};
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -42,21 +42,6 @@ const MAGIC: [u8; 8] = *b"LBPACKS\n";
 
 /// The offset of the checksum in the header. It covers the bytes before it.
 const CHECKSUM_OFFSET: usize = 68;
-
-/// A BLAKE3 hash.
-pub type Hash = [u8; 32];
-
-/// The packs that store chunks: the number of each, with the bytes of all of its chunks.
-pub type Packs = BTreeMap<u64, u64>;
-
-/// Where the bytes of a chunk are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place {
-    /// The number of the pack.
-    pub pack: u64,
-    /// The offset in the pack's file.
-    pub offset: u64,
-}
 
 /// Why a pack cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -51,7 +51,7 @@ pub use error::{InodeFault, PathFault, TableError};
 
 use crate::chunk::CHUNK_BYTES;
 use crate::inode::{Ino, Inode, Node, Type};
-use crate::pack::Hash;
+use crate::place::Hash;
 use crate::wire::{Reader, put_varint};
 
 /// The version of tables that are written, and the newest that is read.

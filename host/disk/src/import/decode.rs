@@ -3,8 +3,8 @@
 use crate::chunk::CHUNK_BYTES;
 use crate::disk::{ENTRY_BYTES, HARD_LINKS_MAX};
 use crate::inode::{Ino, Times, Type};
-use crate::pack::{Hash, Packs, Place};
 use crate::path::{NAME_BYTES_MAX, PATH_BYTES_MAX};
+use crate::place::{Hash, Packs, Place};
 use crate::table::{CHUNK_RECORD_BYTES, ENTRY_RECORD_BYTES, INODE_RECORD_BYTES, NEXT_INO_MAX, section};
 use crate::table::{InodeFault, PathFault, Sections, TableError};
 use crate::wire::{Reader, WireError};
