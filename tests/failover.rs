@@ -327,6 +327,24 @@ async fn thresholds_are_the_services_own() {
     assert!((50_000..60_000).contains(&failure.usage.used), "{failure:?}");
 }
 
+/// Returns a transaction as the journal has it: answered with ok, for 1,000 fuel.
+fn recorded(sequence: u64, body: &str, answer: &str) -> TailEntry {
+    TailEntry::Transaction(Arc::new(TransactionRecord {
+        sequence: Sequence(sequence),
+        id: format!("t{sequence}").into(),
+        is_id_kept: true,
+        user: name("ada"),
+        incarnation: 0,
+        timestamp: Timestamp(sequence),
+        epoch: Epoch::default(),
+        body: body.to_owned().into(),
+        body_hash: ReplyHash::of_body(body.as_bytes()),
+        answer: Answer::Ok(answer.to_owned().into()),
+        fuel_used: 1_000,
+        query_fuel_used: 0,
+    }))
+}
+
 /// Replays ten transactions that each burn about a million fuel, and were recorded with 1,000.
 async fn replayed_with_spare_fuel(fuel: u64) -> Result<Rehydrated, RehydrateError> {
     const TIMES: &str = "400000";
@@ -334,23 +352,7 @@ async fn replayed_with_spare_fuel(fuel: u64) -> Result<Rehydrated, RehydrateErro
     let workload = load("work.wat", &guest_bytes("work.wat"), &LoadLimits::default()).expect("valid");
     let program = rig.host.compile(workload).await.expect("it compiles");
     let maintenance = Maintenance { fuel, deadline: Duration::from_secs(60), memory_bytes: 8 * MIB };
-    let record = |sequence: u64| {
-        TailEntry::Transaction(Arc::new(TransactionRecord {
-            sequence: Sequence(sequence),
-            id: format!("t{sequence}").into(),
-            is_id_kept: true,
-            user: name("ada"),
-            incarnation: 0,
-            timestamp: Timestamp(sequence),
-            epoch: Epoch::default(),
-            body: TIMES.into(),
-            body_hash: ReplyHash::of_body(TIMES.as_bytes()),
-            answer: Answer::Ok(sequence.to_string().into()),
-            fuel_used: 1_000,
-            query_fuel_used: 0,
-        }))
-    };
-    let tail: Vec<TailEntry> = (1..=10).map(record).collect();
+    let tail: Vec<TailEntry> = (1..=10).map(|sequence| recorded(sequence, TIMES, &sequence.to_string())).collect();
     let none = BTreeSet::new();
     let replay_context =
         ReplayContext { program: &program, secret: &[7; 32], accepted_divergences: &none, maintenance };
@@ -379,22 +381,6 @@ async fn a_replay_that_diverges_names_the_first_transaction_that_does() {
     let workload = load("count.wat", &guest_bytes("count.wat"), &LoadLimits::default()).expect("valid");
     let program = rig.host.compile(workload).await.expect("it compiles");
     let maintenance = Maintenance { fuel: 1_000_000, deadline: Duration::from_secs(60), memory_bytes: 8 * MIB };
-    let record = |sequence: u64, answer: &str| {
-        TailEntry::Transaction(Arc::new(TransactionRecord {
-            sequence: Sequence(sequence),
-            id: format!("t{sequence}").into(),
-            is_id_kept: true,
-            user: name("ada"),
-            incarnation: 0,
-            timestamp: Timestamp(sequence),
-            epoch: Epoch::default(),
-            body: "x".into(),
-            body_hash: ReplyHash::of_body(b"x"),
-            answer: Answer::Ok(answer.to_owned().into()),
-            fuel_used: 1_000,
-            query_fuel_used: 0,
-        }))
-    };
     let query = |id: &str, answer: &str| QueryRecord {
         id: id.into(),
         user: name("ada"),
@@ -406,7 +392,7 @@ async fn a_replay_that_diverges_names_the_first_transaction_that_does() {
     let queries = vec![query("q1", "2"), query("q2", "2"), query("q3", "9"), query("q4", "9")];
     let queries =
         TailEntry::Queries(Arc::new(QueriesRecord { sequence: Sequence(2), epoch: Epoch::default(), queries }));
-    let tail = [record(1, "1"), record(2, "2"), queries, record(3, "4")];
+    let tail = [recorded(1, "x", "1"), recorded(2, "x", "2"), queries, recorded(3, "x", "4")];
     let replay_context =
         |accepted_divergences| ReplayContext { program: &program, secret: &[7; 32], accepted_divergences, maintenance };
     let (empty, none) = (Arc::new(Snapshot::empty()), BTreeSet::new());
