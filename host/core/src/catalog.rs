@@ -314,10 +314,7 @@ impl CatalogError {
             redb::Error::Io(source) if source.kind() == io::ErrorKind::InvalidData => {
                 Self::NotACatalog { reason: "it does not begin as a catalog does".into() }
             }
-            // A read behind the end: of a file, or of the copy in memory (`InMemoryBackend`).
-            redb::Error::Io(source)
-                if matches!(source.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidInput) =>
-            {
+            redb::Error::Io(source) if source.kind() == io::ErrorKind::UnexpectedEof => {
                 Self::Damaged { reason: "it is cut off".into() }
             }
             redb::Error::Io(source) => Self::Storage { action, source },
@@ -491,7 +488,13 @@ impl Catalog {
             .and_then(|()| copy.write(0, &content))
             .map_err(CatalogError::storage("read"))?;
         drop(content);
-        Self::open_backend(copy, Arc::default(), true)
+        Self::open_backend(copy, Arc::default(), true).map_err(|error| match error {
+            // A copy in memory fails only so, when redb reads behind its end.
+            CatalogError::Storage { source, .. } if source.kind() == io::ErrorKind::InvalidInput => {
+                CatalogError::Damaged { reason: "it is cut off".into() }
+            }
+            error => error,
+        })
     }
 
     fn open_backend(
