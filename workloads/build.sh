@@ -20,7 +20,7 @@
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
-names="counter crunch ledger notes"
+names="archive counter crunch ledger notes"
 target=wasm32-wasip1
 
 usage() {

@@ -47,6 +47,19 @@
 //! - **Change nothing in a query.** `&self` enforces this. Side effects that remain, such as grown memory, are repeated
 //!   in a replay, which runs the query again. A snapshot discards them, because it holds only the exported state.
 //!
+//! # Files and state
+//! A service has a virtual disk: a file system at `/`, which `std::fs` uses. Disk and state move together, and the host
+//! rolls them back together.
+//! - **Keep large data in files, and small data in the state.** A snapshot exports the whole state, and a failover also
+//!   restores it. Of the files, a snapshot writes only what changed since the last one.
+//! - A guest never sees a full disk. The host ends the attempt, and runs the transaction again on a larger size.
+//! - The host discards what a query writes. In [`snapshot::save`] the disk is read-only: a `Serialize` must not write.
+//! - Descriptors end with their call. Open a file anew in each transaction, and keep no `File` in the state.
+//! - Writes of a start function, before the first call, count only in a new service.
+//! - A directory lists its entries sorted by the bytes of their names. A file has the times of the transactions that
+//!   changed it ([`Context::timestamp`]).
+//! - The sample workload `archive` has documents in files. Its tests use a temporary directory.
+//!
 //! # Contents
 //! - [`Workload`], [`Context`]: the trait to implement, and the context of every call.
 //! - [`codec`]: from users' bytes to transactions and back. It is [`Json`] unless the workload says
