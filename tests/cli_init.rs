@@ -298,7 +298,7 @@ fn a_fleet_without_room_for_the_services_that_there_are_is_refused_by_the_check(
     }
     write(&file, "[[machine]]\nname = 'm1'\nslots = 1\nmemory = '4GiB'\n");
     let refused = check(&file).output();
-    let words = ["service 'vault', one of 2, would not start", "give the machines more slots or memory"];
+    let words = ["service 'vault', one of 2, would not start", "give the machines more slots, memory or disk"];
     let line = refused.exits_with_one_line(2, &words);
     assert!(line.starts_with(&place(&file, 1, 1)), "{line}");
 }

@@ -37,13 +37,13 @@ fn number(value: &Value) -> u64 {
 // The built-in scenario.
 
 #[test]
-fn failovers_for_cpu_or_memory_lose_nothing() {
+fn failovers_for_every_resource_lose_nothing() {
     let report = report(&simulate(&[]), 0);
     assert_eq!((&report["lost"], &report["duplicated"], &report["diverged"]), (&json!(0), &json!(0), &json!(0)));
-    assert!(number(&report["failovers"]["cpu"]) > 0 && number(&report["failovers"]["memory"]) > 0, "{report:#}");
+    assert!(["cpu", "memory", "disk"].iter().all(|cause| number(&report["failovers"][cause]) > 0), "{report:#}");
     assert!(number(&report["requests"]) > 1000, "{report:#}");
     let services = report["services"].as_array().expect("a list");
-    assert_eq!((services.len(), &report["users"]), (4, &json!(3)));
+    assert_eq!((services.len(), &report["users"]), (5, &json!(3)));
     for service in services {
         assert!(number(&service["reconciliation"]["records"]) > 0, "{service:#}");
         assert_eq!(service["reconciliation"]["model_agrees"], true, "{service:#}");
@@ -55,7 +55,7 @@ fn counts_of_the_services_add_up_to_those_of_the_report() {
     let report = report(&simulate(&[]), 0);
     let services = report["services"].as_array().expect("a list");
     for (group, names) in
-        [("outcomes", &["ok", "refused", "failed", "denied"][..]), ("failovers", &["cpu", "memory", "forced"])]
+        [("outcomes", &["ok", "refused", "failed", "denied"][..]), ("failovers", &["cpu", "memory", "disk", "forced"])]
     {
         for name in names {
             let sum: u64 = services.iter().map(|service| number(&service[group][name])).sum();

@@ -13,8 +13,12 @@ use std::time::Duration;
 
 const DISK_BYTES: u64 = 64 * 1024;
 
-const ALLOWANCE: Allowance =
-    Allowance { fuel: 100_000_000, memory_bytes: 8 * MIB, inputs: Inputs::Live { deadline: Duration::from_secs(60) } };
+const ALLOWANCE: Allowance = Allowance {
+    fuel: 100_000_000,
+    memory_bytes: 8 * MIB,
+    disk_bytes: DISK_BYTES,
+    inputs: Inputs::Live { deadline: Duration::from_secs(60) },
+};
 
 /// A guest with a disk, and the number of its last transaction.
 struct Guest {
@@ -30,7 +34,7 @@ impl Guest {
         let workload =
             load("files.wat", &guest_bytes("files.wat"), &LoadLimits::default()).expect("the loader takes it");
         let program = rig.host.compile(workload).await.expect("it compiles");
-        let instance = Instance::create_with_disk(&program, [7; 32], ALLOWANCE, Disk::new(0), DISK_BYTES).await;
+        let instance = Instance::create(&program, [7; 32], ALLOWANCE, Disk::new(0)).await;
         Self { _rig: rig, instance: instance.expect("it starts"), sequence: 0, user: name("ada") }
     }
 
@@ -104,10 +108,13 @@ async fn an_export_that_changes_the_disk_is_refused_by_it() {
 async fn a_transaction_that_fills_the_disk_fails() {
     let mut guest = Guest::start().await;
     guest.execute("wone").await;
-    let used_bytes = guest.instance.disk().expect("it has one").used_bytes();
+    let used_bytes = guest.instance.disk().used_bytes();
     assert_eq!(used_bytes, 1_024 + 3 + 3);
     let long = format!("w{}", "x".repeat(70_000));
     let failed = guest.execute(&long).await;
-    assert!(failed.starts_with("failed: ") && failed.contains("the limit is 65536"), "{failed}");
+    assert!(
+        failed.starts_with("failed: ") && failed.contains("disk: ") && failed.contains("limit of 64 KiB"),
+        "{failed}"
+    );
     assert!(guest.instance.is_dead());
 }

@@ -24,7 +24,13 @@ use std::time::Duration;
 const SERVICE: &str = "edges";
 
 fn settings() -> ServiceSettings {
-    let size = Size { name: "s".into(), fuel: 50_000_000, memory_bytes: 8 * MIB, deadline: Duration::from_secs(3) };
+    let size = Size {
+        name: "s".into(),
+        fuel: 50_000_000,
+        memory_bytes: 8 * MIB,
+        disk_bytes: MIB,
+        deadline: Duration::from_secs(3),
+    };
     ServiceSettings {
         size: "s".into(),
         sizes: vec![size],

@@ -228,7 +228,8 @@ async fn a_full_tank_is_had_even_while_memory_is_degraded() {
 
 #[tokio::test]
 async fn without_a_free_slot_a_replacement_takes_the_place_of_the_old_vm() {
-    let machine = |machine: &str, slots| Machine { name: name(machine), slots, memory_bytes: 8 * MIB };
+    let machine =
+        |machine: &str, slots| Machine { name: name(machine), slots, memory_bytes: 8 * MIB, disk_bytes: 512 * MIB };
     let rig = Rig::with(|config| config.machines = vec![machine("only", 1)]);
     let sizes = [size("s", 50_000, 8 * MIB)];
     rig.start("tally", "count.wat", &sizes).await;
@@ -243,7 +244,7 @@ async fn without_a_free_slot_a_replacement_takes_the_place_of_the_old_vm() {
 
 #[tokio::test]
 async fn a_larger_size_that_no_machine_has_room_for_is_not_taken() {
-    let machine = |text: &str| Machine { name: name(text), slots: 4, memory_bytes: 8 * MIB };
+    let machine = |text: &str| Machine { name: name(text), slots: 4, memory_bytes: 8 * MIB, disk_bytes: 512 * MIB };
     let rig = Rig::with(|config| config.machines = vec![machine("m1"), machine("m2")]);
     let sizes = [size("s", 500_000_000, 4 * MIB), size("l", 500_000_000, 16 * MIB)];
     rig.start("notes", "notes.wasm", &sizes).await;

@@ -60,6 +60,7 @@ async fn a_transaction_that_ended_at_its_deadline_may_run_again() {
         name: "hasty".into(),
         fuel: u64::MAX / 4,
         memory_bytes: 8 * MIB,
+        disk_bytes: MIB,
         deadline: Duration::from_millis(50),
     });
     rig.start("hostile", "spin.wat", &[hasty]).await;

@@ -46,6 +46,7 @@ mod durable;
 mod edges;
 mod failover;
 mod faulty_log;
+mod files;
 mod full;
 mod hostile;
 mod ids;

@@ -40,7 +40,8 @@ pub(crate) fn slow_component() -> String {
 
 /// Returns a size with a long deadline.
 pub(crate) fn size(name: &str, fuel: u64, memory_bytes: u64) -> Arc<Size> {
-    Arc::new(Size { name: name.into(), fuel, memory_bytes, deadline: Duration::from_secs(60) })
+    let (name, disk_bytes) = (name.into(), Size::disk_bytes_for(memory_bytes));
+    Arc::new(Size { name, fuel, memory_bytes, disk_bytes, deadline: Duration::from_secs(60) })
 }
 
 /// A host of two machines with eight slots each.
@@ -208,6 +209,11 @@ impl Rig {
 
     pub(crate) async fn snapshot(&self, service: &str) -> Status {
         self.host.snapshot(self.token.reveal(), service).await.expect("ada may operate")
+    }
+
+    /// Does the same on a disk that may fail.
+    pub(crate) async fn try_snapshot(&self, service: &str) -> Result<Status, RequestError> {
+        self.host.snapshot(self.token.reveal(), service).await
     }
 
     /// Returns all events so far.

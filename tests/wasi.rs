@@ -94,8 +94,13 @@ async fn a_clock_that_was_a_year_ahead_stops_neither_time_nor_the_log() {
 #[tokio::test]
 async fn a_sleep_is_charged_to_the_deadline() {
     let rig = Rig::new();
-    let hasty =
-        Size { name: "s".into(), fuel: 50_000_000, memory_bytes: 8 * MIB, deadline: Duration::from_millis(999) };
+    let hasty = Size {
+        name: "s".into(),
+        fuel: 50_000_000,
+        memory_bytes: 8 * MIB,
+        disk_bytes: MIB,
+        deadline: Duration::from_millis(999),
+    };
     rig.start("guest", "wasi.wat", &[Arc::new(hasty)]).await;
     let slept = rig.send("guest", "sleep").await;
     assert!(cause(&slept).starts_with("deadline: not finished within 999 ms"), "{slept:?}");
@@ -154,6 +159,7 @@ async fn a_guest_that_floods_the_host_with_calls_ends_at_its_deadline() {
             name: name.into(),
             fuel: u64::MAX / 4,
             memory_bytes: 8 * MIB,
+            disk_bytes: MIB,
             deadline: Duration::from_millis(500),
         })
     };

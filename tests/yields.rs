@@ -9,6 +9,7 @@ use lifeboat_api::clock::Timestamp;
 use lifeboat_api::id::{Epoch, Sequence};
 use lifeboat_api::size::Size;
 use lifeboat_api::transaction::{Answer, Cause};
+use lifeboat_disk::Disk;
 use lifeboat_vm::engine::{Engine, PoolLimits, Program};
 use lifeboat_vm::instance::{Attempt, Call, Instance, MoveError};
 use lifeboat_vm::snapshot::Snapshot;
@@ -27,7 +28,8 @@ use wit_parser::WorldItem;
 const TANK_FUEL: u64 = 5 * FUEL_YIELD_INTERVAL + FUEL_YIELD_INTERVAL / 2;
 
 /// An allowance without a deadline, like that of a replay.
-const REPLAY: Allowance = Allowance { fuel: TANK_FUEL, memory_bytes: 64 * MIB, inputs: Inputs::Replay };
+const REPLAY: Allowance =
+    Allowance { fuel: TANK_FUEL, memory_bytes: 64 * MIB, disk_bytes: MIB, inputs: Inputs::Replay };
 
 fn engine(memory_bytes: u64) -> Arc<Engine> {
     Arc::new(Engine::new(PoolLimits { stores: 2, memories: 1, memory_bytes }).expect("an engine"))
@@ -43,7 +45,7 @@ async fn compile(engine: &Arc<Engine>, name: &str, bytes: &[u8]) -> Arc<Program>
 }
 
 async fn create(program: &Program) -> Instance {
-    Instance::create(program, [7; 32], REPLAY).await.expect("it instantiates")
+    Instance::create(program, [7; 32], REPLAY, Disk::new(0)).await.expect("it instantiates")
 }
 
 async fn execute(instance: &mut Instance, body: &str, allowance: Allowance) -> Attempt {
@@ -237,7 +239,7 @@ fn a_guest_yields_in_its_start_function() {
         for start in [NOW_TWICE, &straight] {
             let guest = Guest { imports: imports_now(), start: start.into(), ..Guest::default() };
             let program = compile(&engine, "start", &guest.component()).await;
-            let (created, yields) = counted(Instance::create(&program, [7; 32], REPLAY)).await;
+            let (created, yields) = counted(Instance::create(&program, [7; 32], REPLAY, Disk::new(0))).await;
             if start == NOW_TWICE {
                 assert!(matches!(created, Err(MoveError::Instantiate(_))), "{created:?}");
             }
@@ -370,7 +372,7 @@ fn a_neighbour_makes_progress_while_a_guest_fills_its_memory() {
         let program = compile(&engine, "fill", &guest).await;
         let mut instance = create(&program).await;
         let before = turns.load(Ordering::Relaxed);
-        let allowance = Allowance { fuel: ENDLESS, memory_bytes: FILLED + MIB, inputs: Inputs::Replay };
+        let allowance = Allowance { fuel: ENDLESS, memory_bytes: FILLED + MIB, ..REPLAY };
         let attempt = execute(&mut instance, "x", allowance).await;
         let during = turns.load(Ordering::Relaxed) - before;
         is_over.store(true, Ordering::Relaxed);
@@ -400,7 +402,8 @@ fn a_deadline_ends_a_guest_before_its_next_operation_on_memory() {
         // The deadline is shorter than the first fill.
         let inputs = Inputs::Live { deadline: Duration::from_micros(200) };
         let attempt =
-            execute(&mut instance, "x", Allowance { fuel: ENDLESS, memory_bytes: FILLED + MIB, inputs }).await;
+            execute(&mut instance, "x", Allowance { fuel: ENDLESS, memory_bytes: FILLED + MIB, inputs, ..REPLAY })
+                .await;
         assert!(matches!(attempt.answer, Answer::Failed(Cause::Deadline { .. })), "{attempt:?}");
         // The second fill was charged, but did not begin.
         assert!(attempt.fuel_used < 3 * FILLED, "{attempt:?}");
@@ -410,7 +413,13 @@ fn a_deadline_ends_a_guest_before_its_next_operation_on_memory() {
 #[tokio::test]
 async fn pairs_of_host_calls_end_at_the_deadline_without_delaying_a_neighbour() {
     let rig = Rig::new();
-    let endless = Size { name: "s".into(), fuel: ENDLESS, memory_bytes: 8 * MIB, deadline: Duration::from_millis(100) };
+    let endless = Size {
+        name: "s".into(),
+        fuel: ENDLESS,
+        memory_bytes: 8 * MIB,
+        disk_bytes: MIB,
+        deadline: Duration::from_millis(100),
+    };
     let floods = ["flood-1", "flood-2", "flood-3", "flood-4"];
     for name in floods {
         rig.start(name, "two-host-calls.wat", &[Arc::new(endless.clone())]).await;

@@ -385,11 +385,19 @@ pub enum FailoverCause {
     Memory,
     /// An operator requested the failover.
     Forced,
+    /// The virtual disk was nearly full, or full.
+    Disk,
 }
 
 impl FailoverCause {
     /// Every cause, in the order of reports.
-    pub const ALL: [Self; 3] = [Self::Cpu, Self::Memory, Self::Forced];
+    pub const ALL: [Self; 4] = [Self::Cpu, Self::Memory, Self::Disk, Self::Forced];
+
+    /// Returns the resource that was exhausted, or none if an operator requested the failover.
+    #[must_use]
+    pub fn resource(self) -> Option<Resource> {
+        Resource::ALL.into_iter().find(|resource| Self::from(*resource) == self)
+    }
 }
 
 impl From<Resource> for FailoverCause {
@@ -397,6 +405,7 @@ impl From<Resource> for FailoverCause {
         match resource {
             Resource::Cpu => Self::Cpu,
             Resource::Memory => Self::Memory,
+            Resource::Disk => Self::Disk,
         }
     }
 }
@@ -406,6 +415,7 @@ impl fmt::Display for FailoverCause {
         f.pad(match self {
             Self::Cpu => "cpu",
             Self::Memory => "memory",
+            Self::Disk => "disk",
             Self::Forced => "forced",
         })
     }
@@ -430,6 +440,8 @@ pub struct Failover {
     pub sequence: Sequence,
     /// The length of the exported state that the fresh VM was restored from, in bytes.
     pub snapshot_bytes: u64,
+    /// What is on the virtual disk, in bytes; 0 if the guest uses no disk, and from records of earlier versions.
+    pub disk_bytes: u64,
     /// The number of transactions that were replayed after that.
     pub replayed_transactions: u64,
     /// The fuel that the old VM burnt in its life.
@@ -480,12 +492,13 @@ impl fmt::Display for Failover {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "Trigger process failover: triggered: {} on {} -> {} on {} (state {}, replayed {}, pause {:.1} ms)",
+            "Trigger process failover: triggered: {} on {} -> {} on {} (state {}, {}replayed {}, pause {:.1} ms)",
             self.from,
             self.from_machine,
             self.to,
             self.to_machine,
             Bytes(self.snapshot_bytes),
+            if self.disk_bytes > 0 { format!("disk {:#}, ", Bytes(self.disk_bytes)) } else { String::new() },
             grouped(self.replayed_transactions),
             self.pause.as_secs_f64() * 1e3,
         )?;
@@ -677,6 +690,7 @@ mod tests {
             size: "small".into(),
             sequence: Sequence(9),
             snapshot_bytes: 22_800,
+            disk_bytes: 0,
             replayed_transactions: 0,
             fuel_used: 49_150_221,
             pause: Duration::from_micros(900),
@@ -690,5 +704,8 @@ mod tests {
             failover.to_string(),
             "Trigger process failover: triggered: bank/1 on m1 -> bank/2 on m2 (state 22.8 kB, replayed 0, pause 0.9 ms)"
         );
+        let Event::Failover(failover) = failover else { panic!("it is one") };
+        let with_disk = Event::Failover(Failover { disk_bytes: 64_000_000, ..failover }).to_string();
+        assert!(with_disk.ends_with("(state 22.8 kB, disk 64.0 MB, replayed 0, pause 0.9 ms)"), "{with_disk}");
     }
 }

@@ -16,18 +16,20 @@ pub enum Resource {
     Cpu,
     /// Bytes of linear memory: a level, which only compaction or a larger size lowers.
     Memory,
+    /// Bytes on the virtual disk: a level, which only the guest or a larger size lowers.
+    Disk,
 }
 
 impl Resource {
     /// Every resource, in the order of reports.
-    pub const ALL: [Self; 2] = [Self::Cpu, Self::Memory];
+    pub const ALL: [Self; 3] = [Self::Cpu, Self::Memory, Self::Disk];
 
     /// Returns the unit of this resource's usage.
     #[must_use]
     pub fn unit(self) -> &'static str {
         match self {
             Self::Cpu => "fuel",
-            Self::Memory => "bytes",
+            Self::Memory | Self::Disk => "bytes",
         }
     }
 }
@@ -37,7 +39,62 @@ impl fmt::Display for Resource {
         f.pad(match self {
             Self::Cpu => "cpu",
             Self::Memory => "memory",
+            Self::Disk => "disk",
         })
+    }
+}
+
+/// An amount of each resource that is a level, in bytes: what a VM uses, or may use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Levels {
+    /// Linear memory.
+    pub memory_bytes: u64,
+    /// The virtual disk.
+    pub disk_bytes: u64,
+}
+
+impl Levels {
+    /// The resources that are levels, in the order of reports.
+    pub const ALL: [Resource; 2] = [Resource::Memory, Resource::Disk];
+
+    /// Returns the amount of `resource`, or none if it is not a level.
+    #[must_use]
+    pub fn of(self, resource: Resource) -> Option<u64> {
+        match resource {
+            Resource::Cpu => None,
+            Resource::Memory => Some(self.memory_bytes),
+            Resource::Disk => Some(self.disk_bytes),
+        }
+    }
+
+    /// Returns whether no level is above its `bounds`.
+    #[must_use]
+    pub fn fit(self, bounds: Self) -> bool {
+        self.memory_bytes <= bounds.memory_bytes && self.disk_bytes <= bounds.disk_bytes
+    }
+
+    /// Returns whether some level is above that of `other`, and none below: a partial order.
+    #[must_use]
+    pub fn exceed(self, other: Self) -> bool {
+        self != other && other.fit(self)
+    }
+
+    /// Returns the sums with `other`.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            memory_bytes: self.memory_bytes.saturating_add(other.memory_bytes),
+            disk_bytes: self.disk_bytes.saturating_add(other.disk_bytes),
+        }
+    }
+
+    /// Returns the differences to `other`, at least 0.
+    #[must_use]
+    pub fn minus(self, other: Self) -> Self {
+        Self {
+            memory_bytes: self.memory_bytes.saturating_sub(other.memory_bytes),
+            disk_bytes: self.disk_bytes.saturating_sub(other.disk_bytes),
+        }
     }
 }
 
@@ -156,29 +213,49 @@ pub struct Meter {
     pub memory: Usage,
     /// The most linear memory that the VM had after a kept transaction or an answered query, in bytes.
     pub memory_peak_bytes: u64,
+    /// The virtual disk after the last kept transaction, and the limit of the VM's size, in bytes.
+    pub disk: Usage,
+    /// The most bytes that were on the disk after a kept transaction of the VM.
+    pub disk_peak_bytes: u64,
 }
 
 impl Meter {
-    /// Returns the meter of a fresh VM: a full tank, and the memory that its store starts with.
+    /// Returns the meter of a fresh VM: a full tank, and the levels that its store starts with.
     #[must_use]
-    pub fn new(fuel_limit: u64, memory_limit_bytes: u64, memory_used_bytes: u64) -> Self {
+    pub fn new(fuel_limit: u64, limits: Levels, used: Levels) -> Self {
         Self {
             cpu: Usage { used: 0, limit: fuel_limit },
-            memory: Usage { used: memory_used_bytes, limit: memory_limit_bytes },
-            memory_peak_bytes: memory_used_bytes,
+            memory: Usage { used: used.memory_bytes, limit: limits.memory_bytes },
+            memory_peak_bytes: used.memory_bytes,
+            disk: Usage { used: used.disk_bytes, limit: limits.disk_bytes },
+            disk_peak_bytes: used.disk_bytes,
         }
     }
 
-    /// Takes the fuel of kept work out of the tank, and records the memory after it.
-    pub fn charge(&mut self, fuel_used: u64, memory_used_bytes: u64) {
+    /// Takes the fuel of kept work out of the tank, and records the levels after it.
+    pub fn charge(&mut self, fuel_used: u64, used: Levels) {
         self.cpu.used = self.cpu.used.saturating_add(fuel_used);
-        self.observe_memory(memory_used_bytes);
+        self.observe(used);
     }
 
-    /// Records the memory after the VM's store was replaced. The fuel is unchanged.
-    pub fn observe_memory(&mut self, used_bytes: u64) {
-        self.memory.used = used_bytes;
-        self.memory_peak_bytes = self.memory_peak_bytes.max(used_bytes);
+    /// Records the levels after the VM's store was replaced. The fuel is unchanged.
+    pub fn observe(&mut self, used: Levels) {
+        self.memory.used = used.memory_bytes;
+        self.memory_peak_bytes = self.memory_peak_bytes.max(used.memory_bytes);
+        self.disk.used = used.disk_bytes;
+        self.disk_peak_bytes = self.disk_peak_bytes.max(used.disk_bytes);
+    }
+
+    /// Returns the levels in use.
+    #[must_use]
+    pub fn levels(&self) -> Levels {
+        Levels { memory_bytes: self.memory.used, disk_bytes: self.disk.used }
+    }
+
+    /// Returns the highest level of `resource` in the VM's life, or none if it is not a level.
+    #[must_use]
+    pub fn peak(&self, resource: Resource) -> Option<u64> {
+        Levels { memory_bytes: self.memory_peak_bytes, disk_bytes: self.disk_peak_bytes }.of(resource)
     }
 
     /// Returns the usage of `resource`.
@@ -187,6 +264,7 @@ impl Meter {
         match resource {
             Resource::Cpu => self.cpu,
             Resource::Memory => self.memory,
+            Resource::Disk => self.disk,
         }
     }
 }
@@ -266,16 +344,35 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_meter_counts_every_charge(charges in prop::collection::vec((0u64..1_000_000, 0u64..1_000_000), 0..50)) {
-            let mut meter = Meter::new(10_000_000, 1_000_000, 65_536);
-            let mut sum = 0;
-            for (fuel, memory) in charges {
+        fn a_meter_counts_every_charge(
+            charges in prop::collection::vec((0u64..1_000_000, 0u64..1_000_000, 0u64..1_000_000), 0..50),
+        ) {
+            let limits = Levels { memory_bytes: 1_000_000, disk_bytes: 1_000_000 };
+            let mut meter = Meter::new(10_000_000, limits, Levels { memory_bytes: 65_536, disk_bytes: 0 });
+            let (mut sum, mut peak) = (0, meter.levels());
+            for (fuel, memory_bytes, disk_bytes) in charges {
                 sum += fuel;
-                meter.charge(fuel, memory);
+                let used = Levels { memory_bytes, disk_bytes };
+                meter.charge(fuel, used);
+                peak.memory_bytes = peak.memory_bytes.max(memory_bytes);
+                peak.disk_bytes = peak.disk_bytes.max(disk_bytes);
                 prop_assert_eq!(meter.cpu.used, sum);
-                prop_assert_eq!(meter.memory.used, memory);
-                prop_assert!(meter.memory_peak_bytes >= memory);
+                prop_assert_eq!(meter.levels(), used);
+                for level in Levels::ALL {
+                    prop_assert_eq!(Some(meter.usage(level).used), used.of(level));
+                    prop_assert_eq!(meter.peak(level), peak.of(level));
+                }
             }
+        }
+
+        /// The order of levels is partial: no two exceed each other, and two that grow in opposite directions do not.
+        #[test]
+        fn levels_exceed_one_another_in_one_direction(a in (0u64..4, 0u64..4), b in (0u64..4, 0u64..4)) {
+            let levels = |(memory_bytes, disk_bytes)| Levels { memory_bytes, disk_bytes };
+            let (x, y) = (levels(a), levels(b));
+            prop_assert!(!(x.exceed(y) && y.exceed(x)));
+            prop_assert_eq!(x.exceed(y), a.0 >= b.0 && a.1 >= b.1 && a != b);
+            prop_assert_eq!(x.plus(y).minus(y), x);
         }
     }
 }

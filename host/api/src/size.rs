@@ -1,5 +1,6 @@
 //! Sizes: the resources that a VM is created with.
 
+use crate::meter::Levels;
 use crate::text::{SHOWN_CHARS_MAX, shortened};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -7,6 +8,12 @@ use std::time::Duration;
 
 /// One mebibyte, for constants.
 const MIB: u64 = 1024 * 1024;
+
+/// The smallest disk of a size, in bytes.
+pub const DISK_BYTES_MIN: u64 = 64 * 1024;
+
+/// The largest disk of a size, in bytes.
+pub const DISK_BYTES_MAX: u64 = 2 * 1024 * MIB;
 
 /// The longest deadline that a server accepts.
 pub const DEADLINE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
@@ -26,6 +33,9 @@ pub struct Size {
     /// The most bytes of linear memory, summed over all memories of the workload.
     #[serde(rename = "memory", with = "byte_size")]
     pub memory_bytes: u64,
+    /// The most bytes on the virtual disk: of files, of the targets of links, and of the entries of directories.
+    #[serde(rename = "disk", with = "byte_size")]
+    pub disk_bytes: u64,
     /// The longest wall-clock time of one transaction or query. It also bounds the virtual time that one may sleep,
     /// which takes no wall-clock time.
     #[serde(rename = "deadline_ms", with = "milliseconds")]
@@ -36,18 +46,34 @@ impl Size {
     /// Returns the sizes that exist unless a host's configuration defines its own, smallest first.
     #[must_use]
     pub fn built_in() -> Vec<Self> {
-        let size = |name: &str, fuel, memory_mib: u64, deadline_s| Self {
+        let size = |name: &str, fuel, memory_mib: u64, disk_mib: u64, deadline_s| Self {
             name: name.into(),
             fuel,
             memory_bytes: memory_mib * MIB,
+            disk_bytes: disk_mib * MIB,
             deadline: Duration::from_secs(deadline_s),
         };
         vec![
-            size("small", 50_000_000, 16, 5),
-            size("medium", 500_000_000, 64, 10),
-            size("large", 5_000_000_000, 256, 30),
-            size("huge", 20_000_000_000, 1024, 60),
+            size("small", 50_000_000, 16, 64, 5),
+            size("medium", 500_000_000, 64, 256, 10),
+            size("large", 5_000_000_000, 256, 1024, 30),
+            size("huge", 20_000_000_000, 1024, 2048, 60),
         ]
+    }
+
+    /// Returns the disk of a size whose definition does not give one: that of the smallest built-in size with at least
+    /// as much memory, or else of the largest.
+    #[must_use]
+    pub fn disk_bytes_for(memory_bytes: u64) -> u64 {
+        let built_in = Self::built_in();
+        let next = built_in.iter().find(|size| size.memory_bytes >= memory_bytes).or(built_in.last());
+        next.map_or(0, |size| size.disk_bytes)
+    }
+
+    /// Returns the limits of the levels.
+    #[must_use]
+    pub fn levels(&self) -> Levels {
+        Levels { memory_bytes: self.memory_bytes, disk_bytes: self.disk_bytes }
     }
 }
 
@@ -55,10 +81,11 @@ impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} ({} fuel, {} memory, deadline {} ms)",
+            "{} ({} fuel, {} memory, {} disk, deadline {} ms)",
             self.name,
             grouped(self.fuel),
             Bytes(self.memory_bytes),
+            Bytes(self.disk_bytes),
             self.deadline.as_millis()
         )
     }
@@ -296,7 +323,17 @@ mod tests {
     #[test]
     fn built_in_sizes_grow() {
         for pair in Size::built_in().windows(2) {
-            assert!(pair[0].memory_bytes < pair[1].memory_bytes && pair[0].fuel < pair[1].fuel);
+            assert!(pair[1].levels().exceed(pair[0].levels()) && pair[0].fuel < pair[1].fuel);
+            assert!(pair[0].disk_bytes < pair[1].disk_bytes && pair[1].disk_bytes <= DISK_BYTES_MAX);
+        }
+    }
+
+    #[test]
+    fn a_size_without_a_disk_gets_that_of_the_next_larger_memory() {
+        for (memory_bytes, disk_bytes) in
+            [(0, 64 * MIB), (16 * MIB, 64 * MIB), (16 * MIB + 1, 256 * MIB), (u64::MAX, 2048 * MIB)]
+        {
+            assert_eq!(Size::disk_bytes_for(memory_bytes), disk_bytes, "{memory_bytes}");
         }
     }
 }

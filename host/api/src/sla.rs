@@ -56,13 +56,16 @@ pub struct Thresholds {
     /// The threshold of linear memory.
     #[serde(deserialize_with = "deserialize_threshold")]
     pub memory: Percent,
+    /// The threshold of the virtual disk.
+    #[serde(deserialize_with = "deserialize_threshold")]
+    pub disk: Percent,
 }
 
 impl Thresholds {
     /// Returns the same threshold for every resource.
     #[must_use]
     pub fn all(threshold: Percent) -> Self {
-        Self { cpu: threshold, memory: threshold }
+        Self { cpu: threshold, memory: threshold, disk: threshold }
     }
 
     /// Returns the threshold of `resource`.
@@ -71,6 +74,7 @@ impl Thresholds {
         match resource {
             Resource::Cpu => self.cpu,
             Resource::Memory => self.memory,
+            Resource::Disk => self.disk,
         }
     }
 }

@@ -233,6 +233,17 @@ pub enum Cause {
         /// The message of the trap, on one line.
         message: String,
     },
+    /// The virtual disk reached the limit of the largest size that there was room for.
+    #[error(
+        "disk: {} would exceed the limit of {}; delete files, or deploy the workload as a new service of a larger size",
+        BytesBeside { bytes: *wanted_bytes, bound: *limit_bytes }, ByteCount(*limit_bytes)
+    )]
+    Disk {
+        /// What would have been on the disk, in bytes.
+        wanted_bytes: u64,
+        /// The limit, in bytes.
+        limit_bytes: u64,
+    },
 }
 
 impl Cause {
@@ -248,6 +259,7 @@ impl Cause {
         match self {
             Self::Fuel { .. } => Some(Resource::Cpu),
             Self::Memory { .. } => Some(Resource::Memory),
+            Self::Disk { .. } => Some(Resource::Disk),
             _ => None,
         }
     }

@@ -84,6 +84,7 @@ impl Ledger {
             name: "bench".into(),
             fuel: u64::MAX / 4,
             memory_bytes: MEMORY_BYTES,
+            disk_bytes: Size::disk_bytes_for(MEMORY_BYTES),
             deadline: Duration::from_secs(60),
         };
         host.create_durable_service(NewService {

@@ -7,6 +7,7 @@ use crate::served::{SECRET, Served, anonymous};
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::id::{Epoch, Sequence};
 use lifeboat_api::transaction::Answer;
+use lifeboat_disk::Disk;
 use lifeboat_vm::engine::Program;
 use lifeboat_vm::instance::{Call, Instance};
 use lifeboat_vm::rehydrate::{MAINTENANCE_DEADLINE, MAINTENANCE_FUEL};
@@ -23,6 +24,7 @@ const ACCOUNTS: u32 = 60_000;
 const ALLOWANCE: Allowance = Allowance {
     fuel: MAINTENANCE_FUEL,
     memory_bytes: 128 * 1024 * 1024,
+    disk_bytes: 1024 * 1024,
     inputs: Inputs::Live { deadline: MAINTENANCE_DEADLINE },
 };
 
@@ -66,7 +68,8 @@ impl Ledger {
     fn open(program: Arc<Program>) -> Self {
         let runtime = guest_runtime();
         let instance = runtime.block_on(async {
-            let mut instance = Instance::create(&program, SECRET, ALLOWANCE).await.expect("it instantiates");
+            let mut instance =
+                Instance::create(&program, SECRET, ALLOWANCE, Disk::new(0)).await.expect("it instantiates");
             for account in 0..ACCOUNTS {
                 let body = deposit(account);
                 let sequence = Sequence(u64::from(account) + 1);
@@ -91,7 +94,7 @@ impl Ledger {
         let program = Arc::clone(&self.program);
         let instance = Arc::clone(&self.instance);
         let task = self.runtime.spawn(async move {
-            let mut fresh = Instance::create(&program, SECRET, ALLOWANCE).await.expect("it instantiates");
+            let mut fresh = Instance::create(&program, SECRET, ALLOWANCE, Disk::new(0)).await.expect("it instantiates");
             let mut instance = instance.lock().await;
             let start = Instant::now();
             let exported = instance.snapshot(Sequence(u64::from(ACCOUNTS)), Timestamp(1), ALLOWANCE).await;

@@ -4,6 +4,7 @@ use crate::bare::{guest_runtime, link, store};
 use crate::pairs::Pairs;
 use crate::report::Row;
 use crate::served::{SECRET, Served};
+use lifeboat_disk::Disk;
 use lifeboat_vm::instance::Instance;
 use lifeboat_vm::rehydrate::{MAINTENANCE_DEADLINE, MAINTENANCE_FUEL};
 use lifeboat_vm::store::{Allowance, Inputs};
@@ -24,6 +25,7 @@ pub(crate) fn ready() -> Vec<Row> {
     let allowance = Allowance {
         fuel: MAINTENANCE_FUEL,
         memory_bytes: 128 * 1024 * 1024,
+        disk_bytes: 1024 * 1024,
         inputs: Inputs::Live { deadline: MAINTENANCE_DEADLINE },
     };
     let limited = || {
@@ -32,7 +34,7 @@ pub(crate) fn ready() -> Vec<Row> {
             let mut elapsed = std::time::Duration::ZERO;
             for _ in 0..INSTANCES {
                 let start = Instant::now();
-                let instance = Instance::create(&program, SECRET, allowance).await;
+                let instance = Instance::create(&program, SECRET, allowance, Disk::new(0)).await;
                 elapsed += start.elapsed();
                 drop(instance.expect("it instantiates"));
             }

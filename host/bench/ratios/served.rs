@@ -374,7 +374,13 @@ fn guest(file: &str) -> Vec<u8> {
 }
 
 fn size(memory_bytes: u64) -> Size {
-    Size { name: "bench".into(), fuel: crate::bare::FUEL, memory_bytes, deadline: Duration::from_secs(60) }
+    Size {
+        name: "bench".into(),
+        fuel: crate::bare::FUEL,
+        memory_bytes,
+        disk_bytes: Size::disk_bytes_for(memory_bytes),
+        deadline: Duration::from_secs(60),
+    }
 }
 
 /// Returns a transaction without an id: the host creates one.

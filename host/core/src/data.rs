@@ -5,6 +5,7 @@
 //! | `catalog.redb` | services, their settings and secrets; users and tokens; the seal of the journal | `catalog.rs` |
 //! | `*.segment`, `*.spare` | the journal of all services | `journal/` |
 //! | `SERVICE.RECORD.snapshot` | snapshots | `snapshot_file.rs`, `data/snapshot_writer.rs` |
+//! | `SERVICE.RECORD.pack` | chunks of virtual disks, which snapshots refer to | `snapshot_file/disk.rs`, `data/stored_snapshot.rs` |
 //! | `HASH.workload` | workloads, by their BLAKE3 hash | `data/workload_files.rs` |
 //! | `lock` | held by the process that has the directory | `storage.rs` of the journal |
 //!
@@ -25,6 +26,7 @@ mod error;
 mod locked;
 mod orphans;
 pub(crate) mod snapshot_writer;
+pub(crate) mod stored_snapshot;
 mod workload_files;
 
 pub use contents::{Contents, FoundService, FoundSnapshot, findings};
@@ -501,7 +503,7 @@ impl AsRef<Catalog> for DataDirectory {
 
 fn clear_snapshots(storage: &dyn Storage, service: &Name) -> Result<(), DataError> {
     let names = storage.list().map_err(DataError::storage("list the data directory"))?;
-    let left = names.into_iter().filter(|name| snapshot_writer::snapshot_record(name, service).is_some());
+    let left = names.into_iter().filter(|name| snapshot_writer::is_of(name, service));
     let mut is_changed = false;
     for name in left {
         storage.remove(&name).map_err(DataError::storage(format!("remove '{name}'")))?;

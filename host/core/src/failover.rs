@@ -4,13 +4,16 @@
 //! This module is pure: `Policy` takes facts and returns a decision. `service/moves.rs` carries out the decision.
 //!
 //! A crossing (utilisation at the threshold) starts a failover. The benefit of a fresh VM depends on the resource. For
-//! a consumable it is a full tank. For a level it is the same state, compacted. Such a failover is worth its pause only
-//! if the level ends [`HEADROOM_POINTS`] below the threshold. The same size is preferred to the next larger one with
-//! room. If neither suffices, the service is *degraded*: it stays, serves up to the hard limit, and tries again after a
-//! while (`service/backoff.rs`).
+//! a consumable it is a full tank. For memory it is the same state, compacted; for the disk, only a larger size helps.
+//! A failover for a level is worth its pause only if that level ends [`HEADROOM_POINTS`] below the threshold. The same
+//! size is preferred to the next larger one with room. If none suffices, the service is *degraded*: it stays, serves up
+//! to the hard limit, and tries again after a while (`service/backoff.rs`).
+//!
+//! "Larger" is a partial order: a larger size has more of some level and less of none. So a service never gets more
+//! memory for less disk.
 
 use lifeboat_api::event::FailoverCause;
-use lifeboat_api::meter::{Meter, Resource};
+use lifeboat_api::meter::{Levels, Meter, Resource};
 use lifeboat_api::size::Size;
 use lifeboat_api::sla::Thresholds;
 use std::sync::Arc;
@@ -23,7 +26,7 @@ pub const HEADROOM_POINTS: u16 = 15;
 #[derive(Debug, Clone)]
 pub(crate) struct Policy {
     pub(crate) thresholds: Thresholds,
-    /// The size that the service was created with and the larger ones, sorted by memory.
+    /// The sizes that the service may have, sorted by memory and then by disk.
     pub(crate) sizes: Vec<Arc<Size>>,
 }
 
@@ -32,8 +35,8 @@ pub(crate) struct Policy {
 pub(crate) enum Decision {
     /// Continue in a fresh VM of this size.
     Move(Arc<Size>),
-    /// Continue in a fresh VM of this size for its full tank. Memory stays too full, for the given reason.
-    MoveDegraded(Arc<Size>, String),
+    /// Continue in a fresh VM of this size, which cures the cause. This level stays too full, for the given reason.
+    MoveDegraded(Arc<Size>, Resource, String),
     /// Continue in this VM, degraded, for the given reason.
     Stay(String),
 }
@@ -48,45 +51,69 @@ impl Policy {
         })
     }
 
-    /// Returns whether a level of `memory_used_bytes` leaves the headroom on `size` that a move must leave.
-    pub(crate) fn has_headroom(&self, memory_used_bytes: u64, size: &Size) -> bool {
-        memory_used_bytes <= self.thresholds.memory.less_points(HEADROOM_POINTS).of(size.memory_bytes)
+    /// Returns whether levels of `used` leave the headroom on `size` that a move must leave.
+    pub(crate) fn has_headroom(&self, used: Levels, size: &Size) -> bool {
+        self.without_headroom(used, size).is_none()
     }
 
-    /// Returns the sizes with more memory than `size`, smallest first.
+    /// Returns the first level without that headroom.
+    fn without_headroom(&self, used: Levels, size: &Size) -> Option<Resource> {
+        Levels::ALL.into_iter().find(|level| used.of(*level) > self.headroom(*level, size))
+    }
+
+    /// Returns the most of a level on `size` that a move may leave in use.
+    fn headroom(&self, level: Resource, size: &Size) -> Option<u64> {
+        Some(self.thresholds.of(level).less_points(HEADROOM_POINTS).of(size.levels().of(level)?))
+    }
+
+    /// Returns the sizes that are larger than `size`, smallest first.
     pub(crate) fn larger(&self, size: &Size) -> impl Iterator<Item = &Arc<Size>> {
-        let memory_bytes = size.memory_bytes;
-        self.sizes.iter().filter(move |candidate| candidate.memory_bytes > memory_bytes)
+        let levels = size.levels();
+        self.sizes.iter().filter(move |candidate| candidate.levels().exceed(levels))
     }
 
-    /// Decides where the service continues. The state takes `memory_used_bytes` in a fresh instance. `has_room` returns
-    /// whether the fleet could replace the VM by one of the given size, which is always possible for the same size.
+    /// Decides where the service continues. The state takes `used` in a fresh instance. `has_room` returns whether the
+    /// fleet could replace the VM by one of the given size, which is always possible for the same size.
     pub(crate) fn decide(
         &self,
         cause: FailoverCause,
         size: &Arc<Size>,
-        memory_used_bytes: u64,
+        used: Levels,
         has_room: impl Fn(&Size) -> bool,
     ) -> Decision {
-        if self.has_headroom(memory_used_bytes, size) {
-            return Decision::Move(Arc::clone(size));
-        }
-        let mut larger = self.larger(size).filter(|size| self.has_headroom(memory_used_bytes, size)).peekable();
+        let Some(level) = self.without_headroom(used, size) else { return Decision::Move(Arc::clone(size)) };
+        let mut larger = self.larger(size).filter(|size| self.has_headroom(used, size)).peekable();
         let none_exists = larger.peek().is_none();
         if let Some(size) = larger.find(|size| has_room(size)) {
             return Decision::Move(Arc::clone(size));
         }
-        let reason = format!(
-            "its state takes {} of memory, over {}% of size '{}', and {}",
-            lifeboat_api::size::Bytes(memory_used_bytes),
-            f64::from(self.thresholds.memory.less_points(HEADROOM_POINTS)),
-            size.name,
-            if none_exists { "no larger size has enough" } else { "no machine has room for a larger size" },
-        );
-        match cause {
-            FailoverCause::Memory => Decision::Stay(reason),
-            FailoverCause::Cpu | FailoverCause::Forced => Decision::MoveDegraded(Arc::clone(size), reason),
+        // No size leaves headroom on every level. One that leaves it on the level that caused this still cures it.
+        let cured = match cause.resource().filter(|resource| Levels::ALL.contains(resource)) {
+            // The cause is a consumable, or an order: a fresh VM is all that it needs.
+            None => Some(size),
+            Some(of_cause) => [size]
+                .into_iter()
+                .chain(self.larger(size).filter(|size| has_room(size)))
+                .find(|size| used.of(of_cause) <= self.headroom(of_cause, size)),
+        };
+        let missing = if none_exists { "no larger size has enough" } else { "no machine has room for a larger size" };
+        match cured {
+            Some(cured) => {
+                let level = self.without_headroom(used, cured).unwrap_or(level);
+                Decision::MoveDegraded(Arc::clone(cured), level, self.too_full(used, level, cured, missing))
+            }
+            None => Decision::Stay(self.too_full(used, level, size, missing)),
         }
+    }
+
+    /// Describes a level that leaves no headroom on `size`.
+    fn too_full(&self, used: Levels, level: Resource, size: &Size, missing: &str) -> String {
+        format!(
+            "its state takes {} of {level}, over {}% of size '{}', and {missing}",
+            lifeboat_api::size::Bytes(used.of(level).unwrap_or_default()),
+            f64::from(self.thresholds.of(level).less_points(HEADROOM_POINTS)),
+            size.name,
+        )
     }
 }
 
@@ -96,32 +123,38 @@ mod tests {
     use proptest::prelude::*;
     use std::time::Duration;
 
-    fn size(name: &str, memory_bytes: u64) -> Arc<Size> {
-        Arc::new(Size { name: name.into(), fuel: 1_000, memory_bytes, deadline: Duration::from_secs(1) })
+    fn size(name: &str, memory_bytes: u64, disk_bytes: u64) -> Arc<Size> {
+        Arc::new(Size { name: name.into(), fuel: 1_000, memory_bytes, disk_bytes, deadline: Duration::from_secs(1) })
     }
 
     fn policy() -> Policy {
-        Policy {
-            thresholds: Thresholds::default(),
-            sizes: vec![size("s", 1_000), size("m", 10_000), size("l", 100_000)],
-        }
+        let sizes = vec![size("s", 1_000, 500), size("m", 10_000, 5_000), size("l", 100_000, 50_000)];
+        Policy { thresholds: Thresholds::default(), sizes }
+    }
+
+    fn used(memory_bytes: u64, disk_bytes: u64) -> Levels {
+        Levels { memory_bytes, disk_bytes }
     }
 
     #[test]
     fn a_crossing_begins_at_the_threshold() {
-        let mut meter = Meter::new(1_000, 1_000, 100);
+        let mut meter = Meter::new(1_000, used(1_000, 500), used(100, 0));
         assert_eq!(policy().crossing(&meter, |_| true), None);
-        meter.charge(979, 100);
+        meter.charge(979, used(100, 489));
         assert_eq!(policy().crossing(&meter, |_| true), None);
-        meter.charge(0, 980);
+        meter.charge(0, used(100, 490));
+        assert_eq!(policy().crossing(&meter, |_| true), Some(Resource::Disk));
+        meter.charge(0, used(980, 490));
         assert_eq!(policy().crossing(&meter, |_| true), Some(Resource::Memory));
-        assert_eq!(policy().crossing(&meter, |resource| resource != Resource::Memory), None);
+        let for_disk = |resource| resource != Resource::Memory;
+        assert_eq!(policy().crossing(&meter, for_disk), Some(Resource::Disk), "one waits, the other does not");
+        assert_eq!(policy().crossing(&meter, |_| false), None);
     }
 
     #[test]
     fn a_crossing_of_the_consumable_comes_first() {
-        let mut meter = Meter::new(1_000, 1_000, 100);
-        meter.charge(980, 980);
+        let mut meter = Meter::new(1_000, used(1_000, 500), used(100, 0));
+        meter.charge(980, used(980, 500));
         assert_eq!(policy().crossing(&meter, |_| true), Some(Resource::Cpu));
     }
 
@@ -129,23 +162,32 @@ mod tests {
     fn a_state_that_compacts_stays_on_its_size() {
         let policy = policy();
         let small = &policy.sizes[0];
-        assert_eq!(policy.decide(FailoverCause::Memory, small, 830, |_| true), Decision::Move(Arc::clone(small)));
+        assert_eq!(
+            policy.decide(FailoverCause::Memory, small, used(830, 0), |_| true),
+            Decision::Move(Arc::clone(small))
+        );
     }
 
     #[test]
     fn a_state_that_does_not_compact_gets_the_next_size_that_has_room() {
         let policy = policy();
         let [small, medium, large] = &policy.sizes[..] else { panic!("three sizes") };
-        assert_eq!(policy.decide(FailoverCause::Memory, small, 831, |_| true), Decision::Move(Arc::clone(medium)));
+        assert_eq!(
+            policy.decide(FailoverCause::Memory, small, used(831, 0), |_| true),
+            Decision::Move(Arc::clone(medium))
+        );
         let room_for_large = |size: &Size| size.name == "l";
-        assert_eq!(policy.decide(FailoverCause::Cpu, small, 831, room_for_large), Decision::Move(Arc::clone(large)));
+        assert_eq!(
+            policy.decide(FailoverCause::Cpu, small, used(831, 0), room_for_large),
+            Decision::Move(Arc::clone(large))
+        );
     }
 
     #[test]
     fn without_a_larger_size_a_crossing_of_memory_moves_nothing() {
         let policy = policy();
         let large = &policy.sizes[2];
-        assert!(matches!(policy.decide(FailoverCause::Memory, large, 90_000, |_| true), Decision::Stay(_)));
+        assert!(matches!(policy.decide(FailoverCause::Memory, large, used(90_000, 0), |_| true), Decision::Stay(_)));
     }
 
     #[test]
@@ -153,22 +195,89 @@ mod tests {
         let policy = policy();
         let large = &policy.sizes[2];
         assert!(matches!(
-            policy.decide(FailoverCause::Cpu, large, 90_000, |_| true),
-            Decision::MoveDegraded(size, _) if size == *large
+            policy.decide(FailoverCause::Cpu, large, used(90_000, 0), |_| true),
+            Decision::MoveDegraded(size, Resource::Memory, _) if size == *large
         ));
     }
 
+    #[test]
+    fn a_full_disk_gets_the_next_size_and_never_the_same() {
+        let policy = policy();
+        let [small, medium, large] = &policy.sizes[..] else { panic!("three sizes") };
+        assert_eq!(
+            policy.decide(FailoverCause::Disk, small, used(0, 490), |_| true),
+            Decision::Move(Arc::clone(medium))
+        );
+        let room_for_large = |size: &Size| size.name == "l";
+        assert_eq!(
+            policy.decide(FailoverCause::Disk, small, used(0, 490), room_for_large),
+            Decision::Move(Arc::clone(large))
+        );
+        let Decision::Stay(reason) = policy.decide(FailoverCause::Disk, large, used(0, 49_000), |_| true) else {
+            panic!("there is no larger size")
+        };
+        assert!(reason.starts_with("its state takes 49.0 kB of disk, over 83% of size 'l', and no larger"), "{reason}");
+    }
+
+    #[test]
+    fn a_size_with_more_memory_and_less_disk_is_never_chosen() {
+        let sizes = vec![size("a", 1_000, 5_000), size("b", 10_000, 500)];
+        let policy = Policy { thresholds: Thresholds::default(), sizes };
+        let [a, b] = &policy.sizes[..] else { panic!("two sizes") };
+        assert_eq!((policy.larger(a).count(), policy.larger(b).count()), (0, 0));
+        assert!(matches!(policy.decide(FailoverCause::Memory, a, used(990, 0), |_| true), Decision::Stay(_)));
+        assert!(matches!(policy.decide(FailoverCause::Disk, b, used(0, 490), |_| true), Decision::Stay(_)));
+        let cpu = policy.decide(FailoverCause::Cpu, b, used(0, 490), |_| true);
+        assert!(matches!(cpu, Decision::MoveDegraded(size, Resource::Disk, _) if size == *b));
+    }
+
+    #[test]
+    fn a_cause_that_is_cured_moves_although_another_level_stays_too_full() {
+        let sizes = vec![size("a", 1_000, 500), size("b", 1_000, 5_000)];
+        let policy = Policy { thresholds: Thresholds::default(), sizes };
+        let [a, b] = &policy.sizes[..] else { panic!("two sizes") };
+        let degraded = policy.decide(FailoverCause::Disk, a, used(990, 490), |_| true);
+        assert!(matches!(degraded, Decision::MoveDegraded(size, Resource::Memory, _) if size == *b));
+        let compacted = policy.decide(FailoverCause::Memory, b, used(100, 4_990), |_| true);
+        assert!(matches!(compacted, Decision::MoveDegraded(size, Resource::Disk, _) if size == *b));
+    }
+
     proptest! {
-        /// A move for memory never leads straight to the next crossing of memory, so there is no loop.
+        /// A move never leads straight to the next crossing of a level, or of that which caused it, so there is no loop.
+        /// No level of the size gets smaller.
         #[test]
-        fn a_move_for_memory_always_leaves_headroom(used in 0u64..200_000, which in 0usize..3, room in 0u64..200_000) {
-            let policy = policy();
-            let decision = policy.decide(FailoverCause::Memory, &policy.sizes[which], used, |size| size.memory_bytes <= room);
-            if let Decision::Move(size) = decision {
-                let meter = Meter::new(size.fuel, size.memory_bytes, used);
-                prop_assert_eq!(policy.crossing(&meter, |_| true), None);
-                prop_assert!(size.memory_bytes >= policy.sizes[which].memory_bytes);
-            }
+        fn a_move_always_leaves_headroom(
+            sizes in prop::collection::vec((1u64..50, 1u64..50), 1..6),
+            which in 0usize..6,
+            levels in (0u64..60, 0u64..60),
+            room in (0u64..60, 0u64..60),
+            cause in prop::sample::select(FailoverCause::ALL.to_vec()),
+        ) {
+            let mut sizes: Vec<_> = sizes.into_iter().map(|(memory, disk)| size("s", memory, disk)).collect();
+            sizes.sort_by_key(|size| (size.memory_bytes, size.disk_bytes));
+            let policy = Policy { thresholds: Thresholds::default(), sizes };
+            let (from, used) = (&policy.sizes[which % policy.sizes.len()], used(levels.0, levels.1));
+            let has_room = |size: &Size| size.memory_bytes <= room.0 && size.disk_bytes <= room.1;
+            let to = match policy.decide(cause, from, used, has_room) {
+                Decision::Move(to) => {
+                    let meter = Meter::new(to.fuel, to.levels(), used);
+                    prop_assert_eq!(policy.crossing(&meter, |_| true), None);
+                    to
+                }
+                Decision::MoveDegraded(to, level, _) => {
+                    let meter = Meter::new(to.fuel, to.levels(), used);
+                    let of_cause = cause.resource();
+                    prop_assert_eq!(policy.crossing(&meter, |resource| Some(resource) == of_cause), None);
+                    prop_assert!(policy.without_headroom(used, &to).is_some() && Some(level) != of_cause);
+                    to
+                }
+                Decision::Stay(_) => {
+                    prop_assert!(cause.resource().is_some_and(|resource| Levels::ALL.contains(&resource)));
+                    Arc::clone(from)
+                }
+            };
+            prop_assert!(from.levels().fit(to.levels()));
+            prop_assert!(*from == to || has_room(&to));
         }
     }
 }

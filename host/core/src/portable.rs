@@ -1,6 +1,7 @@
 //! Portable snapshots: a service's state as one file that may leave the machine, and a new service from it.
 //!
-//! The file is a snapshot (`snapshot_file.rs`) with two more sections: the workload and the settings. It contains no
+//! The file is a snapshot (`snapshot_file.rs`) with more sections: the workload, the settings, and a pack with every
+//! chunk of the virtual disk, unless nothing was made on that. It contains no
 //! secret, no epoch and no answers. The restored service draws its own secret and epoch. It does not recognise
 //! repetitions of ids that were answered before, but it refuses ids that contain an older time.
 //!
@@ -10,17 +11,18 @@
 //! the service is being created, because a restored and unused service has nothing but the snapshot.
 
 use crate::catalog::{EntryError, SETTINGS_VERSION, ServiceEntry, ServiceSettings};
-use crate::data::{DataDirectory, DataError};
+use crate::data::{DataDirectory, DataError, stored_snapshot};
 use crate::journal::{Record, record};
 use crate::snapshot_file::{
-    self, ResumePoint, SECTION_SETTINGS, SECTION_WORKLOAD, Section, SnapshotFileError, SnapshotHeader,
+    self, ResumePoint, SECTION_PACK, SECTION_SETTINGS, SECTION_WORKLOAD, Section, SnapshotFileError, SnapshotHeader,
 };
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::id::Epoch;
 use lifeboat_api::id::WorkloadHash;
 use lifeboat_api::name::{NAME_BYTES_MAX, Name};
-use lifeboat_api::size::{DEADLINE_MAX, Size};
+use lifeboat_api::size::{DEADLINE_MAX, DISK_BYTES_MAX, DISK_BYTES_MIN, Size};
 use lifeboat_api::text::{is_deceptive, shortened};
+use lifeboat_disk::{Export, Packs};
 use lifeboat_journal::commit::{Change, Entry};
 use lifeboat_journal::frame::RecordNumber;
 use lifeboat_journal::storage;
@@ -123,9 +125,8 @@ impl PortableError {
     #[must_use]
     pub fn is_no_room(&self) -> bool {
         match self {
-            Self::Storage { source, .. } | Self::File(SnapshotFileError::Storage { source, .. }) => {
-                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-            }
+            Self::Storage { source, .. } => is_no_room(source),
+            Self::File(error) => error.storage_error().is_some_and(is_no_room),
             _ => false,
         }
     }
@@ -142,10 +143,17 @@ impl PortableError {
 }
 
 impl Portable {
-    /// Returns the bytes of the state and the workload. The file takes a little more.
+    /// Returns the bytes of the state, the disk without holes, and the workload. The file takes a little more.
     #[must_use]
     pub fn bytes_min(&self) -> u64 {
-        self.snapshot.state_bytes() + self.workload.len() as u64
+        let disk_bytes = self.export().map_or(0, |export| export.pack_bytes());
+        self.snapshot.state_bytes() + disk_bytes + self.workload.len() as u64
+    }
+
+    /// Returns the disk with all of its chunks in one pack, unless nothing was ever made on it.
+    fn export(&self) -> Option<Export> {
+        let disk = self.snapshot.disk();
+        (!disk.is_untouched()).then(|| disk.export(self.record.0, &Packs::new()))
     }
 
     /// Writes the snapshot to `path`. When this returns, the file survives a crash. Before that, there is no file of
@@ -169,8 +177,12 @@ impl Portable {
         let aside = Path::new(&aside);
         let created = storage::create_file(aside).map_err(failed("create"))?;
         let settings = self.settings.to_bytes();
-        let chunks = self.snapshot.chunks().chain([&self.workload[..], &settings[..]]);
-        let written = snapshot_file::write_to(&*created, &file, &self.header(settings.len()), chunks)
+        let export = self.export();
+        let mut header = self.header();
+        header.sections = self.sections(settings.len(), export.as_ref());
+        let of_disk = export.iter().flat_map(|export| std::iter::once(export.table()).chain(export.pack()));
+        let chunks = self.snapshot.chunks().chain([&self.workload[..], &settings[..]]).chain(of_disk);
+        let written = snapshot_file::write_to(&*created, &file, &header, chunks)
             .map_err(PortableError::from)
             .and_then(|()| storage::rename_file(aside, path).map_err(failed("name")));
         if written.is_err() {
@@ -180,12 +192,23 @@ impl Portable {
         written
     }
 
-    fn header(&self, settings_bytes: usize) -> SnapshotHeader {
-        let length = |bytes: usize| u32::try_from(bytes).expect("workloads and settings are below 4 GiB");
+    /// Returns the sections of the file, in order.
+    fn sections(&self, settings_bytes: usize, export: Option<&Export>) -> Vec<Section> {
+        let length = |bytes: usize| u32::try_from(bytes).expect("workloads, settings and chunks are below 4 GiB");
         let section = |kind, bytes| Section { kind, is_optional: false, chunk_bytes: vec![length(bytes)] };
         let mut sections = Section::of(&self.snapshot);
         sections.push(section(SECTION_WORKLOAD, self.workload.len()));
         sections.push(section(SECTION_SETTINGS, settings_bytes));
+        if let Some(export) = export {
+            let chunk_bytes = export.pack().map(|part| length(part.len())).collect();
+            sections.push(Section::of_table(export.table()));
+            sections.push(Section { kind: SECTION_PACK, is_optional: false, chunk_bytes });
+        }
+        sections
+    }
+
+    /// Returns the header of the file, without its sections.
+    fn header(&self) -> SnapshotHeader {
         SnapshotHeader {
             service: self.service.clone(),
             workload_hash: *self.workload_hash.as_bytes(),
@@ -194,7 +217,7 @@ impl Portable {
             timestamp: self.snapshot.timestamp(),
             record: self.record,
             resume_point: ResumePoint { epoch: Epoch::default(), ..self.resume_point.clone() },
-            sections,
+            sections: Vec::new(),
         }
     }
 
@@ -219,7 +242,8 @@ impl Portable {
             return Err(PortableError::OtherWorkload { file });
         }
         let SnapshotHeader { service, resume_point, record, .. } = content.header.clone();
-        let snapshot = Arc::new(content.into_snapshot());
+        let disk = content.portable_disk(&file)?;
+        let snapshot = Arc::new(content.into_snapshot(disk));
         Ok(Self { service, snapshot, resume_point, record, workload_hash, workload: workload.into(), settings })
     }
 
@@ -248,9 +272,8 @@ impl Portable {
         directory.catalog().note_creation(&name, directory.committer().end())?;
         let _kept = directory.keep_workload(&self.workload_hash, &self.workload)?;
         directory.clear_snapshots(&name)?;
-        let chunks = self.snapshot.chunks();
         let header = self.first_header(&name, epoch);
-        snapshot_file::write(&**directory.storage(), &snapshot_file::file_name(&name, FIRST_RECORD), &header, chunks)?;
+        stored_snapshot::write(&**directory.storage(), header, &self.snapshot, Vec::new(), &Packs::new())?;
         let timestamp = timestamp.max(self.snapshot.timestamp());
         let record = record::encode(&Record::Opened { timestamp, epoch });
         let change = Change::Begin { number: FIRST_RECORD, record };
@@ -271,7 +294,6 @@ impl Portable {
     }
 
     fn first_header(&self, name: &Name, epoch: Epoch) -> SnapshotHeader {
-        let (portable, sections) = (self.header(0), Section::of(&self.snapshot));
         SnapshotHeader {
             service: name.clone(),
             record: FIRST_RECORD,
@@ -283,8 +305,7 @@ impl Portable {
                 first_answer: FIRST_RECORD.next(),
                 forgotten_id_time: self.resume_point.forgotten_id_time,
             },
-            sections,
-            ..portable
+            ..self.header()
         }
     }
 }
@@ -300,6 +321,10 @@ pub struct NewIdentity {
     pub epoch: Epoch,
     /// The time at which the service begins.
     pub timestamp: Timestamp,
+}
+
+fn is_no_room(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 fn settings_from_bytes(file: &str, bytes: &[u8]) -> Result<ServiceSettings, PortableError> {
@@ -322,12 +347,15 @@ fn check_settings(settings: &ServiceSettings) -> Result<(), String> {
         return Err(format!("there is no size '{}'", shortened(size, NAME_BYTES_MAX)));
     }
     for candidate in sizes {
-        let Size { name, fuel, memory_bytes, deadline } = candidate;
+        let Size { name, fuel, memory_bytes, disk_bytes, deadline } = candidate;
         if name.len() > NAME_BYTES_MAX || name.contains(is_deceptive) {
             return Err(format!("size '{}' has an invalid name", shortened(name, NAME_BYTES_MAX)));
         }
-        let is_valid =
-            *fuel > 0 && *memory_bytes <= MEMORY_BYTES_MAX && !deadline.is_zero() && *deadline <= DEADLINE_MAX;
+        let is_valid = *fuel > 0
+            && *memory_bytes <= MEMORY_BYTES_MAX
+            && (DISK_BYTES_MIN..=DISK_BYTES_MAX).contains(disk_bytes)
+            && !deadline.is_zero()
+            && *deadline <= DEADLINE_MAX;
         if !is_valid {
             return Err(format!("size {candidate} is out of bounds"));
         }

@@ -13,6 +13,7 @@ use lifeboat_api::id::WorkloadHash;
 use lifeboat_api::name::Name;
 use lifeboat_api::size::Size;
 use lifeboat_api::transaction::Answer;
+use lifeboat_disk::Disk;
 use lifeboat_journal::frame::RecordNumber;
 use lifeboat_journal::storage::Storage;
 use lifeboat_vm::engine::{Engine, EngineError, PoolLimits, Program, load_stored};
@@ -152,6 +153,14 @@ pub struct Queried {
     pub log: Vec<String>,
 }
 
+impl State {
+    /// Returns the virtual disk.
+    #[must_use]
+    pub fn disk(&self) -> &Disk {
+        self.instance.disk()
+    }
+}
+
 impl Scratch {
     /// Sets up slots for the largest of `sizes`, and for any workload.
     ///
@@ -228,10 +237,18 @@ impl Scratch {
         at: Option<Sequence>,
     ) -> Result<State, StateError> {
         let replay_context = self.replay_context_of(program, found);
-        let mut unusable = None;
+        let (mut unusable, mut damaged) = (None, None);
         for candidate in found.trusted() {
             let Some(records) = records_through(found, candidate, at) else { continue };
-            let base = Arc::new(candidate.load(storage)?);
+            let base = match candidate.load(storage) {
+                Ok(base) => Arc::new(base),
+                // The chunks of its disk are read only here.
+                Err(DataError::Snapshot(error)) if error.is_damage() => {
+                    damaged = Some(DataError::Snapshot(error));
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
             match rehydrate(replay_context, &base, &kept(records)).await {
                 Ok(Rehydrated { instance, replayed_transactions, .. }) => {
                     let (sequence, timestamp) =
@@ -256,6 +273,7 @@ impl Scratch {
         let kept = stretches(found);
         Err(match (unusable, at) {
             (Some(error), _) => error.into(),
+            (None, _) if damaged.is_some() => damaged.map_or(StateError::Nothing { service }, StateError::from),
             (None, Some(sequence)) if !kept.0.is_empty() => StateError::OutOfRange { service, sequence, kept },
             _ => StateError::Nothing { service },
         })

@@ -72,6 +72,7 @@ use lifeboat_journal::adaptive_spin::AdaptiveSpin;
 use lifeboat_vm::engine::Program;
 use lifeboat_vm::instance::{Attempt, Call, Instance};
 use lifeboat_vm::rehydrate::{Maintenance, REPLAY_OVERHEAD_FUEL, ReplayContext};
+use lifeboat_vm::snapshot::Snapshot;
 use lifeboat_vm::store::{Allowance, Inputs};
 use logs::LogBucket;
 use misses::DeadlineMisses;
@@ -112,6 +113,10 @@ pub const GUEST_TIME_STEP: Duration = Duration::from_nanos(1);
 
 /// The most bytes of requests that may wait for a service.
 pub const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// The line of the log about a guest that leaves files open. It is reported once.
+const LEFT_OPEN: &str = "it leaves descriptors open: the host closes them at the end of a transaction or query, and the \
+                         next one cannot use them; open files anew each time";
 
 /// The parts of the host that a service shares.
 #[derive(Clone)]
@@ -222,6 +227,8 @@ pub(crate) struct Service {
     // Reports.
     events: EventGate,
     logs: LogBucket,
+    /// Whether it was reported that the guest leaves files open.
+    has_reported_open: bool,
 }
 
 impl Service {
@@ -236,7 +243,10 @@ impl Service {
     ) -> Result<Self, LaunchError> {
         check_size(&spec)?;
         let lease = context.fleet.place(&spec.size)?;
-        let instance = Instance::create(&spec.program, spec.secret, context.maintenance.allowance())
+        // What the start functions write belongs to the service, so its size is the limit.
+        let allowance = Allowance { disk_bytes: spec.size.disk_bytes, ..context.maintenance.allowance() };
+        let disk = Snapshot::empty().disk().clone();
+        let instance = Instance::create(&spec.program, spec.secret, allowance, disk)
             .await
             .map_err(|error| LaunchError::Instantiate { name: spec.name.clone(), error })?;
         let id = VmId { service: spec.name.clone(), number: 1 };
@@ -250,7 +260,7 @@ impl Service {
         if !sizes.contains(&spec.size) {
             sizes.push(Arc::clone(&spec.size));
         }
-        sizes.sort_by_key(|size| size.memory_bytes);
+        sizes.sort_by_key(|size| (size.memory_bytes, size.disk_bytes));
         let began = context.clock.read();
         let events = EventGate::new(Arc::clone(&context.events));
         let terms = ReplayTerms {
@@ -283,6 +293,7 @@ impl Service {
             triggered: None,
             events,
             logs: LogBucket::new(began.monotonic),
+            has_reported_open: false,
         }
     }
 
@@ -651,15 +662,19 @@ impl Service {
         }
     }
 
-    /// Executes `work` with `fuel` as the rest of a tank, under the memory limit and the deadline of `size`.
+    /// Executes `work` with `fuel` as the rest of a tank, under the other limits of `size`.
     async fn attempt(&mut self, work: &Work, fuel: u64, size: &Size) -> Attempt {
-        let allowance =
-            Allowance { fuel, memory_bytes: size.memory_bytes, inputs: Inputs::Live { deadline: size.deadline } };
+        let Size { memory_bytes, disk_bytes, deadline, .. } = *size;
+        let allowance = Allowance { fuel, memory_bytes, disk_bytes, inputs: Inputs::Live { deadline } };
         let attempt = match work.kind {
             Kind::Transaction => self.vm.instance.execute(work.call(), allowance).await,
             Kind::Query => self.vm.instance.query(work.call(), allowance).await,
         };
-        let lines = self.vm.instance.take_log();
+        let mut lines = self.vm.instance.take_log();
+        if self.vm.instance.has_left_open() && !self.has_reported_open {
+            self.has_reported_open = true;
+            lines.push(LEFT_OPEN.to_owned());
+        }
         if !lines.is_empty() {
             let passed = self.logs.pass(lines, self.events.room(), self.context.clock.monotonic());
             self.counters.dropped_lines(passed.dropped_lines);
@@ -770,10 +785,15 @@ impl Service {
 
     /// Takes a snapshot if the tail is long.
     async fn snapshot_if_long(&mut self) {
-        let is_due = self.snapshots.is_tail_long(self.history.tail_bytes());
+        let is_due = self.snapshots.is_tail_long(self.history.tail_bytes(), self.written_bytes());
         if is_due && self.shadow.is_none() && self.may_export() {
             let _ = self.snapshot_soon().await;
         }
+    }
+
+    /// Returns the bytes that were written to the disk for the last snapshot, if the service is durable.
+    fn written_bytes(&self) -> u64 {
+        self.snapshot_writer.as_ref().map_or(0, SnapshotWriter::written_bytes)
     }
 
     /// Reports that the journal fills up, or that it has room again.

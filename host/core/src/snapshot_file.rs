@@ -4,20 +4,25 @@
 //! A file has a prefix of fixed length with a checksum of its own, which distinguishes a newer version from damage. The
 //! prefix is followed by a header that describes the snapshot, as a list of parts (`parts.rs`), and by the chunks of
 //! its sections. `docs/format.md` gives every byte. Headers of version 1, which had fixed fields, are still read. A
-//! file holds no secret and no path: it may leave the machine.
+//! file holds no secret and no path: it may leave the machine. The chunks of the virtual disk are in packs beside the
+//! file, which other snapshots of the service share (`snapshot_file/disk.rs`).
 //!
 //! This module never removes or replaces a snapshot. Only the code that restored a newer snapshot decides which one is
 //! old enough to be removed.
+
+pub(crate) mod disk;
 
 use crate::parts::{Parts, PartsError, exactly};
 use bytes::Bytes;
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::id::{Epoch, Sequence};
 use lifeboat_api::name::Name;
+use lifeboat_disk::{Disk, Packs};
 use lifeboat_journal::frame::RecordNumber;
 use lifeboat_journal::storage::{Storage, StorageFile};
 use lifeboat_vm::snapshot::{self, SectionKind, Snapshot};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::io;
 use std::ops::Range;
 use thiserror::Error;
@@ -28,11 +33,14 @@ pub(crate) const SNAPSHOT_VERSION: u32 = 2;
 /// The longest header, in bytes.
 pub(crate) const SNAPSHOT_HEADER_BYTES_MAX: u32 = 16 * 1024 * 1024;
 
-/// The longest body, in bytes: a state and a disk of 2 GiB each.
-pub(crate) const SNAPSHOT_BODY_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
+/// The longest body, in bytes: a state and a disk of 2 GiB each, with the disk's table, and a workload.
+pub(crate) const SNAPSHOT_BODY_BYTES_MAX: u64 = 5 * 1024 * 1024 * 1024;
 
 /// The section with the state that the guest exported.
 pub const SECTION_STATE: u16 = 1;
+
+/// The section with the table of the virtual disk. Absent if nothing was ever made on the disk.
+pub const SECTION_DISK: u16 = 2;
 
 /// The section of a portable snapshot with the bytes that the workload was loaded from.
 pub const SECTION_WORKLOAD: u16 = 3;
@@ -44,8 +52,12 @@ pub const SECTION_SETTINGS: u16 = 4;
 /// [`ResumePoint::forgotten_id_time`] for all users.
 pub const SECTION_FORGOTTEN: u16 = 5;
 
+/// The section of a portable snapshot with the pack that has all chunks of the disk.
+pub const SECTION_PACK: u16 = 6;
+
 /// The kinds of sections that this host knows.
-const SECTIONS_KNOWN: [u16; 4] = [SECTION_STATE, SECTION_WORKLOAD, SECTION_SETTINGS, SECTION_FORGOTTEN];
+const SECTIONS_KNOWN: [u16; 6] =
+    [SECTION_STATE, SECTION_DISK, SECTION_WORKLOAD, SECTION_SETTINGS, SECTION_FORGOTTEN, SECTION_PACK];
 
 /// The kinds of a header's parts.
 mod header_part {
@@ -166,7 +178,8 @@ pub struct ResumePoint {
 /// A section of the body.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Section {
-    /// The kind: [`SECTION_STATE`], [`SECTION_WORKLOAD`], [`SECTION_SETTINGS`] or [`SECTION_FORGOTTEN`].
+    /// The kind: [`SECTION_STATE`], [`SECTION_DISK`], [`SECTION_WORKLOAD`], [`SECTION_SETTINGS`],
+    /// [`SECTION_FORGOTTEN`] or [`SECTION_PACK`].
     pub kind: u16,
     /// Whether a host that does not know the kind may skip the section. Otherwise it must refuse the snapshot.
     pub is_optional: bool,
@@ -194,6 +207,15 @@ impl Section {
             chunk_bytes: section.chunks.iter().map(length).collect(),
         };
         snapshot.sections().iter().map(section).collect()
+    }
+
+    /// Returns the section with the table of a disk.
+    ///
+    /// # Panics
+    /// If the table has 4 GiB or more: that of a disk of `DISK_BYTES_MAX` has some hundred MiB at most.
+    pub(crate) fn of_table(table: &[u8]) -> Self {
+        let bytes = u32::try_from(table.len()).expect("a table is below 4 GiB");
+        Self { kind: SECTION_DISK, is_optional: false, chunk_bytes: vec![bytes] }
     }
 
     fn bytes(&self) -> u64 {
@@ -299,6 +321,32 @@ pub enum SnapshotFileError {
         /// The reason why the header is invalid.
         reason: String,
     },
+    /// The table of the disk, or a pack that it refers to, is not as it was written.
+    #[error("snapshot '{name}' has a damaged disk: {reason}")]
+    Disk {
+        /// The name of the snapshot's file.
+        name: String,
+        /// The damage, with the pack and the place of a chunk.
+        reason: String,
+    },
+    /// A newer host wrote the table of the disk, or a pack.
+    #[error("'{name}' has a disk of a newer host: {reason}")]
+    FutureDisk {
+        /// The name of the file.
+        name: String,
+        /// What this host does not know.
+        reason: String,
+    },
+    /// The storage failed for a pack.
+    #[error("cannot {action} pack '{name}'")]
+    Pack {
+        /// The name of the pack's file.
+        name: String,
+        /// The action that failed.
+        action: &'static str,
+        /// The cause of the failure.
+        source: io::Error,
+    },
     /// The storage failed.
     #[error("cannot {action} snapshot '{name}'")]
     Storage {
@@ -323,7 +371,17 @@ impl SnapshotFileError {
                 | Self::WrongLength { .. }
                 | Self::Damaged { .. }
                 | Self::BadHeader { .. }
+                | Self::Disk { .. }
         )
+    }
+
+    /// Returns the error of the storage, if it is the storage that failed.
+    #[must_use]
+    pub fn storage_error(&self) -> Option<&io::Error> {
+        match self {
+            Self::Storage { source, .. } | Self::Pack { source, .. } => Some(source),
+            _ => None,
+        }
     }
 }
 
@@ -345,10 +403,31 @@ pub fn write<'a>(
     header: &SnapshotHeader,
     chunks: impl IntoIterator<Item = &'a [u8]>,
 ) -> Result<(), SnapshotFileError> {
-    let failed = |action| move |source| SnapshotFileError::Storage { name: name.to_owned(), action, source };
-    if storage.list().map_err(failed("look for"))?.iter().any(|other| other == name) {
+    let failed = |action, source| SnapshotFileError::Storage { name: name.to_owned(), action, source };
+    check_absent(storage, name)?;
+    write_aside(storage, name, &failed, |file| write_to(file, name, header, chunks))
+}
+
+/// Checks that there is no snapshot of this name.
+///
+/// # Errors
+/// [`SnapshotFileError::Exists`], [`SnapshotFileError::Storage`].
+pub(crate) fn check_absent(storage: &dyn Storage, name: &str) -> Result<(), SnapshotFileError> {
+    let failed = |source| SnapshotFileError::Storage { name: name.to_owned(), action: "look for", source };
+    if storage.list().map_err(failed)?.iter().any(|other| other == name) {
         return Err(SnapshotFileError::Exists { name: name.to_owned() });
     }
+    Ok(())
+}
+
+/// Writes a file by `fill`, which syncs it, under another name, and renames it.
+fn write_aside(
+    storage: &dyn Storage,
+    name: &str,
+    failed: &dyn Fn(&'static str, io::Error) -> SnapshotFileError,
+    fill: impl FnOnce(&dyn StorageFile) -> Result<(), SnapshotFileError>,
+) -> Result<(), SnapshotFileError> {
+    let failed = |action| move |source| failed(action, source);
     let aside = format!("{name}.tmp");
     match storage.remove(&aside) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -357,8 +436,7 @@ pub fn write<'a>(
         _ => {}
     }
     let file = storage.create(&aside).map_err(failed("create"))?;
-    let written = write_to(&*file, name, header, chunks);
-    let named = written.and_then(|()| storage.rename(&aside, name).map_err(failed("name")));
+    let named = fill(&*file).and_then(|()| storage.rename(&aside, name).map_err(failed("name")));
     if named.is_err() {
         drop(file);
         // A partial file would take the room that other files need.
@@ -431,9 +509,13 @@ pub struct SnapshotContent {
 }
 
 impl SnapshotContent {
-    /// Returns the snapshot in the file.
+    /// Returns the snapshot in the file, with `disk`. Without a section for the state, no guest has exported any: it is
+    /// the state before the first transaction.
     #[must_use]
-    pub fn into_snapshot(self) -> Snapshot {
+    pub fn into_snapshot(self, disk: Disk) -> Snapshot {
+        if !self.header.sections.iter().any(|section| section.kind == SECTION_STATE) {
+            return Snapshot::birth(disk);
+        }
         let ranges = SectionKind::ALL.map(|kind| (kind, self.chunks(kind_number(kind))));
         let Self { header, body } = self;
         let body = Bytes::from(body);
@@ -441,7 +523,43 @@ impl SnapshotContent {
             let chunks = ranges.into_iter().map(|range| body.slice(range)).collect();
             snapshot::Section { kind, chunks }
         });
-        Snapshot::new(header.sequence, header.timestamp, header.state_version, sections.collect())
+        Snapshot::new(header.sequence, header.timestamp, header.state_version, sections.collect(), disk)
+    }
+
+    /// Reads the disk, whose chunks are in the packs beside the file `name`.
+    ///
+    /// # Errors
+    /// [`SnapshotFileError`].
+    pub fn disk(&self, storage: &dyn Storage, name: &str) -> Result<Disk, SnapshotFileError> {
+        match self.section(SECTION_DISK) {
+            None => Ok(Disk::new(0)),
+            Some(table) => Ok(disk::import(storage, name, &self.header.service, &table)?.disk),
+        }
+    }
+
+    /// Reads the disk of a portable snapshot, which contains all chunks.
+    ///
+    /// # Errors
+    /// [`SnapshotFileError`].
+    pub(crate) fn portable_disk(&self, name: &str) -> Result<Disk, SnapshotFileError> {
+        match self.section(SECTION_DISK) {
+            None => Ok(Disk::new(0)),
+            Some(table) => {
+                let pack = self.section(SECTION_PACK).unwrap_or_default();
+                disk::import_from(name, &self.header.service, &table, &pack)
+            }
+        }
+    }
+
+    /// Returns the bytes of a section, or none if there is no such section.
+    fn section(&self, kind: u16) -> Option<Cow<'_, [u8]>> {
+        if !self.header.sections.iter().any(|section| section.kind == kind) {
+            return None;
+        }
+        Some(match &self.chunks(kind)[..] {
+            [at] => Cow::Borrowed(&self.body[at.clone()]),
+            chunks => chunks.iter().flat_map(|at| &self.body[at.clone()]).copied().collect::<Vec<u8>>().into(),
+        })
     }
 
     /// Returns the ranges in the body of the chunks of a section. They are empty if there is no such section.
@@ -493,11 +611,43 @@ fn read_whole(stored: &Stored<'_>) -> Result<SnapshotContent, SnapshotFileError>
     Ok(SnapshotContent { header: stored.decode_header(&header_bytes)?, body })
 }
 
-/// Checks a snapshot as [`read`] does, without keeping its body in memory.
+/// A snapshot file that was checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checked {
+    /// The header, which describes the snapshot.
+    pub header: SnapshotHeader,
+    /// The packs with the chunks of its disk.
+    pub packs: Packs,
+}
+
+/// Checks a snapshot as [`read`] does, without keeping its body in memory. Checks the table of its disk, and that the
+/// packs are there; the chunks in them are checked when the disk is read.
 ///
 /// # Errors
 /// [`SnapshotFileError`].
-pub fn check(storage: &dyn Storage, name: &str) -> Result<SnapshotHeader, SnapshotFileError> {
+pub fn check(storage: &dyn Storage, name: &str) -> Result<Checked, SnapshotFileError> {
+    let (stored, header) = check_file(storage, name)?;
+    let packs = match stored.table(&header)? {
+        None => Packs::new(),
+        Some(table) => disk::check(storage, name, &header.service, &table)?,
+    };
+    Ok(Checked { header, packs })
+}
+
+/// Checks every chunk of a snapshot's disk.
+///
+/// # Errors
+/// [`SnapshotFileError`]: a damaged chunk is named by its pack and its place there.
+pub fn check_disk(storage: &dyn Storage, name: &str) -> Result<(), SnapshotFileError> {
+    let stored = Stored::open(storage, name)?;
+    let header = stored.decode_header(&stored.read_header()?)?;
+    match stored.table(&header)? {
+        None => Ok(()),
+        Some(table) => disk::check_chunks(storage, name, &header.service, &table),
+    }
+}
+
+fn check_file<'a>(storage: &dyn Storage, name: &'a str) -> Result<(Stored<'a>, SnapshotHeader), SnapshotFileError> {
     let stored = Stored::open(storage, name)?;
     let header_bytes = stored.read_header()?;
     let mut hasher = blake3::Hasher::new();
@@ -512,7 +662,8 @@ pub fn check(storage: &dyn Storage, name: &str) -> Result<SnapshotHeader, Snapsh
         offset += count as u64;
     }
     stored.check_hash(&hasher)?;
-    stored.decode_header(&header_bytes)
+    let header = stored.decode_header(&header_bytes)?;
+    Ok((stored, header))
 }
 
 /// A snapshot file with a valid prefix and the expected length.
@@ -570,6 +721,20 @@ impl<'a> Stored<'a> {
         let mut bytes = vec![0; self.header_bytes as usize];
         self.read(PREFIX_BYTES as u64, &mut bytes)?;
         Ok(bytes)
+    }
+
+    /// Reads the table of the disk, if there is one. The header is that of this file.
+    fn table(&self, header: &SnapshotHeader) -> Result<Option<Vec<u8>>, SnapshotFileError> {
+        let mut offset = PREFIX_BYTES as u64 + u64::from(self.header_bytes);
+        for section in &header.sections {
+            if section.kind == SECTION_DISK {
+                let mut table = vec![0; usize::try_from(section.bytes()).expect("SNAPSHOT_BODY_BYTES_MAX fits")];
+                self.read(offset, &mut table)?;
+                return Ok(Some(table));
+            }
+            offset += section.bytes();
+        }
+        Ok(None)
     }
 
     fn check_hash(&self, hasher: &blake3::Hasher) -> Result<(), SnapshotFileError> {

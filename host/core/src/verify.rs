@@ -234,7 +234,12 @@ impl Replay<'_> {
     /// Goes from snapshot to snapshot, and from the last one to the end. Snapshots that no replay reaches, because the
     /// records between are lost, are only restored.
     async fn run(mut self) -> Result<(), VerifyError> {
-        let mut snapshots: Vec<&FoundSnapshot> = self.found.usable().collect();
+        let mut snapshots = Vec::new();
+        for snapshot in self.found.usable() {
+            if self.is_disk_intact(snapshot)? {
+                snapshots.push(snapshot);
+            }
+        }
         snapshots.reverse();
         for (index, base) in snapshots.iter().enumerate() {
             let next = snapshots.get(index + 1).copied();
@@ -242,10 +247,26 @@ impl Replay<'_> {
                 return Ok(());
             }
         }
-        for behind in self.found.trusted().filter(|snapshot| !snapshots.contains(snapshot)) {
-            self.restore_only(behind).await?;
+        let usable: Vec<&FoundSnapshot> = self.found.usable().collect();
+        for behind in self.found.trusted().filter(|snapshot| !usable.contains(snapshot)) {
+            if self.is_disk_intact(behind)? {
+                self.restore_only(behind).await?;
+            }
         }
         Ok(())
+    }
+
+    /// Checks every chunk of a snapshot's disk. Damage is a finding.
+    fn is_disk_intact(&mut self, snapshot: &FoundSnapshot) -> Result<bool, VerifyError> {
+        match snapshot.check_disk(self.storage) {
+            Ok(()) => Ok(true),
+            Err(DataError::Snapshot(error)) if error.is_damage() => {
+                let file = snapshot.file.clone().unwrap_or_default();
+                self.proof.findings.push(Finding::SnapshotDamaged { file, reason: error.to_string() });
+                Ok(false)
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     async fn restore_only(&mut self, snapshot: &FoundSnapshot) -> Result<(), VerifyError> {
@@ -409,7 +430,7 @@ async fn canonical(replay_context: ReplayContext<'_>, snapshot: &Arc<Snapshot>) 
     Ok(hash(&again))
 }
 
-/// Returns the hash of an export, independent of its division into chunks.
+/// Returns the hash of an export with its disk, independent of its division into chunks.
 fn hash(snapshot: &Snapshot) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&snapshot.state_version().to_le_bytes());
@@ -419,5 +440,6 @@ fn hash(snapshot: &Snapshot) -> blake3::Hash {
             hasher.update(chunk);
         }
     }
+    hasher.update(&snapshot.disk().digest());
     hasher.finalize()
 }

@@ -23,14 +23,14 @@ pub(crate) struct Vm {
 impl Vm {
     /// A VM with a full tank.
     pub(crate) fn new(id: VmId, size: Arc<Size>, lease: Lease, instance: Instance) -> Self {
-        let meter = Meter::new(size.fuel, size.memory_bytes, instance.memory_bytes());
+        let meter = Meter::new(size.fuel, size.levels(), instance.levels());
         Self { id, size, meter, unwritten_fuel: 0, instance, lease }
     }
 
     /// Becomes the next VM of its service, of `size` and with a full tank, around the same store.
     pub(crate) fn renew(&mut self, size: Arc<Size>) {
         self.id.number += 1;
-        self.meter = Meter::new(size.fuel, size.memory_bytes, self.instance.memory_bytes());
+        self.meter = Meter::new(size.fuel, size.levels(), self.instance.levels());
         self.size = size;
         self.unwritten_fuel = 0;
     }
@@ -39,18 +39,18 @@ impl Vm {
     #[must_use]
     pub(crate) fn replace_instance(&mut self, instance: Instance) -> Instance {
         let old = std::mem::replace(&mut self.instance, instance);
-        self.observe_memory();
+        self.observe();
         old
     }
 
-    /// Notes how much memory the store takes.
-    pub(crate) fn observe_memory(&mut self) {
-        self.meter.observe_memory(self.instance.memory_bytes());
+    /// Notes how much of each level the store takes.
+    pub(crate) fn observe(&mut self) {
+        self.meter.observe(self.instance.levels());
     }
 
     /// Takes what kept work burnt out of the tank.
     pub(crate) fn charge(&mut self, fuel_used: u64) {
-        self.meter.charge(fuel_used, self.instance.memory_bytes());
+        self.meter.charge(fuel_used, self.instance.levels());
     }
 
     /// The same for a query, whose fuel is written with the next transaction.

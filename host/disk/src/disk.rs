@@ -3,7 +3,7 @@
 use crate::chunk::Mark;
 use crate::contents::Released;
 use crate::error::{Error, Result};
-use crate::inode::{Entries, Entry, Ino, Inode, Node, Type};
+use crate::inode::{Entries, Entry, Ino, Inode, Node, Times, Type};
 use crate::tree::Tree;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -128,6 +128,13 @@ impl Disk {
     #[must_use]
     pub fn used_bytes(&self) -> u64 {
         self.used_bytes
+    }
+
+    /// Returns whether nothing was ever made on a disk that began at time 0, nor set on its root.
+    #[must_use]
+    pub fn is_untouched(&self) -> bool {
+        let times = Times { accessed_ns: 0, modified_ns: 0, changed_ns: 0 };
+        self.next_ino == Ino::ROOT.next() && self.inode(Ino::ROOT).is_ok_and(|root| root.times == times)
     }
 
     /// Returns the number of files, directories and symbolic links, with the root.

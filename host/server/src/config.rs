@@ -441,7 +441,7 @@ impl Config {
             match first.map(|size| fleet.place(size)) {
                 Some(Ok(lease)) => leases.push(lease),
                 Some(Err(error)) => wrong.push(format!(
-                    "service '{name}', one of {}, would not start: {error}; give the machines more slots or memory",
+                    "service '{name}', one of {}, would not start: {error}; give the machines more slots, memory or disk",
                     services.len()
                 )),
                 None => {}
@@ -451,7 +451,7 @@ impl Config {
     }
 
     /// Returns the settings of a durable service whose first VM has `size`, or the size with the least memory if `size`
-    /// is `None`. The service may move to all sizes with more memory than that.
+    /// is `None`. The service may move to all larger sizes: those with more of some level and less of none.
     ///
     /// # Errors
     /// A sentence that lists the known sizes, if there is no such size.
@@ -462,7 +462,7 @@ impl Config {
         failover: FailoverMode,
     ) -> Result<ServiceSettings, String> {
         let first = find_size(&self.sizes, size)?;
-        let larger = self.sizes.iter().filter(|size| size.memory_bytes > first.memory_bytes);
+        let larger = self.sizes.iter().filter(|size| size.levels().exceed(first.levels()));
         Ok(ServiceSettings {
             size: first.name.clone(),
             sizes: std::iter::once(first).chain(larger).cloned().collect(),

@@ -29,7 +29,12 @@ pub(crate) enum Model {
     Counter(i64),
     Ledger(Accounts),
     Notes(Texts),
-    Crunch { jobs: u64, digest: [u8; 32] },
+    Crunch {
+        jobs: u64,
+        digest: [u8; 32],
+    },
+    /// The documents, by name.
+    Archive(BTreeMap<String, String>),
 }
 
 impl Model {
@@ -40,6 +45,7 @@ impl Model {
             BuiltIn::Ledger => Self::Ledger(Accounts::default()),
             BuiltIn::Notes => Self::Notes(Texts::default()),
             BuiltIn::Crunch => Self::Crunch { jobs: 0, digest: [0; 32] },
+            BuiltIn::Archive => Self::Archive(BTreeMap::new()),
         }
     }
 
@@ -58,6 +64,7 @@ impl Model {
                 }
                 reply.into()
             }),
+            Self::Archive(documents) => decoded(body, |filing| file(documents, filing).into()),
         }
     }
 
@@ -78,6 +85,18 @@ impl Model {
                     Some(text) => json!({ "text": text }),
                     None => return Expected::Refused(format!("unknown note {name:?}")),
                 },
+                (Self::Archive(documents), Query::Get(name)) => match documents.get(&name) {
+                    Some(text) => json!({ "text": text }),
+                    None => return Expected::Refused(format!("unknown document {name:?}")),
+                },
+                (Self::Archive(documents), Query::Find(prefix)) => {
+                    let names = documents.keys().filter(|name| name.starts_with(&prefix));
+                    json!({ "names": names.take(FOUND_NAMES_MAX).collect::<Vec<_>>() })
+                }
+                (Self::Archive(documents), Query::Stats) => {
+                    let bytes = documents.values().map(String::len).sum::<usize>();
+                    json!({ "documents": documents.len(), "bytes": bytes, "disk_bytes": bytes })
+                }
                 (Self::Crunch { jobs, digest }, Query::Summary) => json!({ "jobs": jobs, "digest": hex(digest) }),
                 _ => return Expected::Undecodable,
             })
@@ -102,8 +121,10 @@ enum Query {
     Total,
     Accounts,
     Summary,
+    Stats,
     Balance(String),
     Get(String),
+    Find(String),
 }
 
 #[derive(Deserialize)]
@@ -244,6 +265,77 @@ impl Texts {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
+enum Filing {
+    Put { name: String, text: String },
+    Append { name: String, text: String },
+    Delete(String),
+}
+
+/// The longest name of a document, in bytes.
+const DOCUMENT_NAME_BYTES_MAX: usize = 64;
+
+/// The longest text of one transaction, in bytes.
+const FILED_BYTES_MAX: usize = 64 * 1024;
+
+/// The longest document, in bytes.
+const DOCUMENT_BYTES_MAX: usize = 1024 * 1024;
+
+/// The most names in an answer to `find`.
+const FOUND_NAMES_MAX: usize = 100;
+
+fn file(documents: &mut BTreeMap<String, String>, filing: Filing) -> Result<Value, String> {
+    let check_text = |text: &str| {
+        if (1..=FILED_BYTES_MAX).contains(&text.len()) {
+            return Ok(());
+        }
+        Err(format!("text is {} bytes, 1 to {FILED_BYTES_MAX} are allowed", text.len()))
+    };
+    let unknown = |name: &str| format!("unknown document {name:?}");
+    let bytes = match filing {
+        Filing::Put { name, text } => {
+            check_document_name(&name)?;
+            check_text(&text)?;
+            let bytes = text.len();
+            documents.insert(name, text);
+            bytes
+        }
+        Filing::Append { name, text } => {
+            check_text(&text)?;
+            let document = documents.get_mut(&name).ok_or_else(|| unknown(&name))?;
+            let bytes = document.len() + text.len();
+            if bytes > DOCUMENT_BYTES_MAX {
+                return Err(format!(
+                    "document {name:?} would be {bytes} bytes, the limit is {DOCUMENT_BYTES_MAX} bytes"
+                ));
+            }
+            document.push_str(&text);
+            bytes
+        }
+        Filing::Delete(name) => {
+            documents.remove(&name).ok_or_else(|| unknown(&name))?;
+            return Ok(json!({ "documents": documents.len() }));
+        }
+    };
+    Ok(json!({ "bytes": bytes, "documents": documents.len() }))
+}
+
+fn check_document_name(name: &str) -> Result<(), String> {
+    let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c);
+    if name.is_empty() || name.len() > DOCUMENT_NAME_BYTES_MAX {
+        let bytes = name.len();
+        return Err(format!("document name is {bytes} bytes, 1 to {DOCUMENT_NAME_BYTES_MAX} are allowed"));
+    }
+    if let Some(other) = name.chars().find(|c| !is_allowed(*c)) {
+        return Err(format!("document name {name:?} contains {other:?}, only a-z, 0-9, '-', '_' and '.' are allowed"));
+    }
+    if name.chars().all(|c| c == '.') {
+        return Err(format!("document name {name:?} has only dots, at least one other character is needed"));
+    }
+    Ok(())
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
 enum Job {
     Primes { below: u32 },
     Sha256 { bytes: u32 },
@@ -314,6 +406,18 @@ mod tests {
         assert_eq!(ledger.execute(br#"{"deposit":{"account":"a","amount":5}}"#), Expected::Ok(json!({ "balance": 5 })));
         let refused = Expected::Refused(r#"insufficient funds: account "a" has 5, 6 is needed"#.into());
         assert_eq!(ledger.execute(br#"{"withdraw":{"account":"a","amount":6}}"#), refused);
+        let mut archive = Model::new(BuiltIn::Archive);
+        let put = |name: &str| format!(r#"{{"put":{{"name":"{name}","text":"abc"}}}}"#).into_bytes();
+        assert_eq!(archive.execute(&put("a")), Expected::Ok(json!({ "bytes": 3, "documents": 1 })));
+        assert_eq!(
+            archive.execute(br#"{"append":{"name":"a","text":"d"}}"#),
+            Expected::Ok(json!({ "bytes": 4, "documents": 1 }))
+        );
+        let refused = "document name \"../a\" contains '/', only a-z, 0-9, '-', '_' and '.' are allowed";
+        assert_eq!(archive.execute(&put("../a")), Expected::Refused(refused.into()));
+        assert_eq!(archive.query(br#""stats""#), Expected::Ok(json!({ "documents": 1, "bytes": 4, "disk_bytes": 4 })));
+        assert_eq!(archive.query(br#"{"find":"a"}"#), Expected::Ok(json!({ "names": ["a"] })));
+        assert_eq!(archive.execute(br#"{"delete":"a"}"#), Expected::Ok(json!({ "documents": 0 })));
         let mut crunch = Model::new(BuiltIn::Crunch);
         assert_eq!(crunch.execute(br#"{"primes":{"below":1000}}"#), Expected::Ok(json!({ "primes": 168 })));
     }

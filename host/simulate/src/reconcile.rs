@@ -10,7 +10,9 @@ use bytes::Bytes;
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::id::{Epoch, Sequence};
 use lifeboat_api::name::Name;
+use lifeboat_api::size::DISK_BYTES_MAX;
 use lifeboat_api::transaction::Answer;
+use lifeboat_disk::Disk;
 use lifeboat_vm::engine::{Program, slot_bytes};
 use lifeboat_vm::instance::{Attempt, Call, Instance};
 use lifeboat_vm::rehydrate::{MAINTENANCE_DEADLINE, MAINTENANCE_FUEL};
@@ -128,6 +130,7 @@ impl RoomyVm {
         let allowance = Allowance {
             fuel: MAINTENANCE_FUEL,
             memory_bytes: slot_bytes(memory_bytes),
+            disk_bytes: DISK_BYTES_MAX,
             inputs: Inputs::Live { deadline: MAINTENANCE_DEADLINE },
         };
         Self { program, secret, allowance, instance: None }
@@ -142,7 +145,7 @@ impl Replica for RoomyVm {
     async fn renew(&mut self) -> Result<(), String> {
         // The old instance is dropped first: it may hold the last slot of the pool.
         self.instance = None;
-        let instance = Instance::create(&self.program, self.secret, self.allowance).await;
+        let instance = Instance::create(&self.program, self.secret, self.allowance, Disk::new(0)).await;
         self.instance = Some(instance.map_err(|error| error.to_string())?);
         Ok(())
     }

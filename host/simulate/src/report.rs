@@ -5,11 +5,12 @@
 use crate::reconcile::{Finding, FindingKind};
 use lifeboat_api::event::FailoverCause;
 use lifeboat_api::id::Sequence;
+use lifeboat_api::meter::Resource;
 use lifeboat_api::name::Name;
 use lifeboat_api::size::grouped;
 use lifeboat_api::transaction::Outcome;
 use lifeboat_host::service::Counts;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::fmt;
 use std::time::Duration;
 
@@ -120,38 +121,60 @@ impl Outcomes {
     }
 }
 
-/// Failovers by cause.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Failovers {
-    /// The tank was nearly empty, or empty.
-    pub cpu: u64,
-    /// Memory was nearly full, or full.
-    pub memory: u64,
-    /// An operator forced it.
-    pub forced: u64,
-}
+/// Failovers by cause. In JSON, the name of each cause has its number.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Failovers([u64; FailoverCause::ALL.len()]);
 
 impl Failovers {
-    pub(super) fn count(&mut self, cause: FailoverCause) {
-        match cause {
-            FailoverCause::Cpu => self.cpu += 1,
-            FailoverCause::Memory => self.memory += 1,
-            FailoverCause::Forced => self.forced += 1,
-        }
+    /// Returns the number of failovers for `cause`.
+    #[must_use]
+    pub fn of(self, cause: FailoverCause) -> u64 {
+        self.0[cause as usize]
     }
 
-    fn plus(self, other: Self) -> Self {
-        Self { cpu: self.cpu + other.cpu, memory: self.memory + other.memory, forced: self.forced + other.forced }
+    /// Returns the number of all failovers.
+    #[must_use]
+    pub fn all(self) -> u64 {
+        self.0.iter().sum()
+    }
+
+    pub(super) fn count(&mut self, cause: FailoverCause) {
+        self.0[cause as usize] += 1;
+    }
+
+    fn plus(mut self, other: Self) -> Self {
+        self.0.iter_mut().zip(other.0).for_each(|(sum, more)| *sum += more);
+        self
     }
 }
 
-/// The highest utilisation of each resource, in percent, over all VMs of a service.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-pub struct Peaks {
-    /// The highest utilisation of the tank.
-    pub cpu_percent: f64,
-    /// The highest utilisation of linear memory.
-    pub memory_percent: f64,
+impl Serialize for Failovers {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(FailoverCause::ALL.into_iter().map(|cause| (cause.to_string(), self.of(cause))))
+    }
+}
+
+/// The highest utilisation of each resource, in percent, over all VMs of a service. In JSON, the keys are
+/// `cpu_percent` and so on.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Peaks([f64; Resource::ALL.len()]);
+
+impl Peaks {
+    /// Returns the highest utilisation of `resource`.
+    #[must_use]
+    pub fn of(self, resource: Resource) -> f64 {
+        self.0[resource as usize]
+    }
+
+    pub(super) fn of_mut(&mut self, resource: Resource) -> &mut f64 {
+        &mut self.0[resource as usize]
+    }
+}
+
+impl Serialize for Peaks {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(Resource::ALL.into_iter().map(|it| (format!("{it}_percent"), self.of(it))))
+    }
 }
 
 /// A cause of failed or denied requests.
@@ -274,16 +297,17 @@ impl Report {
     }
 
     fn failovers_table(&self) -> Table {
-        let mut table =
-            Table::new(&["Failovers", "cpu", "memory", "forced", "pause p50", "p99", "max", "SLA failures"]);
+        let causes = FailoverCause::ALL.map(|cause| cause.to_string());
+        let headings = ["Failovers"].into_iter().chain(causes.iter().map(String::as_str));
+        let headings: Vec<&str> = headings.chain(["p50 ms", "p99 ms", "max ms", "SLA failures"]).collect();
+        let mut table = Table::new(&headings);
         let row = |name: &str, sla_failures, failovers: Failovers, pauses: [String; 3]| {
-            let Failovers { cpu, memory, forced } = failovers;
-            let counts = [cpu, memory, forced].map(grouped);
+            let counts = FailoverCause::ALL.map(|cause| grouped(failovers.of(cause)));
             [name.to_owned()].into_iter().chain(counts).chain(pauses).chain([grouped(sla_failures)]).collect()
         };
         for ServiceReport { name, sla_failures, failovers, timings, .. } in &self.services {
             let pauses = [timings.pause_p50_us, timings.pause_p99_us, timings.pause_max_us];
-            let has_paused = *failovers != Failovers::default();
+            let has_paused = failovers.all() > 0;
             let shown = pauses.map(|pause| if has_paused { milliseconds(pause) } else { "-".into() });
             table.push(row(name, *sla_failures, *failovers, shown));
         }
@@ -293,27 +317,17 @@ impl Report {
     }
 
     fn vms_table(&self) -> Table {
-        let mut table = Table::new(&[
-            "Last VM",
-            "machine<",
-            "size<",
-            "peak cpu",
-            "peak memory",
-            "snapshots",
-            "rollbacks",
-            "replayed",
-        ]);
+        // The first of the peaks says so for all of them: 80 columns are enough.
+        let is_first = |resource| resource == Resource::ALL[0];
+        let peaks = Resource::ALL.map(|it| if is_first(it) { format!("peak {it}") } else { it.to_string() });
+        let headings = ["Last VM", "on<", "size<"].into_iter().chain(peaks.iter().map(String::as_str));
+        let headings: Vec<&str> = headings.chain(["snapshots", "rollbacks", "replayed"]).collect();
+        let mut table = Table::new(&headings);
         for ServiceReport { vm, machine, size, peaks, counts, .. } in &self.services {
-            table.push(vec![
-                vm.clone(),
-                machine.to_string(),
-                size.clone(),
-                format!("{:.1}%", peaks.cpu_percent),
-                format!("{:.1}%", peaks.memory_percent),
-                grouped(counts.snapshots),
-                grouped(counts.rollbacks),
-                grouped(counts.replayed_transactions),
-            ]);
+            let peaks = Resource::ALL.map(|resource| format!("{:.1}%", peaks.of(resource)));
+            let counts = [counts.snapshots, counts.rollbacks, counts.replayed_transactions].map(grouped);
+            let row = [vm.clone(), machine.to_string(), size.clone()].into_iter().chain(peaks).chain(counts);
+            table.push(row.collect());
         }
         table
     }
@@ -390,7 +404,7 @@ fn seconds(milliseconds: u64) -> f64 {
 
 #[expect(clippy::cast_precision_loss, reason = "for people to read")]
 fn milliseconds(microseconds: u64) -> String {
-    format!("{:.2} ms", microseconds as f64 / 1e3)
+    format!("{:.2}", microseconds as f64 / 1e3)
 }
 
 /// Rows of text in columns as wide as their widest cell. The first column, and those whose heading ends in `<`, are

@@ -428,10 +428,12 @@ impl<'a> Stage<'a> {
     async fn look_at(&mut self, service: usize, observer: &mut impl Observer) -> Result<(), SimulateError> {
         let status = self.status(service).await?;
         let meter = status.meter;
-        let memory = Usage { used: meter.memory_peak_bytes, ..meter.memory };
         let peaks = &mut self.tallies[service].peaks;
-        note_peak(peaks, Resource::Cpu, meter.cpu);
-        note_peak(peaks, Resource::Memory, memory);
+        for resource in Resource::ALL {
+            let usage = meter.usage(resource);
+            let used = meter.peak(resource).unwrap_or(usage.used);
+            note_peak(peaks, resource, Usage { used, ..usage });
+        }
         self.views[service].status = status;
         self.report_events(observer);
         Ok(())
@@ -553,10 +555,7 @@ fn nanoseconds(duration: Duration) -> u64 {
 /// Raises the peak of `resource`, to at most 100 %: any use beyond that was not granted.
 fn note_peak(peaks: &mut Peaks, resource: Resource, usage: Usage) {
     let percent = usage.utilisation_percent().min(100.0);
-    let peak = match resource {
-        Resource::Cpu => &mut peaks.cpu_percent,
-        Resource::Memory => &mut peaks.memory_percent,
-    };
+    let peak = peaks.of_mut(resource);
     // Hundredths are enough for a report.
     *peak = peak.max((percent * 100.0).round() / 100.0);
 }

@@ -4,9 +4,9 @@
 //!
 //! | table | keys |
 //! |---|---|
-//! | `[[machine]]` | `name`, `slots`, `memory` |
-//! | `[[size]]`, the built-in sizes if there is none | `name`, `fuel`, `memory`, `deadline_ms` |
-//! | `[[service]]` | `name`; `workload`: `counter`, `ledger`, `notes`, `crunch`, or a file beside the scenario; optional: `size` (the one with the least memory), `thresholds = { cpu, memory }` in percent (98), `queries` (bodies of the queries whose answers are compared at the end), `fail_over_every` (the number of requests after which an operator forces a failover, each time) |
+//! | `[[machine]]` | `name`, `slots`, `memory`; optional: `disk` |
+//! | `[[size]]`, the built-in sizes if there is none | `name`, `fuel`, `memory`, `deadline_ms`; optional: `disk` (that of the next larger built-in size) |
+//! | `[[service]]` | `name`; `workload`: `counter`, `ledger`, `notes`, `crunch`, `archive`, or a file beside the scenario; optional: `size` (the one with the least memory), `thresholds = { cpu, memory, disk }` in percent (98), `queries` (bodies of the queries whose answers are compared at the end), `fail_over_every` (the number of requests after which an operator forces a failover, each time) |
 //! | `[[user]]` | `name`, `services` that they may transact with |
 //! | `[[traffic]]` | `service`, `count`; optional: `users` (all), `repeat_percent` (0): the share of requests that are sent once more under the same id; and one of `generator`, `bodies`, `choices` |
 //!
@@ -19,7 +19,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-pub use generator::{CounterTraffic, CrunchTraffic, Generator, LedgerTraffic, NotesTraffic};
+pub use generator::{ArchiveTraffic, CounterTraffic, CrunchTraffic, Generator, LedgerTraffic, NotesTraffic};
 
 use lifeboat_api::meter::Percent;
 use lifeboat_api::name::Name;
@@ -66,11 +66,14 @@ pub const TRANSACTIONS_MAX: u64 = 1_000_000;
 /// The most queries of a service.
 pub const QUERIES_MAX: usize = 1_000;
 
-/// The most accounts or notes over which a generator spreads its transactions.
+/// The most accounts, notes or documents over which a generator spreads its transactions.
 pub const KEYS_MAX: u32 = 1_000_000;
 
 /// The longest text that the generator for `notes` writes, in bytes.
 pub const TEXT_BYTES_MAX: u32 = 1_000_000;
+
+/// The longest text that the generator for `archive` writes, in bytes: the most that one transaction takes.
+pub const ARCHIVE_TEXT_BYTES_MAX: u32 = 64 * 1024;
 
 /// The user who observes, forces failovers and sends the queries at the end. No user of a scenario may have this name.
 pub const OPERATOR: &str = "operator";
@@ -134,11 +137,13 @@ pub enum BuiltIn {
     Notes,
     /// The workload with arithmetic.
     Crunch,
+    /// The workload with documents in files.
+    Archive,
 }
 
 impl BuiltIn {
     /// All embedded workloads.
-    pub const ALL: [Self; 4] = [Self::Counter, Self::Ledger, Self::Notes, Self::Crunch];
+    pub const ALL: [Self; 5] = [Self::Counter, Self::Ledger, Self::Notes, Self::Crunch, Self::Archive];
 
     /// Returns its name in scenarios.
     #[must_use]
@@ -148,6 +153,7 @@ impl BuiltIn {
             Self::Ledger => "ledger",
             Self::Notes => "notes",
             Self::Crunch => "crunch",
+            Self::Archive => "archive",
         }
     }
 
@@ -159,6 +165,7 @@ impl BuiltIn {
             Self::Ledger => include_bytes!("../prebuilt/ledger.wasm"),
             Self::Notes => include_bytes!("../prebuilt/notes.wasm"),
             Self::Crunch => include_bytes!("../prebuilt/crunch.wasm"),
+            Self::Archive => include_bytes!("../prebuilt/archive.wasm"),
         }
     }
 }

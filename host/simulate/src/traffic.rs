@@ -1,7 +1,8 @@
 //! The seeded requests of the users: their order, their users and their bodies.
 
 use crate::scenario::{
-    Bodies, Choice, CounterTraffic, CrunchTraffic, Generator, LedgerTraffic, NotesTraffic, Scenario, TrafficPlan,
+    ArchiveTraffic, Bodies, Choice, CounterTraffic, CrunchTraffic, Generator, LedgerTraffic, NotesTraffic, Scenario,
+    TrafficPlan,
 };
 use bytes::Bytes;
 use lifeboat_api::meter::Percent;
@@ -138,6 +139,7 @@ fn generated(random: &mut ChaCha20Rng, generator: &Generator, sent: u64, count: 
         Generator::Counter(CounterTraffic { up_to }) => format!(r#"{{"add":{}}}"#, random.random_range(1..=*up_to)),
         Generator::Ledger(traffic) => ledger(random, traffic, sent, count),
         Generator::Notes(traffic) => notes(random, traffic, sent, count),
+        Generator::Archive(traffic) => archive(random, traffic, sent, count),
         Generator::Crunch(traffic) => crunch(random, traffic),
     }
 }
@@ -146,8 +148,8 @@ fn drawn(random: &mut ChaCha20Rng, weights: [u32; 3]) -> usize {
     by_weight(random, weights.into_iter().map(u64::from)).expect("a generator's weights are not all 0")
 }
 
-/// Returns the current number of accounts or notes. It grows with the traffic, so that most of those that are named
-/// have been opened, and the state grows.
+/// Returns the current number of accounts, notes or documents. It grows with the traffic, so that most of those that
+/// are named have been opened, and the state grows.
 fn grown(most: u32, sent: u64, count: u64) -> u64 {
     (u64::from(most) * (sent + 1)).div_ceil(count)
 }
@@ -164,35 +166,51 @@ fn ledger(random: &mut ChaCha20Rng, traffic: &LedgerTraffic, sent: u64, count: u
     }
 }
 
+/// The words of generated texts.
+const WORDS: [&str; 12] =
+    ["the ", "lifeboat ", "state ", "and ", "carries ", "every ", "note ", "over ", "no ", "holes ", "are ", "left "];
+
 fn notes(random: &mut ChaCha20Rng, traffic: &NotesTraffic, sent: u64, count: u64) -> String {
-    const WORDS: [&str; 12] = [
-        "the ",
-        "lifeboat ",
-        "state ",
-        "and ",
-        "carries ",
-        "every ",
-        "note ",
-        "over ",
-        "no ",
-        "holes ",
-        "are ",
-        "left ",
-    ];
-    let kind = drawn(random, [traffic.put, traffic.append, traffic.delete]);
-    let name = format!("note-{:06}", random.random_range(1..=grown(traffic.notes, sent, count)));
-    if kind == 2 {
-        return format!(r#"{{"delete":{{"name":"{name}"}}}}"#);
+    let NotesTraffic { notes, text_bytes, put, append, delete } = *traffic;
+    let removal = |name: &str| format!(r#"{{"delete":{{"name":"{name}"}}}}"#);
+    edit(random, "note", grown(notes, sent, count), text_bytes, [put, append, delete], removal)
+}
+
+fn archive(random: &mut ChaCha20Rng, traffic: &ArchiveTraffic, sent: u64, count: u64) -> String {
+    let ArchiveTraffic { documents, text_bytes, put, append, delete } = *traffic;
+    let removal = |name: &str| format!(r#"{{"delete":"{name}"}}"#);
+    edit(random, "document", grown(documents, sent, count), text_bytes, [put, append, delete], removal)
+}
+
+/// Returns a write, an addition or a removal, by weight, of one of `names` texts of a kind.
+fn edit(
+    random: &mut ChaCha20Rng,
+    kind: &str,
+    names: u64,
+    text_bytes: u32,
+    weights: [u32; 3],
+    removal: impl FnOnce(&str) -> String,
+) -> String {
+    let edit = drawn(random, weights);
+    let name = format!("{kind}-{:06}", random.random_range(1..=names));
+    if edit == 2 {
+        return removal(&name);
     }
-    let bytes = usize::try_from(random.random_range(1..=traffic.text_bytes)).expect("a text fits into memory");
+    let text = text(random, text_bytes);
+    let verb = if edit == 0 { "put" } else { "append" };
+    format!(r#"{{"{verb}":{{"name":"{name}","text":"{text}"}}}}"#)
+}
+
+/// Returns a text of words with a random length of at most `bytes_max`.
+fn text(random: &mut ChaCha20Rng, bytes_max: u32) -> String {
+    let bytes = usize::try_from(random.random_range(1..=bytes_max)).expect("a text fits into memory");
     let mut text = String::with_capacity(bytes + WORDS[1].len());
     while text.len() < bytes {
         text.push_str(WORDS[random.random_range(0..WORDS.len())]);
     }
     // The words are ASCII, so any position is a character boundary.
     text.truncate(bytes);
-    let verb = if kind == 0 { "put" } else { "append" };
-    format!(r#"{{"{verb}":{{"name":"{name}","text":"{text}"}}}}"#)
+    text
 }
 
 fn crunch(random: &mut ChaCha20Rng, traffic: &CrunchTraffic) -> String {

@@ -14,15 +14,15 @@ use crate::engine::Program;
 use crate::snapshot::{STATE_BYTES_MAX, Section, SectionKind, Snapshot};
 use crate::stop::Stop;
 use crate::store::{self, Allowance, Caller, StateStream, StoreData, new_store};
-use crate::wasi::{CallContext, Files, Phase};
+use crate::wasi::{CallContext, Phase};
 use bytes::Bytes;
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::id::{Epoch, Sequence};
-use lifeboat_api::meter::Resource;
+use lifeboat_api::meter::{Levels, Resource};
 use lifeboat_api::size::grouped;
 use lifeboat_api::text::shortened;
 use lifeboat_api::transaction::{Answer, Cause, REPLY_BYTES_MAX};
-use lifeboat_disk::Disk;
+use lifeboat_disk::{Disk, Released};
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -120,6 +120,9 @@ const SNAPSHOT: &str = "snapshot";
 /// When a deadline is due that the clock cannot express.
 const DEADLINE_FAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
+/// The most bytes of removed files that are dropped at once on a guest's thread.
+const RELEASED_BYTES_MAX: u64 = 1024 * 1024;
+
 /// A store and the instance of the workload in it.
 pub struct Instance {
     store: Store<StoreData>,
@@ -136,37 +139,18 @@ impl fmt::Debug for Instance {
 
 impl Instance {
     /// Instantiates `program` in a fresh store and runs its start functions on `allowance`. `secret` keys the random
-    /// numbers that the guest will see.
+    /// numbers that the guest will see. The guest finds `disk` at `/`, and what its start functions write is kept.
     ///
     /// # Errors
     /// [`MoveError::Instantiate`] if a start function traps or exceeds the allowance, or if the pool has no free slot.
-    pub async fn create(program: &Program, secret: [u8; 32], allowance: Allowance) -> Result<Self, MoveError> {
-        Self::create_with(program, secret, allowance, None).await
-    }
-
-    /// Does the same for a guest with a virtual disk of at most `disk_bytes`, which it finds at `/`. What its start
-    /// functions write is kept.
-    ///
-    /// # Errors
-    /// As [`create`](Self::create).
-    pub async fn create_with_disk(
+    pub async fn create(
         program: &Program,
         secret: [u8; 32],
         allowance: Allowance,
         disk: Disk,
-        disk_bytes: u64,
-    ) -> Result<Self, MoveError> {
-        Self::create_with(program, secret, allowance, Some(Files::new(disk, disk_bytes))).await
-    }
-
-    async fn create_with(
-        program: &Program,
-        secret: [u8; 32],
-        allowance: Allowance,
-        files: Option<Files>,
     ) -> Result<Self, MoveError> {
         let mut turns = Turns::default();
-        let mut store = new_store(program.engine(), secret, allowance, files, Arc::clone(&turns.is_long));
+        let mut store = new_store(program.engine(), secret, allowance, disk, Arc::clone(&turns.is_long));
         let instantiated = turns.run(allowance.inputs.deadline(), entry::instantiate(program, &mut store)).await;
         store.data_mut().wasi.leave();
         match instantiated {
@@ -238,7 +222,8 @@ impl Instance {
             (Ok(Ok(version)), StateStream::Writing { chunks, .. }) => {
                 let chunks = chunks.into_iter().map(Bytes::from).collect();
                 let state = Section { kind: SectionKind::State, chunks };
-                Ok((Snapshot::new(sequence, timestamp, version, vec![state]), fuel_used))
+                let disk = self.disk().clone();
+                Ok((Snapshot::new(sequence, timestamp, version, vec![state], disk), fuel_used))
             }
             (Ok(Ok(_)), _) => unreachable!("a call of `snapshot` leaves the stream open"),
             (Ok(Err(text)), _) => Err(MoveError::refused(PHASE, &text)),
@@ -246,13 +231,15 @@ impl Instance {
         }
     }
 
-    /// Restores `snapshot` into this instance, which must be fresh. Returns the fuel that it burnt.
+    /// Restores `snapshot` into this instance, which must be fresh. The disk becomes that of the snapshot first, whatever
+    /// the start functions wrote, and what `restore` itself writes is kept. Returns the fuel that it burnt.
     ///
     /// # Errors
     /// Any [`MoveError`]; the instance is unusable afterwards.
     pub async fn restore(&mut self, snapshot: &Arc<Snapshot>, allowance: Allowance) -> Result<u64, MoveError> {
         const PHASE: &str = "restore";
         let (sequence, now) = (snapshot.sequence(), snapshot.timestamp());
+        self.store.data_mut().wasi.set_disk(snapshot.disk().clone());
         self.enter(CallContext { phase: Phase::Init, sequence, epoch: Epoch::default(), now }, allowance);
         self.store.data_mut().state = StateStream::Reading { snapshot: Arc::clone(snapshot), chunk: 0, offset: 0 };
         let Self { store, vm, turns, .. } = self;
@@ -278,11 +265,23 @@ impl Instance {
         self.store.data().limiter.memory_bytes
     }
 
-    /// Returns the virtual disk, if the guest has one. After a call that ended the instance, it shows what that call has
-    /// written.
+    /// Returns the memory and the disk in use.
     #[must_use]
-    pub fn disk(&self) -> Option<&Disk> {
+    pub fn levels(&self) -> Levels {
+        Levels { memory_bytes: self.memory_bytes(), disk_bytes: self.disk().used_bytes() }
+    }
+
+    /// Returns the virtual disk. After a call that ended the instance, it shows what that call has written.
+    #[must_use]
+    pub fn disk(&self) -> &Disk {
         self.store.data().wasi.disk()
+    }
+
+    /// Returns whether any call so far has left a file, a stream over one, or a listing open. Its descriptor cannot be used
+    /// by later calls.
+    #[must_use]
+    pub fn has_left_open(&self) -> bool {
+        self.store.data().wasi.has_left_open()
     }
 
     /// Returns and removes the lines that the guest logged since the last call of this function.
@@ -296,12 +295,13 @@ impl Instance {
         self.store.set_fuel(allowance.fuel).expect("the engine consumes fuel");
         let data = self.store.data_mut();
         data.limiter.memory_limit_bytes = allowance.memory_bytes;
-        data.wasi.enter(call_context, allowance.inputs);
+        data.wasi.enter(call_context, allowance.inputs, allowance.disk_bytes);
         data.charges.enter(allowance.fuel);
     }
 
     fn leave<T>(&mut self, allowance: Allowance, called: wasmtime::Result<T>) -> (u64, Result<T, Cause>) {
         self.store.data_mut().wasi.leave();
+        drop_released(self.store.data_mut().wasi.take_released());
         let fuel_left = self.store.get_fuel().expect("the engine consumes fuel");
         let fuel_used = (allowance.fuel - fuel_left).saturating_add(self.store.data_mut().collect_charges());
         match called {
@@ -314,6 +314,15 @@ impl Instance {
             }
             Err(error) => (fuel_used.min(allowance.fuel), Err(cause_of(&error, allowance))),
         }
+    }
+}
+
+/// Drops chunks of removed files. Many are dropped on a blocking thread, because that takes milliseconds.
+fn drop_released(released: Released) {
+    if released.bytes() > RELEASED_BYTES_MAX
+        && let Ok(runtime) = tokio::runtime::Handle::try_current()
+    {
+        runtime.spawn_blocking(move || drop(released));
     }
 }
 

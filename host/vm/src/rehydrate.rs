@@ -14,6 +14,7 @@ use crate::snapshot::Snapshot;
 use crate::store::{Allowance, Inputs};
 use crate::tail::{QueriesRecord, QueryRecord, TailEntry, TransactionRecord};
 use lifeboat_api::id::Sequence;
+use lifeboat_api::size::DISK_BYTES_MAX;
 use lifeboat_api::text::{Printable, shortened};
 use lifeboat_api::transaction::{Answer, Cause};
 use std::collections::{BTreeMap, BTreeSet};
@@ -83,7 +84,13 @@ impl Maintenance {
     /// Returns the allowance of an instantiation or a restore.
     #[must_use]
     pub fn allowance(&self) -> Allowance {
-        Allowance { fuel: self.fuel, memory_bytes: self.memory_bytes, inputs: Inputs::Live { deadline: self.deadline } }
+        Allowance {
+            fuel: self.fuel,
+            memory_bytes: self.memory_bytes,
+            // No reply depends on the quota: what a kept transaction wrote was within that of its size.
+            disk_bytes: DISK_BYTES_MAX,
+            inputs: Inputs::Live { deadline: self.deadline },
+        }
     }
 
     /// Returns the allowance of an export, given the needs that earlier exports of the service showed.
@@ -208,7 +215,8 @@ pub async fn rehydrate(
 /// [`MoveError`] if the guest cannot be instantiated or restored.
 pub async fn restore(replay_context: ReplayContext<'_>, snapshot: &Arc<Snapshot>) -> Result<Rehydrated, MoveError> {
     let allowance = replay_context.maintenance.allowance();
-    let mut instance = Instance::create(replay_context.program, *replay_context.secret, allowance).await?;
+    let disk = snapshot.disk().clone();
+    let mut instance = Instance::create(replay_context.program, *replay_context.secret, allowance, disk).await?;
     let mut fuel_used = 0;
     if !snapshot.is_birth() {
         fuel_used += instance.restore(snapshot, allowance).await?;

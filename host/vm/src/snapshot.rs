@@ -2,11 +2,12 @@
 //!
 //! A snapshot is exported state, not a memory image: it is compact, survives an upgrade of the workload, and holds what
 //! the guest's author declares to be the state. It is a list of sections, so that other state of a VM can join the
-//! guest's.
+//! guest's. The virtual disk of that time belongs to it: a copy, which shares with the disk all that neither changes.
 
 use bytes::Bytes;
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::id::Sequence;
+use lifeboat_disk::Disk;
 
 /// The longest chunk that a guest may write at once, in bytes.
 pub const CHUNK_BYTES_MAX: usize = 1024 * 1024;
@@ -51,23 +52,52 @@ pub struct Snapshot {
     state_version: u32,
     /// At most one of each kind.
     sections: Vec<Section>,
+    disk: Disk,
     is_birth: bool,
 }
 
 impl Snapshot {
-    /// Returns the state before the first transaction. Nothing needs to be restored: a fresh instance has this state.
+    /// Returns the state before the first transaction, with an empty disk. No guest state needs to be restored: a fresh
+    /// instance has this state.
     #[must_use]
     pub fn empty() -> Self {
-        Self { sequence: Sequence(0), timestamp: Timestamp(0), state_version: 0, sections: Vec::new(), is_birth: true }
+        Self::birth(Disk::new(0))
     }
 
-    /// Creates a snapshot of `sections`, at most one of each kind, after transaction `sequence` with time `timestamp`.
+    /// Returns the state before the first transaction of a guest that starts with `disk`.
     #[must_use]
-    pub fn new(sequence: Sequence, timestamp: Timestamp, state_version: u32, sections: Vec<Section>) -> Self {
-        Self { sequence, timestamp, state_version, sections, is_birth: false }
+    pub fn birth(disk: Disk) -> Self {
+        Self {
+            sequence: Sequence(0),
+            timestamp: Timestamp(0),
+            state_version: 0,
+            sections: Vec::new(),
+            disk,
+            is_birth: true,
+        }
     }
 
-    /// Returns whether this is the empty snapshot: nothing was exported, and nothing needs to be restored.
+    /// Creates a snapshot of `sections`, at most one of each kind, and of `disk`, after transaction `sequence` with time
+    /// `timestamp`.
+    #[must_use]
+    pub fn new(
+        sequence: Sequence,
+        timestamp: Timestamp,
+        state_version: u32,
+        sections: Vec<Section>,
+        disk: Disk,
+    ) -> Self {
+        Self { sequence, timestamp, state_version, sections, disk, is_birth: false }
+    }
+
+    /// Returns the virtual disk. It is read-only: an instance gets a copy.
+    #[must_use]
+    pub fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
+    /// Returns whether this is the state before the first transaction: no guest exported anything, and `restore` is not
+    /// called.
     #[must_use]
     pub fn is_birth(&self) -> bool {
         self.is_birth

@@ -4,9 +4,10 @@
 
 use crate::snapshot::{CHUNK_BYTES_MAX, SectionKind, Snapshot};
 use crate::stop::Stop;
-use crate::wasi::{Files, HasWasi, Wasi};
+use crate::wasi::{HasWasi, Wasi};
 use crate::workload::{CONVERTER_TABLES, CORE_INSTANCES_MAX, MEMORIES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX};
 use lifeboat_api::transaction::{Cause, REPLY_BYTES_MAX};
+use lifeboat_disk::Disk;
 use std::future::ready;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -62,26 +63,29 @@ pub struct Allowance {
     pub fuel: u64,
     /// The size up to which linear memory may grow, in bytes.
     pub memory_bytes: u64,
+    /// The quota of the virtual disk, in bytes.
+    pub disk_bytes: u64,
     /// Whether the call is live or a replay.
     pub inputs: Inputs,
 }
 
-/// Creates a store with every limit that applies to a guest; `allowance` holds until the next call replaces it.
+/// Creates a store with every limit that applies to a guest; `allowance` holds until the next call replaces it. The
+/// guest finds `disk` at `/`.
 ///
-/// The limits set here are fuel and the yield interval, linear memory, table elements, core instances, memories and
-/// tables (through [`ResourceLimiter`]), bytes copied per host call, component handles, and resource-table capacity.
-/// The engine limits the stack and the pool's slots. Replies, state chunks, logs and random bytes are limited where
-/// they arise.
+/// The limits set here are fuel and the yield interval, the quota of the disk, linear memory, table elements, core
+/// instances, memories and tables (through [`ResourceLimiter`]), bytes copied per host call, component handles, and
+/// resource-table capacity. The engine limits the stack and the pool's slots. Replies, state chunks, logs and random
+/// bytes are limited where they arise.
 pub(crate) fn new_store(
     engine: &Engine,
     secret: [u8; 32],
     allowance: Allowance,
-    files: Option<Files>,
+    disk: Disk,
     is_long: Arc<AtomicBool>,
 ) -> Store<StoreData> {
     let data = StoreData {
         limiter: Limiter { memory_bytes: 0, memory_limit_bytes: allowance.memory_bytes },
-        wasi: Wasi::new(secret, HANDLES_MAX, files),
+        wasi: Wasi::new(secret, HANDLES_MAX, disk, allowance.disk_bytes),
         state: StateStream::Closed,
         charges: Charges::new(allowance.fuel, is_long),
     };

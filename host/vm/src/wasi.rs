@@ -2,7 +2,8 @@
 //! lines. There is nothing else.
 //!
 //! Every interface is linked individually, so this file lists everything that a guest can reach. Arguments,
-//! environment, preopened directories and standard input are empty; sockets and HTTP are not linked at all.
+//! environment and standard input are empty; the virtual disk is preopened at `/`; sockets and HTTP are not linked at
+//! all.
 //!
 //! Determinism rests on this file: the same transaction gives the same reply on any machine, in every replay.
 //!
@@ -15,7 +16,7 @@
 mod files;
 mod streams;
 
-pub(crate) use files::Files;
+use files::Files;
 
 use crate::stop::Stop;
 use bytes::Bytes;
@@ -23,7 +24,7 @@ use files::FileStream;
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::id::{Epoch, Sequence};
 use lifeboat_api::transaction::Cause;
-use lifeboat_disk::{Disk, Mark};
+use lifeboat_disk::{Disk, Mark, Released};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use std::collections::HashMap;
@@ -141,8 +142,8 @@ impl Inputs {
 pub(crate) struct Wasi {
     /// The streams and pollables that the guest holds; bounded.
     table: ResourceTable,
-    /// The virtual disk. Without one, no directory is preopened.
-    files: Option<Files>,
+    /// The virtual disk.
+    files: Files,
     /// The streams over files, by the stream's number in `table`.
     streams: HashMap<u32, FileStream>,
     secret: [u8; 32],
@@ -170,12 +171,13 @@ impl HasData for Wasi {
 }
 
 impl Wasi {
-    pub(crate) fn new(secret: [u8; 32], handles_max: usize, files: Option<Files>) -> Self {
+    /// Creates the data of a store with `disk`, whose quota for the start functions is `disk_bytes`.
+    pub(crate) fn new(secret: [u8; 32], handles_max: usize, disk: Disk, disk_bytes: u64) -> Self {
         let mut table = ResourceTable::new();
         table.set_max_capacity(handles_max);
         let mut wasi = Self {
             table,
-            files,
+            files: Files::new(disk),
             streams: HashMap::new(),
             secret,
             phase: Phase::Init,
@@ -191,47 +193,57 @@ impl Wasi {
             owed_log_fuel: Arc::default(),
         };
         // The start functions run before any call is entered, and may write.
-        wasi.enter_disk();
+        wasi.enter_disk(disk_bytes);
         wasi
     }
 
-    /// Sets the context for one call. A live call may sleep until its deadline.
-    pub(crate) fn enter(&mut self, call_context: CallContext, inputs: Inputs) {
+    /// Sets the context for one call. A live call may sleep until its deadline. `disk_bytes` is the quota of the disk.
+    pub(crate) fn enter(&mut self, call_context: CallContext, inputs: Inputs, disk_bytes: u64) {
         let CallContext { phase, sequence, epoch, now } = call_context;
         (self.phase, self.sequence, self.epoch) = (phase, sequence, epoch);
         self.random = None;
         // Sleeps of earlier calls have no effect: the clocks start at the transaction's timestamp.
         self.now_ns = now.0;
         (self.inputs, self.slept) = (inputs, Duration::ZERO);
-        self.enter_disk();
+        self.enter_disk(disk_bytes);
     }
 
     /// Begins a call for the virtual disk: an export may not change it, and what a query changes is dropped.
-    fn enter_disk(&mut self) {
-        let Some(files) = &mut self.files else { return };
+    fn enter_disk(&mut self, limit_bytes: u64) {
         // The mark of sequence 0 is that of chunks that no call has written.
         let mark = Mark::new(self.sequence.0 + 1, self.phase as u8);
-        files.enter(self.now_ns, mark, self.phase);
+        self.files.enter(self.now_ns, mark, limit_bytes, self.phase);
     }
 
     /// Ends the call.
     pub(crate) fn leave(&mut self) {
-        if let Some(files) = &mut self.files {
-            files.leave();
-        }
+        self.files.leave();
     }
 
     /// Returns the virtual disk as it is between two calls.
-    pub(crate) fn disk(&self) -> Option<&Disk> {
-        self.files.as_ref().map(Files::disk)
+    pub(crate) fn disk(&self) -> &Disk {
+        self.files.disk()
+    }
+
+    /// Returns whether any call so far has left a descriptor, stream or listing open.
+    pub(crate) fn has_left_open(&self) -> bool {
+        self.files.has_left_open()
+    }
+
+    /// Replaces the virtual disk between two calls.
+    pub(crate) fn set_disk(&mut self, disk: Disk) {
+        self.files.set_disk(disk);
+    }
+
+    /// Takes the chunks of files that the last call has removed.
+    pub(crate) fn take_released(&mut self) -> Released {
+        self.files.take_released()
     }
 
     /// Returns and resets the fuel that the guest owes for host work.
     pub(crate) fn take_owed_fuel(&mut self) -> u64 {
         let mut fuel = std::mem::take(&mut self.owed_fuel);
-        if let Some(files) = &mut self.files {
-            fuel = fuel.saturating_add(files.take_fuel());
-        }
+        fuel = fuel.saturating_add(self.files.take_fuel());
         if self.owed_log_fuel.load(Ordering::Relaxed) > 0 {
             fuel = fuel.saturating_add(self.owed_log_fuel.swap(0, Ordering::Relaxed));
         }
@@ -273,9 +285,7 @@ impl Wasi {
             return Err(wasmtime::Error::new(Stop(Cause::Deadline { deadline })));
         }
         self.now_ns = self.now_ns.max(when_ns);
-        if let Some(files) = &mut self.files {
-            files.set_time(self.now_ns);
-        }
+        self.files.set_time(self.now_ns);
         Ok(())
     }
 

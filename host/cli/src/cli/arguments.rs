@@ -3,7 +3,7 @@
 use clap::Command;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use lifeboat_api::meter::Percent;
-use lifeboat_api::size::{Bytes, FUEL_MIN, grouped, parse_bytes};
+use lifeboat_api::size::{Bytes, DISK_BYTES_MAX, DISK_BYTES_MIN, FUEL_MIN, grouped, parse_bytes};
 use lifeboat_api::sla::{THRESHOLD_MIN, parse_threshold};
 use lifeboat_server::config::SIZE_MEMORY_BYTES_MIN;
 use lifeboat_simulate::PACE_MAX;
@@ -48,9 +48,17 @@ pub(crate) fn fuel(text: &str) -> Result<u64, String> {
 
 /// Parses the linear memory of a VM, in bytes.
 pub(crate) fn memory(text: &str) -> Result<u64, String> {
-    let [least, most] = [SIZE_MEMORY_BYTES_MIN, MEMORY_BYTES_MAX].map(Bytes);
-    let bytes = parse_bytes(text).ok().filter(|bytes| (SIZE_MEMORY_BYTES_MIN..=MEMORY_BYTES_MAX).contains(bytes));
-    bytes.ok_or_else(|| {
+    bytes_within(text, SIZE_MEMORY_BYTES_MIN..=MEMORY_BYTES_MAX)
+}
+
+/// Parses the virtual disk of a VM, in bytes.
+pub(crate) fn disk(text: &str) -> Result<u64, String> {
+    bytes_within(text, DISK_BYTES_MIN..=DISK_BYTES_MAX)
+}
+
+fn bytes_within(text: &str, range: RangeInclusive<u64>) -> Result<u64, String> {
+    let [least, most] = [*range.start(), *range.end()].map(Bytes);
+    parse_bytes(text).ok().filter(|bytes| range.contains(bytes)).ok_or_else(|| {
         format!(
             "{} is not a size between {least} and {most}; write a whole number such as 67108864 or 64MiB",
             shown(text)

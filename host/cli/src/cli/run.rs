@@ -16,7 +16,7 @@ use lifeboat_api::event::{Event, EventSink};
 use lifeboat_api::id::Epoch;
 use lifeboat_api::id::WorkloadHash;
 use lifeboat_api::lines::{ENVELOPE_BYTES_MAX, Line, NotDone, json_line, outcome, parse_envelope, plain, print};
-use lifeboat_api::meter::Percent;
+use lifeboat_api::meter::{Levels, Percent};
 use lifeboat_api::name::Name;
 use lifeboat_api::size::{Bytes, BytesBeside, Size, grouped};
 use lifeboat_api::sla::{FailoverMode, THRESHOLD_DEFAULT, Thresholds};
@@ -54,7 +54,8 @@ struct Needs {
     services: u32,
     /// The most linear memories of any workload.
     memories: u64,
-    largest_memory_bytes: u64,
+    /// The most of each level that any size has.
+    largest: Levels,
 }
 
 /// Arguments of `run`.
@@ -82,6 +83,9 @@ pub(crate) struct Run {
     /// Linear memory of the first VM, instead of the size's [bytes; 64MiB, 10M, ...]
     #[arg(long, value_name = "SIZE", value_parser = arguments::memory, allow_negative_numbers = true)]
     memory: Option<u64>,
+    /// Virtual disk of the first VM, instead of the size's [bytes; 64MiB, 10M, ...]
+    #[arg(long, value_name = "SIZE", value_parser = arguments::disk, allow_negative_numbers = true)]
+    disk: Option<u64>,
     /// Utilisation at which a resource fails its SLA [percent, 20 to 100; default: 98]
     #[arg(long, value_name = "PCT", value_parser = arguments::percent, allow_negative_numbers = true)]
     threshold: Option<Percent>,
@@ -105,9 +109,11 @@ pub(crate) struct Run {
 fn after_help() -> String {
     let mut sizes = String::new();
     for size in Size::built_in() {
-        let Size { name, fuel, memory_bytes, deadline } = size;
-        let (fuel, memory) = (grouped(fuel), Bytes(memory_bytes).to_string());
-        sizes += &format!("  {name:<7} {fuel:>14} fuel  {memory:>8}  {:>3} s for a transaction\n", deadline.as_secs());
+        let Size { name, fuel, memory_bytes, disk_bytes, deadline } = size;
+        let (fuel, memory, disk) = (grouped(fuel), Bytes(memory_bytes).to_string(), Bytes(disk_bytes).to_string());
+        let deadline = deadline.as_secs();
+        sizes +=
+            &format!("  {name:<6} {fuel:>14} fuel  {memory:>7} memory  {disk:>7} disk  deadline {deadline:>2} s\n");
     }
     format!(
         "\
@@ -123,7 +129,7 @@ Ctrl-C, SIGTERM or SIGHUP ends the input: the command waits for the answers unde
 with which the rest begins, and the exit code is 1 if there may be a rest. A second signal ends the run at once;
 transactions without an answer may or may not be done. With --data neither signal loses an answered transaction.
 
-Sizes, smallest first; a service whose memory is full moves to a larger one:
+Sizes, smallest first; a service whose memory or disk is full moves to a larger one:
 {sizes}
 Example:
   echo '{{\"add\":1}}' | lifeboat run counter.wasm"
@@ -192,11 +198,8 @@ impl Run {
         failovers: &Arc<AtomicU64>,
     ) -> anyhow::Result<Host> {
         let (workload, _) = load_workload(self.workload()?)?;
-        let needs = Needs {
-            services: 1,
-            memories: workload.footprint.memories,
-            largest_memory_bytes: largest_memory_bytes(settings.sizes.iter()),
-        };
+        let needs =
+            Needs { services: 1, memories: workload.footprint.memories, largest: largest(settings.sizes.iter()) };
         let host = self.host(needs, service, failovers)?;
         let program = host.compile(workload).await?;
         let settings = ServiceSettings { deduplication_window: DeduplicationWindow::default(), ..settings.clone() };
@@ -236,7 +239,7 @@ impl Run {
             (None, Some(_)) => {}
         }
         let sizes = entries.values().flat_map(|entry| &entry.settings.sizes).chain(&settings.sizes);
-        let largest_memory_bytes = largest_memory_bytes(sizes);
+        let largest = largest(sizes);
         let hashes = entries.values().map(|entry| &entry.workload);
         let memories = data::memories_max(&**locked.storage(), hashes, workload.as_ref().map(|(new, _)| new));
         let (directory, contents) = locked
@@ -246,8 +249,7 @@ impl Run {
         let is_journal_damaged = !contents.recovery.damages.is_empty();
         let is_cut_off = contents.services.iter().any(|found| found.name == *service && !found.is_journal_sound);
         let services = u32::try_from(entries.len() + 1).unwrap_or(u32::MAX);
-        let host =
-            self.host(Needs { services, memories, largest_memory_bytes }, service, failovers)?.with_data(directory);
+        let host = self.host(Needs { services, memories, largest }, service, failovers)?.with_data(directory);
         let mut epochs = Vec::new();
         for _ in 0..=entries.len() {
             epochs.push(random_epoch()?);
@@ -280,10 +282,12 @@ impl Run {
     }
 
     fn host(&self, needs: Needs, service: &Name, failovers: &Arc<AtomicU64>) -> anyhow::Result<Host> {
-        let Needs { services, memories, largest_memory_bytes } = needs;
-        let machines = Machine::pair(services, largest_memory_bytes.saturating_mul(services.into()));
+        let Needs { services, memories, largest } = needs;
+        let all = |bytes: u64| bytes.saturating_mul(services.into());
+        let machines = Machine::pair(services, all(largest.memory_bytes)).into_iter();
+        let machines = machines.map(|machine| Machine { disk_bytes: all(largest.disk_bytes), ..machine }).collect();
         let maintenance_stores = services.saturating_mul(MAINTENANCE_STORES_PER_SERVICE).min(MAINTENANCE_STORES);
-        let usual = HostConfig::new(machines, largest_memory_bytes);
+        let usual = HostConfig::new(machines, largest.memory_bytes);
         let config = HostConfig { memories_max: memories, maintenance_stores, ..usual };
         let events = event_printer(self.json, service.clone(), self.data.clone(), Arc::clone(failovers));
         Ok(Host::new(config, Arc::new(SystemClock), events)?)
@@ -305,8 +309,9 @@ impl Run {
             ))
             .into());
         }
-        let is_another_size = (self.size.is_some() || self.fuel.is_some() || self.memory.is_some())
-            && (&settings.size, &settings.sizes) != (&entry.settings.size, &entry.settings.sizes);
+        let names_size = self.size.is_some() || self.fuel.is_some() || self.memory.is_some() || self.disk.is_some();
+        let is_another_size =
+            names_size && (&settings.size, &settings.sizes) != (&entry.settings.size, &entry.settings.sizes);
         let is_another_threshold = self.threshold.is_some() && settings.thresholds != entry.settings.thresholds;
         let is_another_mode = self.failover.is_some_and(|mode| mode != entry.settings.failover);
         if is_another_size || is_another_threshold || is_another_mode {
@@ -356,9 +361,14 @@ impl Run {
         let mut first = named.clone();
         if let Some(memory_bytes) = self.memory {
             first.memory_bytes = memory_bytes;
+        }
+        if let Some(disk_bytes) = self.disk {
+            first.disk_bytes = disk_bytes;
+        }
+        if first.levels() != named.levels() {
             first.name = "custom".into();
         }
-        let larger = built_in.iter().filter(|size| size.memory_bytes > first.memory_bytes).cloned();
+        let larger = built_in.iter().filter(|size| size.levels().exceed(first.levels())).cloned();
         let mut sizes: Vec<Size> = std::iter::once(first.clone()).chain(larger).collect();
         if let Some(fuel) = self.fuel {
             // A tank set by the user applies to every size that the service may move to.
@@ -638,8 +648,12 @@ impl Users<'_> {
     }
 }
 
-fn largest_memory_bytes<'a>(sizes: impl Iterator<Item = &'a Size>) -> u64 {
-    sizes.map(|size| size.memory_bytes).max().unwrap_or_default()
+/// Returns the most of each level that any of the sizes has.
+fn largest<'a>(sizes: impl Iterator<Item = &'a Size>) -> Levels {
+    sizes.map(Size::levels).fold(Levels::default(), |largest, levels| Levels {
+        memory_bytes: largest.memory_bytes.max(levels.memory_bytes),
+        disk_bytes: largest.disk_bytes.max(levels.disk_bytes),
+    })
 }
 
 /// Returns the service's name: that of the file, with characters replaced that a name does not allow.
@@ -721,7 +735,6 @@ impl Usage<'_> {
 
     fn table(&self) -> String {
         let Self { status, outcomes, failovers, is_durable } = self;
-        let memory = status.meter.memory;
         let cpu = status.meter.cpu;
         let mut text = format!(
             "\n{} on {}, size {}, after {} and {}\n",
@@ -735,12 +748,11 @@ impl Usage<'_> {
             format!("  {name:<8} {percent:>5.1}%  {used:>16} of {limit}\n")
         };
         text += &row("cpu", cpu.utilisation_percent(), grouped(cpu.used), format!("{} fuel", grouped(cpu.limit)));
-        text += &row(
-            "memory",
-            memory.utilisation_percent(),
-            BytesBeside { bytes: memory.used, bound: memory.limit }.to_string(),
-            Bytes(memory.limit).to_string(),
-        );
+        for level in Levels::ALL {
+            let usage = status.meter.usage(level);
+            let used = BytesBeside { bytes: usage.used, bound: usage.limit }.to_string();
+            text += &row(&level.to_string(), usage.utilisation_percent(), used, Bytes(usage.limit).to_string());
+        }
         let ended = Outcome::ALL
             .map(|outcome| format!("{outcome} {}", grouped(outcomes.get(&Some(outcome)).copied().unwrap_or_default())));
         text += &format!("  {}", ended.join("  "));

@@ -5,6 +5,7 @@ use super::table::terminal_table;
 use super::{exit, output};
 use clap::Args;
 use lifeboat_api::http::{Service, ServiceState, Vm};
+use lifeboat_api::meter::Resource;
 use lifeboat_api::size::grouped;
 use lifeboat_api::text::Printable;
 use serde::Serialize;
@@ -42,14 +43,15 @@ impl Services {
 }
 
 fn services_table(services: &[Service]) -> String {
-    let head = ["name", "state", "vm", "machine", "size", "failover", "last", "snapshot", "cpu", "memory"];
-    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    let head = ["name", "state", "vm", "machine", "size", "failover", "last", "snapshot"].map(str::to_owned);
+    let resources = Resource::ALL.map(|resource| resource.to_string());
+    let mut rows = vec![head.into_iter().chain(resources.clone()).collect::<Vec<_>>()];
     rows.extend(services.iter().map(|service| {
         let of_vm = |part: &dyn Fn(&Vm) -> String| service.vm.as_ref().map_or("-".into(), part);
         let percent = |name: &str| {
             of_vm(&|vm| vm.resources.get(name).map_or("-".into(), |used| format!("{:.1}%", used.utilisation_percent)))
         };
-        vec![
+        let of_service = [
             Printable(&service.name).to_string(),
             word(&service.state),
             of_vm(&|vm| Printable(&vm.id).to_string()),
@@ -58,9 +60,8 @@ fn services_table(services: &[Service]) -> String {
             Printable(&service.failover).to_string(),
             of_vm(&|vm| grouped(vm.sequence)),
             of_vm(&|vm| grouped(vm.snapshot_sequence)),
-            percent("cpu"),
-            percent("memory"),
-        ]
+        ];
+        of_service.into_iter().chain(resources.iter().map(|resource| percent(resource))).collect()
     }));
     let mut text = terminal_table(&rows);
     for service in services {

@@ -9,6 +9,7 @@ use super::{UsageError, arguments, exit, is_pipe_open, output};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use lifeboat_api::event::Event;
+use lifeboat_api::meter::Resource;
 use lifeboat_api::name::Name;
 use lifeboat_host::service::LaunchError;
 use lifeboat_simulate::{Fault, Observer, Options, Report, SEED_DEFAULT, Scenario, ServiceView, SimulateError, run};
@@ -194,10 +195,10 @@ impl Observer for Lines {
         }
         let mut text = String::new();
         for ServiceView { status, .. } in services {
-            let (cpu, memory) = (status.meter.cpu.utilisation_percent(), status.meter.memory.utilisation_percent());
+            let used = Resource::ALL
+                .map(|resource| format!("{resource} {:.1}%", status.meter.usage(resource).utilisation_percent()));
             let (vm, machine, size) = (&status.vm, &status.machine, &status.size);
-            text +=
-                &format!("Usage after {done} requests: {vm} on {machine} ({size}) cpu {cpu:.1}% memory {memory:.1}%\n");
+            text += &format!("Usage after {done} requests: {vm} on {machine} ({size}) {}\n", used.join(" "));
         }
         let _ = io::stderr().write_all(text.as_bytes());
     }

@@ -5,6 +5,7 @@ use super::{exit, output, table};
 use clap::Args;
 use lifeboat_api::http::{AllUsage, ResourceUsage, Usage as ServiceUsage};
 use lifeboat_api::lines;
+use lifeboat_api::meter::Resource;
 use lifeboat_api::name::Name;
 use lifeboat_api::size::grouped;
 use lifeboat_api::text::Printable;
@@ -20,8 +21,8 @@ const PERIOD: Duration = Duration::from_secs(1);
 const BAR_CHARS: usize = 10;
 
 const AFTER_HELP: &str = "\
-Outcomes and failovers are counted since the start of the server, which the last line shows. The columns cpu and memory
-show the VM that serves now.";
+Outcomes and failovers are counted since the start of the server, which the last line shows. The columns cpu, memory
+and disk show the VM that serves now.";
 
 /// Arguments of `usage`.
 #[derive(Debug, Args)]
@@ -78,8 +79,10 @@ impl Usage {
 }
 
 fn shown(usage: &AllUsage, has_bars: bool) -> String {
-    let head = ["service", "vm", "machine", "cpu", "memory", "queue", "ok", "refused", "failed", "denied", "failovers"];
-    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    let resources = Resource::ALL.map(|resource| resource.to_string());
+    let head = ["service", "vm", "machine"].map(str::to_owned).into_iter().chain(resources);
+    let counted = ["queue", "ok", "refused", "failed", "denied", "failovers"].map(str::to_owned);
+    let mut rows = vec![head.chain(counted).collect::<Vec<_>>()];
     rows.extend(usage.services.iter().map(|service| row(service, has_bars)));
     let mut text = table::terminal_table(&rows);
     let resources = usage.host.as_ref().and_then(|host| host["resources"].as_object());
@@ -95,27 +98,24 @@ fn shown(usage: &AllUsage, has_bars: bool) -> String {
 }
 
 fn row(usage: &ServiceUsage, has_bars: bool) -> Vec<String> {
-    let resource = |name: &str| {
-        let used = usage.vm.as_ref().and_then(|vm| vm.resources.get(name));
+    let resource = |resource: Resource| {
+        let used = usage.vm.as_ref().and_then(|vm| vm.resources.get(&resource.to_string()));
         used.map_or("-".into(), |ResourceUsage { utilisation_percent, .. }| gauge(*utilisation_percent, has_bars))
     };
     let outcome = |name: &str| grouped(usage.outcomes.get(name).copied().unwrap_or(0));
     let of_vm = |part: fn(&lifeboat_api::http::Vm) -> &String| {
         usage.vm.as_ref().map_or("-".into(), |vm| Printable(part(vm)).to_string())
     };
-    vec![
-        Printable(&usage.service).to_string(),
-        of_vm(|vm| &vm.id),
-        of_vm(|vm| &vm.machine),
-        resource("cpu"),
-        resource("memory"),
+    let of_service = [Printable(&usage.service).to_string(), of_vm(|vm| &vm.id), of_vm(|vm| &vm.machine)];
+    let counted = [
         grouped(usage.queue_length as u64),
         outcome("ok"),
         outcome("refused"),
         outcome("failed"),
         outcome("denied"),
         grouped(usage.failovers.values().sum()),
-    ]
+    ];
+    of_service.into_iter().chain(Resource::ALL.map(resource)).chain(counted).collect()
 }
 
 /// Formats a percentage, with a bar before it if it `has_bar`.

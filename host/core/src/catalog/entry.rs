@@ -7,8 +7,9 @@ use crate::answers::DeduplicationWindow;
 use crate::parts::{PartKind, Parts, PartsError, exactly};
 use lifeboat_api::id::Sequence;
 use lifeboat_api::id::WorkloadHash;
+use lifeboat_api::meter::Percent;
 use lifeboat_api::size::Size;
-use lifeboat_api::sla::{FailoverMode, Thresholds};
+use lifeboat_api::sla::{FailoverMode, Thresholds, deserialize_threshold, threshold};
 use lifeboat_journal::frame::RecordNumber;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -44,7 +45,9 @@ mod settings_part {
     pub(super) const THRESHOLDS: u16 = 3;
     pub(super) const DEDUPLICATION_WINDOW: u16 = 4;
     pub(super) const FAILOVER: u16 = 5;
-    pub(super) const KNOWN: [u16; 5] = [SIZE, SIZES, THRESHOLDS, DEDUPLICATION_WINDOW, FAILOVER];
+    /// The disk of each size, in bytes, and the threshold of the disk. Absent from earlier releases.
+    pub(super) const DISK: u16 = 6;
+    pub(super) const KNOWN: [u16; 6] = [SIZE, SIZES, THRESHOLDS, DEDUPLICATION_WINDOW, FAILOVER, DISK];
 }
 
 /// A service that exists, whether it runs or not.
@@ -154,13 +157,15 @@ impl ServiceSettings {
     /// Encodes the settings as an entry and a portable snapshot store them.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let Self { size, sizes, thresholds, deduplication_window, failover } = self;
+        let disks: Vec<u64> = sizes.iter().map(|size| size.disk_bytes).collect();
         let sizes: Vec<_> = sizes.iter().cloned().map(StoredSize::from).collect();
         Parts::default()
             .with(settings_part::SIZE, size)
             .with(settings_part::SIZES, &sizes)
-            .with(settings_part::THRESHOLDS, thresholds)
+            .with(settings_part::THRESHOLDS, &StoredThresholds::from(*thresholds))
             .with(settings_part::DEDUPLICATION_WINDOW, deduplication_window)
             .with(settings_part::FAILOVER, failover)
+            .with(settings_part::DISK, &(disks, thresholds.disk))
             .append_to(vec![SETTINGS_VERSION])
     }
 
@@ -175,10 +180,20 @@ impl ServiceSettings {
         }
         let parts = Parts::read(rest, &settings_part::KNOWN)?;
         let sizes: Vec<StoredSize> = parts.get(settings_part::SIZES)?;
+        let mut sizes: Vec<Size> = sizes.into_iter().map(Size::from).collect();
+        let mut thresholds = Thresholds::from(parts.get::<StoredThresholds>(settings_part::THRESHOLDS)?);
+        if let Some((disks, threshold)) = parts.find::<(Vec<u64>, Percent)>(settings_part::DISK)? {
+            if disks.len() != sizes.len() {
+                let reason = format!("it has {} disks for {} sizes", disks.len(), sizes.len());
+                return Err(EntryError::Unreadable(reason));
+            }
+            sizes.iter_mut().zip(disks).for_each(|(size, disk_bytes)| size.disk_bytes = disk_bytes);
+            thresholds.disk = check_threshold(threshold)?;
+        }
         Ok(Self {
             size: parts.get(settings_part::SIZE)?,
-            sizes: sizes.into_iter().map(Size::from).collect(),
-            thresholds: parts.get(settings_part::THRESHOLDS)?,
+            sizes,
+            thresholds,
             deduplication_window: parts.get(settings_part::DEDUPLICATION_WINDOW)?,
             failover: parts.get(settings_part::FAILOVER)?,
         })
@@ -196,23 +211,49 @@ struct StoredSize {
 }
 
 impl From<Size> for StoredSize {
-    fn from(Size { name, fuel, memory_bytes, deadline }: Size) -> Self {
+    fn from(Size { name, fuel, memory_bytes, deadline, .. }: Size) -> Self {
         Self { name, fuel, memory_bytes, deadline }
     }
 }
 
 impl From<StoredSize> for Size {
+    /// Returns the size with the disk of a size that was stored without one.
     fn from(StoredSize { name, fuel, memory_bytes, deadline }: StoredSize) -> Self {
-        Self { name, fuel, memory_bytes, deadline }
+        Self { name, fuel, memory_bytes, disk_bytes: Self::disk_bytes_for(memory_bytes), deadline }
     }
+}
+
+/// Thresholds in their first layout. That of the disk is a part of its own.
+#[derive(Serialize, Deserialize)]
+struct StoredThresholds {
+    #[serde(deserialize_with = "deserialize_threshold")]
+    cpu: Percent,
+    #[serde(deserialize_with = "deserialize_threshold")]
+    memory: Percent,
+}
+
+impl From<Thresholds> for StoredThresholds {
+    fn from(Thresholds { cpu, memory, .. }: Thresholds) -> Self {
+        Self { cpu, memory }
+    }
+}
+
+impl From<StoredThresholds> for Thresholds {
+    fn from(StoredThresholds { cpu, memory }: StoredThresholds) -> Self {
+        Self { cpu, memory, ..Self::default() }
+    }
+}
+
+fn check_threshold(percent: Percent) -> Result<Percent, EntryError> {
+    threshold(percent.into()).map_err(EntryError::Unreadable)
 }
 
 /// Version 1: the postcard encoding of these types. The order of their fields is therefore the format, and never
 /// changes.
 pub(super) mod version_1 {
     use super::{
-        BTreeSet, DeduplicationWindow, Deserialize, FailoverMode, RecordNumber, Sequence, Size, StoredSize, Thresholds,
-        WorkloadHash,
+        BTreeSet, DeduplicationWindow, Deserialize, FailoverMode, RecordNumber, Sequence, Size, StoredSize,
+        StoredThresholds, WorkloadHash,
     };
     #[cfg(test)]
     use serde::Serialize;
@@ -232,7 +273,7 @@ pub(super) mod version_1 {
     pub(in crate::catalog) struct ServiceSettings {
         size: String,
         sizes: Vec<StoredSize>,
-        thresholds: Thresholds,
+        thresholds: StoredThresholds,
         deduplication_window: DeduplicationWindow,
         failover: FailoverMode,
     }
@@ -248,7 +289,7 @@ pub(super) mod version_1 {
         fn from(settings: ServiceSettings) -> Self {
             let ServiceSettings { size, sizes, thresholds, deduplication_window, failover } = settings;
             let sizes = sizes.into_iter().map(Size::from).collect();
-            Self { size, sizes, thresholds, deduplication_window, failover }
+            Self { size, sizes, thresholds: thresholds.into(), deduplication_window, failover }
         }
     }
 
@@ -267,7 +308,7 @@ pub(super) mod version_1 {
     fn of_version_1(settings: super::ServiceSettings) -> ServiceSettings {
         let super::ServiceSettings { size, sizes, thresholds, deduplication_window, failover } = settings;
         let sizes = sizes.into_iter().map(StoredSize::from).collect();
-        ServiceSettings { size, sizes, thresholds, deduplication_window, failover }
+        ServiceSettings { size, sizes, thresholds: thresholds.into(), deduplication_window, failover }
     }
 
     #[cfg(test)]

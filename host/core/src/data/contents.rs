@@ -10,7 +10,7 @@ use crate::journal::answer::AnswerPlace;
 use crate::journal::durable::FoundAnswer;
 use crate::journal::record::{self, AnswerCheck};
 use crate::journal::{Record, RelocatedAnswer, TailEntry, TransactionRecord};
-use crate::snapshot_file::{self, ResumePoint, SECTION_FORGOTTEN, SnapshotFileError, SnapshotHeader};
+use crate::snapshot_file::{self, Checked, ResumePoint, SECTION_FORGOTTEN, SnapshotHeader};
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::event::Event;
 use lifeboat_api::id::WorkloadHash;
@@ -18,6 +18,7 @@ use lifeboat_api::id::id_time;
 use lifeboat_api::id::{Epoch, Sequence};
 use lifeboat_api::name::Name;
 use lifeboat_api::text::chain;
+use lifeboat_disk::Packs;
 use lifeboat_journal::frame::RecordNumber;
 use lifeboat_journal::recovery::{Found, Integrity, RecordRange, Recovery};
 use lifeboat_journal::storage::Storage;
@@ -80,6 +81,8 @@ pub struct FoundSnapshot {
     pub file: Option<String>,
     /// The header of the file, or none for the empty snapshot.
     pub header: Option<SnapshotHeader>,
+    /// The packs with the chunks of its disk.
+    pub packs: Packs,
 }
 
 impl FoundSnapshot {
@@ -119,12 +122,24 @@ impl FoundSnapshot {
     pub(crate) fn load_all(&self, storage: &dyn Storage) -> Result<(Snapshot, ForgottenTimes), DataError> {
         let Some(file) = &self.file else { return Ok((Snapshot::empty(), ForgottenTimes::default())) };
         let content = snapshot_file::read(storage, file)?;
+        let disk = content.disk(storage, file)?;
         let section: Vec<u8> =
             content.chunks(SECTION_FORGOTTEN).into_iter().flat_map(|at| &content.body[at]).copied().collect();
         // A file without the section does not distinguish users.
         let of_all = content.header.resume_point.forgotten_id_time;
         let forgotten = ForgottenTimes::from_bytes(&section).unwrap_or_else(|| ForgottenTimes::for_all(of_all));
-        Ok((content.into_snapshot(), forgotten))
+        Ok((content.into_snapshot(disk), forgotten))
+    }
+
+    /// Checks every chunk of its disk.
+    ///
+    /// # Errors
+    /// [`DataError::Snapshot`].
+    pub fn check_disk(&self, storage: &dyn Storage) -> Result<(), DataError> {
+        match &self.file {
+            Some(file) if !self.packs.is_empty() => Ok(snapshot_file::check_disk(storage, file)?),
+            _ => Ok(()),
+        }
     }
 
     /// Returns the first record whose answer was retained when the snapshot was taken.
@@ -216,10 +231,10 @@ impl Gathering {
         for name in files.into_iter().rev() {
             let Some(found) = service_of(&name).and_then(|service| services.get_mut(&service)) else { continue };
             match snapshot_file::check(storage, &name) {
-                Ok(header)
+                Ok(Checked { header, packs })
                     if header.service == found.name && snapshot_file::file_name(&found.name, header.record) == name =>
                 {
-                    found.snapshots.push(FoundSnapshot { file: Some(name), header: Some(header) });
+                    found.snapshots.push(FoundSnapshot { file: Some(name), header: Some(header), packs });
                 }
                 Ok(_) => {
                     let reason = format!("'{name}' is a snapshot of another service or record");
@@ -227,11 +242,11 @@ impl Gathering {
                 }
                 Err(error) if error.is_damage() => found.damaged_snapshots.push((name, error.to_string())),
                 // It should have been removed, and the next snapshot tries that again.
-                Err(error @ SnapshotFileError::Storage { .. }) if found.snapshots.len() >= SNAPSHOTS_RETAINED => {
+                Err(error) if error.storage_error().is_some() && found.snapshots.len() >= SNAPSHOTS_RETAINED => {
                     found.unreadable_snapshots.push((name, chain(&error)));
                 }
                 // A disk that fails now may work tomorrow, so its failure proves nothing about the snapshot.
-                Err(error @ SnapshotFileError::Storage { .. }) => return Err(error.into()),
+                Err(error) if error.storage_error().is_some() => return Err(error.into()),
                 // A newer host wrote the snapshot, which is intact. That host can continue with it.
                 Err(error) => found.standing = Err(error.to_string()),
             }
@@ -240,7 +255,7 @@ impl Gathering {
             found.entry.first_snapshot.is_none() && (reaches_back || found.snapshots.len() < SNAPSHOTS_RETAINED)
         };
         for found in services.values_mut().filter(begins_empty) {
-            found.snapshots.push(FoundSnapshot { file: None, header: None });
+            found.snapshots.push(FoundSnapshot { file: None, header: None, packs: Packs::new() });
         }
         let mut workloads = BTreeMap::new();
         for found in services.values() {

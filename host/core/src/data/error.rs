@@ -137,7 +137,7 @@ pub enum DataError {
 }
 
 impl DataError {
-    pub(super) fn storage(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn storage(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let action = action.into();
         move |source| Self::Storage { action, source }
     }

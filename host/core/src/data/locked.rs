@@ -96,8 +96,7 @@ impl Locked {
     /// [`DataError`].
     pub fn has_any_of(&self, service: &Name) -> Result<bool, DataError> {
         let names = self.storage.list().map_err(DataError::storage("list the data directory"))?;
-        Ok(self.catalog.service(service)?.is_some()
-            || names.iter().any(|name| snapshot_writer::snapshot_record(name, service).is_some()))
+        Ok(self.catalog.service(service)?.is_some() || names.iter().any(|name| snapshot_writer::is_of(name, service)))
     }
 
     /// Returns the service of this name, if it is missing from the catalog.

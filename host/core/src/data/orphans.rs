@@ -83,9 +83,8 @@ impl Search {
     ) -> Result<Self, DataError> {
         let known: BTreeSet<Name> = known.cloned().collect();
         let mut snapshots = BTreeMap::new();
-        for service in
-            files.iter().filter(|file| !file.ends_with(PART)).filter_map(|file| snapshot_writer::service_of(file))
-        {
+        let is_snapshot = |file: &&String| !file.ends_with(PART) && !snapshot_writer::is_pack(file);
+        for service in files.iter().filter(is_snapshot).filter_map(|file| snapshot_writer::service_of(file)) {
             if !known.contains(&service) {
                 *snapshots.entry(service).or_default() += 1;
             }

@@ -2,10 +2,10 @@
 //!
 //! A submitted snapshot was already proven by a restore. It is written once all records that are part of it are
 //! durable. Otherwise a crash could leave a state whose transactions are lost. Then this snapshot and the one before it
-//! are retained. Older ones are removed, and the journal records that only they needed are reclaimed. While one
-//! snapshot is written the next waits, and a newer one replaces it.
+//! are retained. Older ones are removed, with the packs that no retained snapshot refers to, and the journal records
+//! that only they needed are reclaimed. While one snapshot is written the next waits, and a newer one replaces it.
 
-use super::{DataDirectory, Needed};
+use super::{DataDirectory, Needed, stored_snapshot};
 use crate::answers::ForgottenTimes;
 use crate::journal::{Commit, JournalError};
 use crate::snapshot_file::{self, SECTION_FORGOTTEN, Section, SnapshotFileError, SnapshotHeader};
@@ -13,6 +13,7 @@ use lifeboat_api::event::{Event, EventSink};
 use lifeboat_api::id::Sequence;
 use lifeboat_api::name::Name;
 use lifeboat_api::text::chain;
+use lifeboat_disk::Packs;
 use lifeboat_journal::frame::RecordNumber;
 use lifeboat_journal::storage::Storage;
 use lifeboat_vm::engine::joined;
@@ -45,6 +46,8 @@ pub(crate) struct RetainedSnapshot {
     pub(crate) record: RecordNumber,
     /// The first record whose answer was retained when the snapshot was taken.
     pub(crate) first_answer: RecordNumber,
+    /// The packs with the chunks of its disk.
+    pub(crate) packs: Packs,
 }
 
 /// How far the snapshots of a service are written, for callers that ordered one.
@@ -57,6 +60,8 @@ pub(crate) struct Written {
     done: watch::Sender<(u64, Option<String>)>,
     /// The last transaction of the newest snapshot on the disk.
     sequence: AtomicU64,
+    /// The bytes that were written for the newest snapshot.
+    bytes: AtomicU64,
 }
 
 impl Written {
@@ -105,6 +110,11 @@ impl SnapshotWriter {
     /// Returns the last transaction of the newest snapshot on the disk.
     pub(crate) fn sequence(&self) -> Sequence {
         Sequence(self.written.sequence.load(Ordering::Acquire))
+    }
+
+    /// Returns the bytes that were written for the newest snapshot, or 0 before the first one.
+    pub(crate) fn written_bytes(&self) -> u64 {
+        self.written.bytes.load(Ordering::Relaxed)
     }
 
     /// Submits `job`.
@@ -200,88 +210,117 @@ impl Retention {
     }
 
     async fn write(&mut self, job: SnapshotJob) -> Result<(), SnapshotFileError> {
-        let SnapshotJob { snapshot, mut header, forgotten, .. } = job;
+        let SnapshotJob { snapshot, header, forgotten, .. } = job;
         let name = snapshot_file::file_name(&self.service, header.record);
-        header.sections = Section::of(&snapshot);
-        let mut forgotten_chunks = Vec::new();
+        let mut others = Vec::new();
         if !forgotten.is_empty() {
             let chunk = forgotten.to_bytes();
             let chunk_bytes = vec![u32::try_from(chunk.len()).expect("some users take some kilobytes")];
-            header.sections.push(Section { kind: SECTION_FORGOTTEN, is_optional: true, chunk_bytes });
-            forgotten_chunks.push(chunk);
+            others.push((Section { kind: SECTION_FORGOTTEN, is_optional: true, chunk_bytes }, chunk));
         }
-        let kept = RetainedSnapshot {
-            file: Some(name.clone()),
-            record: header.record,
-            first_answer: header.resume_point.first_answer,
-        };
-        let sequence = header.sequence;
+        let (sequence, record, first_answer) = (header.sequence, header.record, header.resume_point.first_answer);
         let storage = Arc::clone(self.directory.storage());
-        let of_thread = name.clone();
+        let (of_thread, packs) = (name.clone(), self.packs());
         let written = tokio::task::spawn_blocking(move || {
             let action = "check the directory of";
             let lost = |source| SnapshotFileError::Storage { name: of_thread.clone(), action, source };
             storage.check_lock().map_err(lost)?;
-            let chunks = snapshot.chunks().chain(forgotten_chunks.iter().map(|chunk| &chunk[..]));
-            snapshot_file::write(&*storage, &of_thread, &header, chunks)
+            stored_snapshot::write(&*storage, header, &snapshot, others, &packs)
         });
-        joined(written).await?;
+        let stored = joined(written).await?;
         self.written.sequence.store(sequence.0, Ordering::Release);
-        self.kept.push_back(kept);
+        self.written.bytes.store(stored.bytes, Ordering::Relaxed);
+        self.kept.push_back(RetainedSnapshot { file: Some(name), record, first_answer, packs: stored.packs });
         while self.kept.len() > SNAPSHOTS_RETAINED {
             self.kept.pop_front();
         }
         Ok(())
     }
 
-    /// Removes the snapshots before the oldest retained one. Those that cannot be removed take room, and harm nothing.
+    /// Returns the packs that retained snapshots refer to.
+    fn packs(&self) -> Packs {
+        self.kept.iter().flat_map(|kept| &kept.packs).map(|(number, bytes)| (*number, *bytes)).collect()
+    }
+
+    /// Removes the snapshots before the oldest retained one, and then the packs that no retained one refers to. Those
+    /// that cannot be removed take room, and harm nothing.
     async fn prune(&self) -> Result<(), SnapshotFileError> {
         let storage = Arc::clone(self.directory.storage());
         let oldest = self.kept.front().map_or(RecordNumber(0), |oldest| oldest.record);
-        let service = self.service.clone();
-        joined(tokio::task::spawn_blocking(move || prune(&*storage, &service, oldest))).await
+        let (service, packs) = (self.service.clone(), self.packs());
+        joined(tokio::task::spawn_blocking(move || prune(&*storage, &service, oldest, &packs))).await
     }
 }
 
-/// Removes the snapshots of `service` before record `oldest`, in whatever state their files are.
+/// Removes the snapshots of `service` before record `oldest`, in whatever state their files are, and then all of its
+/// packs except `packs`.
 ///
 /// # Errors
-/// The first that failed: the others are removed nevertheless.
-fn prune(storage: &dyn Storage, service: &Name, oldest: RecordNumber) -> Result<(), SnapshotFileError> {
+/// The first that failed: the others are removed nevertheless. If a snapshot cannot be removed, all packs stay: it may
+/// refer to them.
+fn prune(storage: &dyn Storage, service: &Name, oldest: RecordNumber, packs: &Packs) -> Result<(), SnapshotFileError> {
     let failed = |name: &str, action| {
         let name = name.to_owned();
         move |source| SnapshotFileError::Storage { name, action, source }
     };
     let retained = snapshot_file::file_name(service, oldest);
-    let (mut is_changed, mut result) = (false, Ok(()));
+    let (mut is_changed, mut result, mut old_packs) = (false, Ok(()), Vec::new());
     for name in storage.list().map_err(failed(&retained, "list the snapshots before"))? {
-        if snapshot_record(&name, service).is_some_and(|record| record < oldest) {
-            let removed = storage.remove(&name);
-            is_changed |= removed.is_ok();
-            result = result.and(removed.map_err(failed(&name, "remove")));
+        match parse(&name) {
+            Some(file) if file.service == &**service && !file.is_pack && file.record < oldest => {
+                let removed = storage.remove(&name);
+                is_changed |= removed.is_ok();
+                result = result.and(removed.map_err(failed(&name, "remove")));
+            }
+            Some(file) if file.service == &**service && file.is_pack && !packs.contains_key(&file.record.0) => {
+                old_packs.push(name);
+            }
+            _ => {}
         }
     }
     if is_changed {
         result = result.and(storage.sync_directory().map_err(failed(&retained, "sync the directory of")));
     }
-    result
+    // A crash may bring back a snapshot whose removal is not durable, and it needs its packs.
+    if result.is_err() || old_packs.is_empty() {
+        return result;
+    }
+    for name in old_packs {
+        let failed = |source| SnapshotFileError::Pack { name: name.clone(), action: "remove", source };
+        result = result.and(storage.remove(&name).map_err(failed));
+    }
+    result.and(storage.sync_directory().map_err(failed(&retained, "sync the directory of")))
 }
 
-/// Returns the record in the name of a snapshot file of `service`, whatever state the file is in.
-pub(super) fn snapshot_record(name: &str, service: &Name) -> Option<RecordNumber> {
-    parse_file_name(name).filter(|(of, _)| *of == &**service).map(|(_, record)| record)
+/// Returns whether `file` is a snapshot or a pack of `service`, whatever state it is in.
+pub(super) fn is_of(file: &str, service: &Name) -> bool {
+    parse(file).is_some_and(|file| file.service == &**service)
 }
 
-/// Returns the service in the name of a snapshot file, whatever state the file is in.
+/// Returns the service in the name of a snapshot or a pack, whatever state the file is in.
 pub(super) fn service_of(file: &str) -> Option<Name> {
-    parse_file_name(file).and_then(|(service, _)| Name::new(service).ok())
+    parse(file).and_then(|file| Name::new(file.service).ok())
 }
 
-fn parse_file_name(file: &str) -> Option<(&str, RecordNumber)> {
-    let kinds = [".snapshot", ".snapshot.damaged", ".snapshot.tmp"];
-    let (service, number) = kinds.iter().find_map(|kind| file.strip_suffix(kind))?.rsplit_once('.')?;
+/// Returns whether `file` is a pack, whatever state it is in.
+pub(super) fn is_pack(file: &str) -> bool {
+    parse(file).is_some_and(|file| file.is_pack)
+}
+
+/// The name of a snapshot or a pack.
+struct FileName<'a> {
+    service: &'a str,
+    record: RecordNumber,
+    is_pack: bool,
+}
+
+fn parse(file: &str) -> Option<FileName<'_>> {
+    let kinds = [".snapshot", ".snapshot.damaged", ".snapshot.tmp", ".pack", ".pack.tmp"];
+    let (kind, name) = kinds.iter().find_map(|kind| Some((kind, file.strip_suffix(kind)?)))?;
+    let (service, number) = name.rsplit_once('.')?;
     let is_ours = number.len() == 20 && number.bytes().all(|byte| byte.is_ascii_digit());
-    Some((service, RecordNumber(number.parse().ok().filter(|_| is_ours)?)))
+    let record = RecordNumber(number.parse().ok().filter(|_| is_ours)?);
+    Some(FileName { service, record, is_pack: kind.starts_with(".pack") })
 }
 
 #[cfg(test)]
@@ -298,9 +337,19 @@ mod tests {
             storage.create(&name(record)).expect("a new one");
         }
         let _faults = [2, 3].map(|record| storage.fail_in(&name(record), Operation::Remove, 1));
-        let error = prune(&storage, &bank, RecordNumber(5)).expect_err("two of four");
+        let pack = |number| snapshot_file::disk::pack_name(&bank, number);
+        for number in 1..=5 {
+            storage.create(&pack(number)).expect("a new one");
+        }
+        let packs = Packs::from([(2, 0), (5, 0)]);
+        let error = prune(&storage, &bank, RecordNumber(5), &packs).expect_err("two of four");
         assert!(error.to_string().contains(&name(2)), "{error}");
-        let left = storage.crash().list().expect("lists");
+        let storage = storage.crash();
+        let (left_packs, left): (Vec<_>, Vec<_>) =
+            storage.list().expect("lists").into_iter().partition(|it| is_pack(it));
         assert_eq!(left, [name(2), name(3), name(5)], "the removal of the others is synced");
+        assert_eq!(left_packs.len(), 5, "a snapshot that is still there may need them");
+        prune(&storage, &bank, RecordNumber(5), &packs).expect("no fault is left");
+        assert_eq!(storage.crash().list().expect("lists"), [pack(2), pack(5), name(5)]);
     }
 }

@@ -75,6 +75,14 @@ enum Stored<'a> {
         #[serde(borrow)]
         transaction: StoredTransaction<'a>,
     },
+    /// A failover of a service with something on its disk.
+    FailoverWithDisk {
+        disk_bytes: u64,
+        timestamp: Timestamp,
+        forced_by: Option<&'a str>,
+        #[serde(borrow)]
+        failover: StoredFailover<'a>,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -227,8 +235,12 @@ pub fn encode(record: &Record) -> Vec<u8> {
                 fuel_used: record.fuel_used,
                 pause: record.pause,
             };
+            let (disk_bytes, forced_by) = (record.disk_bytes, record.forced_by.as_deref());
             match record.timestamp {
-                Some(timestamp) => Stored::FailoverAt { timestamp, forced_by: record.forced_by.as_deref(), failover },
+                Some(timestamp) if disk_bytes > 0 => {
+                    Stored::FailoverWithDisk { disk_bytes, timestamp, forced_by, failover }
+                }
+                Some(timestamp) => Stored::FailoverAt { timestamp, forced_by, failover },
                 None => Stored::Failover(failover),
             }
         }
@@ -299,6 +311,12 @@ fn decode_with(
         }
         Stored::Failover(stored) => Record::Failover(failover(service, stored)?),
         Stored::FailoverAt { timestamp, forced_by, failover: stored } => Record::Failover(Failover {
+            forced_by: forced_by.map(name).transpose()?,
+            timestamp: Some(timestamp),
+            ..failover(service, stored)?
+        }),
+        Stored::FailoverWithDisk { disk_bytes, timestamp, forced_by, failover: stored } => Record::Failover(Failover {
+            disk_bytes,
             forced_by: forced_by.map(name).transpose()?,
             timestamp: Some(timestamp),
             ..failover(service, stored)?
@@ -423,6 +441,7 @@ fn failover(service: &Name, stored: StoredFailover<'_>) -> Result<Failover, Reco
         size: stored.size.to_owned(),
         sequence: stored.sequence,
         snapshot_bytes: stored.snapshot_bytes,
+        disk_bytes: 0,
         replayed_transactions: stored.replayed_transactions,
         fuel_used: stored.fuel_used,
         pause: stored.pause,

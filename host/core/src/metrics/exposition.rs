@@ -217,6 +217,8 @@ impl Exposition {
         let help = "Memory in use, without cached files";
         families.gauge("host_memory_used", "bytes", help, memory.map(|memory| memory.used))?;
         families.gauge("host_memory_limit", "bytes", "Memory", memory.map(|memory| memory.limit))?;
+        let help = "Memory of the chunks of all virtual disks, of which copies share what they do not change";
+        families.gauge("virtual_disk_resident", "bytes", help, Some(lifeboat_disk::resident_bytes()))?;
         let disk = usage(HostResource::Disk);
         let help = "Space in use on the data directory's file system";
         families.gauge("host_disk_used", "bytes", help, disk.map(|disk| disk.used))?;

@@ -3,7 +3,7 @@ use crate::monitor::Network;
 use crate::service::{Counts, JournalStatus};
 use lifeboat_api::event::{Failover, HostPressure, JournalFill, SlaFailure};
 use lifeboat_api::id::{Sequence, VmId};
-use lifeboat_api::meter::{HostResource, Meter, Percent, Usage};
+use lifeboat_api::meter::{HostResource, Levels, Meter, Percent, Usage};
 use std::collections::BTreeSet;
 
 fn name(text: &str) -> Name {
@@ -35,6 +35,7 @@ fn failover(service: &str, cause: FailoverCause, pause: Duration) -> Event {
         to_machine: name("m2"),
         size: "small".into(),
         sequence: Sequence(1),
+        disk_bytes: 0,
         snapshot_bytes: 0,
         replayed_transactions: 0,
         fuel_used: 98,
@@ -45,8 +46,9 @@ fn failover(service: &str, cause: FailoverCause, pause: Duration) -> Event {
 }
 
 fn status(service: &str) -> Status {
-    let mut meter = Meter::new(50_000_000, 16 << 20, 4 << 20);
-    meter.charge(12_500_000, 4 << 20);
+    let used = Levels { memory_bytes: 4 << 20, disk_bytes: 3 << 20 };
+    let mut meter = Meter::new(50_000_000, Levels { memory_bytes: 16 << 20, disk_bytes: 64 << 20 }, used);
+    meter.charge(12_500_000, used);
     Status {
         vm: vm(service, 1),
         machine: name("m1"),

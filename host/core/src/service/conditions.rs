@@ -51,10 +51,8 @@ pub(super) struct Conditions {
     /// The reason why its state could not be exported and restored.
     unmovable: Option<String>,
     journal: Fullness,
-    /// Delays failovers for the tank after one was not possible.
-    cpu_backoff: Backoff,
-    /// Delays failovers for memory after one was futile.
-    memory_backoff: Backoff,
+    /// Delays failovers for each resource after one was not possible, or futile, in the order of [`Resource::ALL`].
+    failover_backoffs: [Backoff; Resource::ALL.len()],
     /// Delays exports after one failed.
     export_backoff: Backoff,
 }
@@ -102,11 +100,9 @@ impl Conditions {
 
     /// Returns whether a failover for `resource` may be tried at the service's `request`th request.
     pub(super) fn may_fail_over(&self, resource: Resource, request: u64) -> bool {
-        match resource {
-            Resource::Cpu => self.cpu_backoff.is_over(request),
-            // A failover for memory needs an export to compact the state.
-            Resource::Memory => self.memory_backoff.is_over(request) && self.may_export(request),
-        }
+        // A failover for memory needs an export to compact the state.
+        let needs_export = resource == Resource::Memory;
+        self.failover_backoffs[resource as usize].is_over(request) && (!needs_export || self.may_export(request))
     }
 
     /// Returns the reason why the last attempt to move the service failed.
@@ -123,7 +119,7 @@ impl Conditions {
     }
 
     /// Records that the state was exported and restored, and that the journal holds `held_bytes` since. `has_headroom`
-    /// is whether the memory in use leaves the headroom that a failover must leave.
+    /// is whether the levels in use leave the headroom that a failover must leave.
     #[must_use]
     pub(super) fn exported(&mut self, vm: &VmId, held_bytes: u64, has_headroom: bool) -> Vec<Event> {
         self.export_backoff.succeed();
@@ -145,10 +141,8 @@ impl Conditions {
         reason: String,
         request: u64,
     ) -> Option<Event> {
-        match cause {
-            FailoverCause::Cpu => self.cpu_backoff.fail(request),
-            FailoverCause::Memory => self.memory_backoff.fail(request),
-            FailoverCause::Forced => {}
+        if let Some(resource) = cause.resource() {
+            self.failover_backoffs[resource as usize].fail(request);
         }
         begin(&mut self.degraded, reason).map(|reason| Event::Degraded { vm: vm.clone(), reason })
     }
@@ -170,8 +164,7 @@ impl Conditions {
     /// Records that the service continues in a fresh VM with headroom.
     #[must_use]
     pub(super) fn failed_over(&mut self, vm: &VmId) -> Option<Event> {
-        self.cpu_backoff.succeed();
-        self.memory_backoff.succeed();
+        self.failover_backoffs.iter_mut().for_each(Backoff::succeed);
         self.degraded.take().map(|_| Event::Recovered { vm: vm.clone() })
     }
 

@@ -11,7 +11,7 @@ use crate::failover::Decision;
 use crate::fleet::NoRoom;
 use crate::journal::Record;
 use lifeboat_api::event::{Event, Failover, FailoverCause, Triggered};
-use lifeboat_api::meter::{Resource, Usage};
+use lifeboat_api::meter::{Levels, Resource, Usage};
 use lifeboat_api::size::Size;
 use lifeboat_api::transaction::{Answer, Cause, Denial};
 use lifeboat_vm::instance::{Attempt, Instance, MoveError};
@@ -51,7 +51,7 @@ impl Service {
         let brought_back = self.bring_back().await;
         self.counters.end_rollback(begun);
         brought_back?;
-        if self.snapshots.is_replayed_often() && self.may_export() {
+        if self.snapshots.is_replayed_often(self.written_bytes()) && self.may_export() {
             self.snapshot_soon().await?;
         }
         Ok(())
@@ -178,7 +178,7 @@ impl Service {
     }
 
     pub(super) fn moved(&mut self) {
-        let has_headroom = self.policy.has_headroom(self.vm.meter.memory.used, &self.vm.size);
+        let has_headroom = self.policy.has_headroom(self.vm.meter.levels(), &self.vm.size);
         let due = self.conditions.exported(&self.vm.id, self.history.held_bytes(), has_headroom);
         self.report(due);
     }
@@ -198,7 +198,7 @@ impl Service {
             Ok(replayed_transactions) => Ok(Moved::Rehydrated(replayed_transactions)),
             Err(_) => {
                 // The old store continues, grown by the memory that `snapshot` took.
-                self.vm.observe_memory();
+                self.vm.observe();
                 Ok(Moved::Not)
             }
         }
@@ -250,19 +250,17 @@ impl Service {
     /// Makes a fresh VM of the serving store, which was restored or rehydrated for that, if the policy decides so. The
     /// service has paused since `start`.
     pub(super) fn go_on_in_fresh_vm(&mut self, cause: FailoverCause, replayed_transactions: u64, start: Instant) {
-        let memory_used_bytes = self.vm.instance.memory_bytes();
+        let used = self.vm.instance.levels();
         let fleet = &self.context.fleet;
-        let decision =
-            self.policy.decide(cause, &self.vm.size, memory_used_bytes, |size| fleet.has_room(&self.vm.lease, size));
+        let decision = self.policy.decide(cause, &self.vm.size, used, |size| fleet.has_room(&self.vm.lease, size));
         match decision {
             Decision::Move(size) => match self.promote(cause, size, replayed_transactions, start.elapsed()) {
                 Ok(()) => self.recover(),
                 Err(no_room) => self.degrade(cause, no_room.to_string()),
             },
-            Decision::MoveDegraded(size, reason) => {
-                // A replacement of the same size is never refused.
+            Decision::MoveDegraded(size, level, reason) => {
                 match self.promote(cause, size, replayed_transactions, start.elapsed()) {
-                    Ok(()) => self.degrade(FailoverCause::Memory, reason),
+                    Ok(()) => self.degrade(level.into(), reason),
                     Err(no_room) => self.degrade(cause, no_room.to_string()),
                 }
             }
@@ -300,6 +298,7 @@ impl Service {
             size: self.vm.size.name.clone(),
             sequence: self.last_sequence,
             snapshot_bytes: self.snapshots.last().state_bytes(),
+            disk_bytes: self.vm.meter.disk.used,
             replayed_transactions,
             fuel_used,
             pause,
@@ -323,7 +322,9 @@ impl Service {
     }
 
     /// Runs `work` again where the exhaustion of `resource` may be cured. For fuel that is a full tank. For memory it
-    /// is a compacted store, and then each larger size. The service fails over to the first VM in which the work ends.
+    /// is a compacted store, and then each size with more memory. For the disk it is each size with more disk. If the
+    /// work then exhausts another level, the sizes with more of that are tried, each size once. The service fails over
+    /// to the first VM in which the work ends.
     ///
     /// If the work ends in none, the service is rolled back under its VM and meter, because work that is not kept
     /// refills no tank and enlarges no VM.
@@ -346,14 +347,14 @@ impl Service {
         self.roll_back().await.map_err(|stopped| stopped.denial(&self.name))?;
         let mut exhausted = resource;
         let mut last = attempt;
-        if self.vm.id.number != vm_number && resource == Resource::Cpu {
+        if self.vm.id.number != vm_number {
             // A failover was in progress. The service continues in its fresh VM, which has a full tank.
             self.counters.rolled_back(last.fuel_used);
             let size = Arc::clone(&self.vm.size);
             last = self.attempt(work, self.vm.meter.cpu.remaining(), &size).await;
-            match &last.answer {
-                Answer::Failed(cause) if cause.exhausted() == Some(Resource::Memory) => exhausted = Resource::Memory,
-                _ => return Ok(last),
+            match exhausted_level(&last) {
+                Some(level) => exhausted = level,
+                None => return Ok(last),
             }
             self.roll_back().await.map_err(|stopped| stopped.denial(&self.name))?;
         }
@@ -362,12 +363,12 @@ impl Service {
             // own.
             self.fail_sla(exhausted, usage, &work.id);
         }
-        let mut candidates = VecDeque::new();
-        match exhausted {
-            Resource::Cpu if had_full_tank => {}
-            Resource::Cpu => candidates.push_back(Arc::clone(&self.vm.size)),
-            Resource::Memory => candidates.extend(self.memory_candidates(memory_before_bytes).await?),
-        }
+        let mut candidates = match exhausted {
+            Resource::Cpu if had_full_tank => VecDeque::new(),
+            Resource::Cpu => VecDeque::from([Arc::clone(&self.vm.size)]),
+            Resource::Memory | Resource::Disk => self.candidates(exhausted, memory_before_bytes).await?,
+        };
+        let mut tried: Vec<Arc<Size>> = Vec::new();
         while let Some(size) = candidates.pop_front() {
             if self.vm.instance.is_dead() {
                 self.roll_back().await.map_err(|stopped| stopped.denial(&self.name))?;
@@ -377,6 +378,7 @@ impl Service {
             let pause = start.elapsed();
             let replayed = self.counters.counts().replayed_transactions - replayed_before;
             last = self.attempt(work, size.fuel, &size).await;
+            tried.push(Arc::clone(&size));
             match &last.answer {
                 Answer::Ok(_) | Answer::Refused(_) => {
                     if let Err(no_room) = self.promote(exhausted.into(), size, replayed, pause) {
@@ -385,31 +387,47 @@ impl Service {
                         self.roll_back().await.map_err(|stopped| stopped.denial(&self.name))?;
                         return Err(self.degraded_denial(no_room.to_string()));
                     }
-                    if self.policy.has_headroom(self.vm.instance.memory_bytes(), &self.vm.size) {
+                    if self.policy.has_headroom(self.vm.instance.levels(), &self.vm.size) {
                         self.recover();
                     }
                     return Ok(last);
                 }
-                Answer::Failed(cause) => match cause.exhausted() {
-                    // With a full tank the work went on until it exhausted memory.
-                    Some(Resource::Memory) if exhausted == Resource::Cpu => {
-                        exhausted = Resource::Memory;
-                        self.roll_back().await.map_err(|stopped| stopped.denial(&self.name))?;
-                        candidates.extend(self.memory_candidates(memory_before_bytes).await?);
-                    }
-                    Some(again) if again == exhausted => {}
-                    _ => break,
-                },
+                Answer::Failed(cause) if cause.exhausted() == Some(exhausted) => {}
+                Answer::Failed(_) => {
+                    // With a full tank or more of one level, the work went on until it exhausted another level.
+                    let Some(level) = exhausted_level(&last) else { break };
+                    let was_cpu = exhausted == Resource::Cpu;
+                    exhausted = level;
+                    self.roll_back().await.map_err(|stopped| stopped.denial(&self.name))?;
+                    candidates = self.candidates(level, memory_before_bytes).await?;
+                    // Of the same size, the store is compact only now.
+                    candidates.retain(|size| was_cpu || !tried.contains(size));
+                }
             }
         }
         self.emit(Event::NotCured { vm: self.vm.id.clone(), resource: exhausted, transaction: work.id.clone() });
         Ok(last)
     }
 
-    /// Returns the sizes in which a transaction that exhausted memory may have enough. The same size is among them if
-    /// compaction brings the level below `memory_before_bytes`. Each larger size that has room is among them, too.
-    /// Leaves the store compacted, if possible.
-    async fn memory_candidates(&mut self, memory_before_bytes: u64) -> Result<Vec<Arc<Size>>, Denial> {
+    /// Returns the sizes in which a transaction that exhausted `level` may have enough of it: each size with more of it
+    /// that has room. For memory, the same size is among them if compaction brings the level below
+    /// `memory_before_bytes`, and the store is left compacted, if possible.
+    async fn candidates(&mut self, level: Resource, memory_before_bytes: u64) -> Result<VecDeque<Arc<Size>>, Denial> {
+        let mut candidates = VecDeque::new();
+        if level == Resource::Memory {
+            self.compact().await?;
+        }
+        if level == Resource::Memory && self.vm.instance.memory_bytes() < memory_before_bytes {
+            candidates.push_back(Arc::clone(&self.vm.size));
+        }
+        let (fleet, limit) = (&self.context.fleet, self.vm.size.levels().of(level));
+        let larger = self.policy.larger(&self.vm.size).filter(|size| size.levels().of(level) > limit);
+        candidates.extend(larger.filter(|size| fleet.has_room(&self.vm.lease, size)).cloned());
+        Ok(candidates)
+    }
+
+    /// Restores the state into a fresh store, unless the store is one already, or the state cannot be exported now.
+    async fn compact(&mut self) -> Result<(), Denial> {
         // A store that was restored and has replayed nothing is compact already.
         let is_compact = !self.snapshots.has_tail();
         if !is_compact
@@ -418,22 +436,25 @@ impl Service {
         {
             return Err(stopped.denial(&self.name));
         }
-        let mut candidates = Vec::new();
-        if self.vm.instance.memory_bytes() < memory_before_bytes {
-            candidates.push(Arc::clone(&self.vm.size));
-        }
-        let fleet = &self.context.fleet;
-        let larger = self.policy.larger(&self.vm.size);
-        candidates.extend(larger.filter(|size| fleet.has_room(&self.vm.lease, size)).cloned());
-        Ok(candidates)
+        Ok(())
+    }
+}
+
+/// Returns the level that an attempt exhausted, if it did.
+fn exhausted_level(attempt: &Attempt) -> Option<Resource> {
+    match &attempt.answer {
+        Answer::Failed(cause) => cause.exhausted().filter(|resource| Levels::ALL.contains(resource)),
+        Answer::Ok(_) | Answer::Refused(_) => None,
     }
 }
 
 /// Returns the usage that an exhausted attempt reached.
 fn exhausted_usage(service: &Service, attempt: &Attempt) -> Usage {
     match &attempt.answer {
-        // The guest requested more memory than the limit, so the service counts the whole limit as used.
-        Answer::Failed(Cause::Memory { limit_bytes, .. }) => Usage { used: *limit_bytes, limit: *limit_bytes },
+        // The guest requested more than the limit, so the service counts the whole limit as used.
+        Answer::Failed(Cause::Memory { limit_bytes, .. } | Cause::Disk { limit_bytes, .. }) => {
+            Usage { used: *limit_bytes, limit: *limit_bytes }
+        }
         _ => {
             let cpu = service.vm.meter.cpu;
             Usage { used: cpu.used.saturating_add(attempt.fuel_used).min(cpu.limit), limit: cpu.limit }

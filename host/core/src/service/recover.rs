@@ -14,6 +14,7 @@ use lifeboat_api::event::Event;
 use lifeboat_api::id::{Sequence, VmId};
 use lifeboat_api::name::Name;
 use lifeboat_api::size::Size;
+use lifeboat_disk::Packs;
 use lifeboat_journal::frame::RecordNumber;
 use lifeboat_journal::storage::Storage;
 use lifeboat_vm::rehydrate::{RehydrateError, Rehydrated, ReplayContext, rehydrate, replay_fuel};
@@ -82,7 +83,8 @@ impl Service {
     ) -> Result<(Self, Commit, SnapshotWriterTask), LaunchError> {
         let log = DurableLog::new(spec.name.clone(), directory.committer().clone(), FoundLog::default());
         let mut service = Self::launch(spec, context, Box::new(log)).await?;
-        let empty = RetainedSnapshot { file: None, record: RecordNumber(0), first_answer: RecordNumber(1) };
+        let (record, first_answer) = (RecordNumber(0), RecordNumber(1));
+        let empty = RetainedSnapshot { file: None, record, first_answer, packs: Packs::new() };
         let task = service.open(directory, VecDeque::from([empty]));
         if let Some(reason) = service.conditions.stopped() {
             let error = JournalError::Ended { reason: reason.to_owned() };
@@ -100,7 +102,7 @@ impl Service {
         spec: ServiceSpec,
         context: ServiceContext,
         directory: Arc<DataDirectory>,
-        found: FoundService,
+        mut found: FoundService,
     ) -> Result<(Self, SnapshotWriterTask), RecoverError> {
         let start = Instant::now();
         if let Err(reason) = &found.standing {
@@ -114,8 +116,20 @@ impl Service {
             accepted_divergences: &spec.accepted_divergences,
             maintenance: context.maintenance,
         };
-        let Base { found: base, snapshot, forgotten, tail, rehydrated } =
-            base(&**directory.storage(), &found, replay_context, &context).await?;
+        let base = loop {
+            match base(&**directory.storage(), &found, replay_context, &context).await {
+                // Every snapshot that was found had a damaged disk, and has another name now. Without these, the journal
+                // may still lead from its beginning to the same state. Each round sets aside at least one file.
+                Err(RecoverError::Data(DataError::Snapshot(error))) if error.is_damage() => {
+                    match directory.find(&spec.name).await? {
+                        Some(again) if again.standing.is_ok() => found = again,
+                        _ => return Err(DataError::from(error).into()),
+                    }
+                }
+                base => break base?,
+            }
+        };
+        let Base { found: base, snapshot, forgotten, tail, rehydrated } = base;
         let Rehydrated { instance, replayed_transactions, fuel_used, .. } = rehydrated;
         drop(permit);
         let resume_point = found.resume_point(&base, found.records_after(&base));
@@ -141,6 +155,7 @@ impl Service {
                 file: usable.file.clone(),
                 record: usable.record(),
                 first_answer: usable.first_answer(),
+                packs: usable.packs.clone(),
             })
             .take(SNAPSHOTS_RETAINED)
             .collect::<Vec<_>>();
@@ -195,6 +210,12 @@ impl Service {
     }
 }
 
+/// Renames a damaged snapshot, so that a new one can have its name.
+fn set_aside(storage: &dyn Storage, file: &str) -> Result<(), DataError> {
+    let renamed = storage.rename(file, &format!("{file}.damaged")).and_then(|()| storage.sync_directory());
+    renamed.map_err(DataError::storage(format!("rename '{file}'")))
+}
+
 /// The basis of a recovered service.
 struct Base {
     found: FoundSnapshot,
@@ -212,9 +233,22 @@ async fn base(
     replay_context: ReplayContext<'_>,
     context: &ServiceContext,
 ) -> Result<Base, RecoverError> {
-    let mut unusable = None;
+    let (mut unusable, mut damaged) = (None, None);
     for candidate in found.usable() {
-        let (snapshot, forgotten) = candidate.load_all(storage)?;
+        let (snapshot, forgotten) = match candidate.load_all(storage) {
+            Ok(loaded) => loaded,
+            // The chunks of its disk are read only here.
+            Err(DataError::Snapshot(error)) if error.is_damage() => {
+                if let Some(file) = &candidate.file {
+                    set_aside(storage, file)?;
+                    let (service, file, reason) = (found.name.clone(), file.clone(), error.to_string());
+                    (context.events)(&Event::SnapshotDamaged { service, file, reason });
+                }
+                damaged = Some(DataError::Snapshot(error));
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
         let snapshot = Arc::new(snapshot);
         let tail = kept(found.records_after(candidate));
         let mut rehydrated = rehydrate(replay_context, &snapshot, &tail).await;
@@ -239,8 +273,9 @@ async fn base(
             }
         }
     }
-    Err(match unusable {
-        Some(error) => RecoverError::Rehydrate { error },
-        None => RecoverError::Standing("it has no snapshot to begin with".into()),
+    Err(match (unusable, damaged) {
+        (Some(error), _) => RecoverError::Rehydrate { error },
+        (None, Some(error)) => error.into(),
+        (None, None) => RecoverError::Standing("it has no snapshot to begin with".into()),
     })
 }

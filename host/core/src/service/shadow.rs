@@ -450,7 +450,8 @@ impl Service {
         // A state that cannot be exported is moved by replay alone. That does not help a failover for memory.
         let is_movable = self.may_export();
         let exports = match aim {
-            Aim::FailOver(FailoverCause::Cpu) => false,
+            // A fresh tank or a larger disk needs no compaction.
+            Aim::FailOver(FailoverCause::Cpu | FailoverCause::Disk) => false,
             Aim::FailOver(FailoverCause::Forced) => is_movable,
             Aim::FailOver(FailoverCause::Memory) | Aim::Snapshot => true,
         };

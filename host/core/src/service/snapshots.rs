@@ -70,14 +70,15 @@ impl Snapshots {
     }
 
     /// Returns whether a snapshot is due, because a replay of the tail would cost too much. The tail takes `tail_bytes`
-    /// of the journal.
-    pub(super) fn is_tail_long(&self, tail_bytes: u64) -> bool {
-        self.tail_fuel > TAIL_FUEL_MAX.max(self.fuel) || tail_bytes > TAIL_BYTES_MAX
+    /// of the journal. A byte of the `written_bytes` of the last snapshot costs one fuel.
+    pub(super) fn is_tail_long(&self, tail_bytes: u64, written_bytes: u64) -> bool {
+        self.tail_fuel > TAIL_FUEL_MAX.max(self.fuel.saturating_add(written_bytes)) || tail_bytes > TAIL_BYTES_MAX
     }
 
-    /// Returns whether rollbacks have replayed as much of the tail as a snapshot costs.
-    pub(super) fn is_replayed_often(&self) -> bool {
-        self.replayed_fuel > self.fuel.max(INSTANTIATE_OVERHEAD_FUEL)
+    /// Returns whether rollbacks have replayed as much of the tail as a snapshot costs, of which `written_bytes` are
+    /// written.
+    pub(super) fn is_replayed_often(&self, written_bytes: u64) -> bool {
+        self.replayed_fuel > self.fuel.saturating_add(written_bytes).max(INSTANTIATE_OVERHEAD_FUEL)
     }
 
     /// Records that a transaction or queries were kept whose replay costs `replay_fuel`.
@@ -157,7 +158,7 @@ impl Service {
         self.counters.snapshot();
         let forgotten = self.history.forget_tail(begun.record);
         let before = self.snapshots.replace(snapshot, fuel, &begun);
-        if !forgotten.is_empty() || before.state_bytes() > 0 {
+        if !forgotten.is_empty() || before.state_bytes() > 0 || !before.disk().is_untouched() {
             tokio::task::spawn_blocking(move || drop((forgotten, before)));
         }
         self.keep_snapshot(begun);
@@ -209,10 +210,11 @@ mod tests {
     fn a_snapshot_is_due_once_the_tail_costs_more_than_the_last_one() {
         let mut snapshots = Snapshots::new(Arc::new(Snapshot::empty()), RecordNumber(0), 2 * TAIL_FUEL_MAX, 0);
         snapshots.note_kept(2 * TAIL_FUEL_MAX);
-        assert!(!snapshots.is_tail_long(TAIL_BYTES_MAX));
-        assert!(snapshots.is_tail_long(TAIL_BYTES_MAX + 1));
+        assert!(!snapshots.is_tail_long(TAIL_BYTES_MAX, 0));
+        assert!(snapshots.is_tail_long(TAIL_BYTES_MAX + 1, 0));
         snapshots.note_kept(1);
-        assert!(snapshots.is_tail_long(0));
+        assert!(snapshots.is_tail_long(0, 0));
+        assert!(!snapshots.is_tail_long(0, 1), "a snapshot that writes more is taken more rarely");
     }
 
     #[test]
@@ -222,11 +224,11 @@ mod tests {
         let begun = begun(&snapshots, 7);
         snapshots.note_kept(30);
         snapshots.note_replayed(u64::MAX);
-        assert!(snapshots.is_replayed_often());
+        assert!(snapshots.is_replayed_often(0));
         snapshots.replace(Arc::new(Snapshot::empty()), 5, &begun);
         assert_eq!((snapshots.tail_fuel, snapshots.kept_fuel), (30, 730));
         assert_eq!((snapshots.record(), snapshots.fuel()), (RecordNumber(7), 5));
-        assert!(snapshots.has_tail() && !snapshots.is_replayed_often());
+        assert!(snapshots.has_tail() && !snapshots.is_replayed_often(0));
     }
 
     #[test]

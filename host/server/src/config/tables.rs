@@ -7,8 +7,9 @@ use super::{
     MetricsAccess, Overrides, SIZE_MEMORY_BYTES_MAX, SIZE_MEMORY_BYTES_MIN, SIZES_MAX, SLOTS_MAX, ServerConfig,
     ServerLimits, ServiceConfig, TOKEN_LIFETIME_HOURS_MAX, TlsConfig, TokensConfig, find_size, parse_listen,
 };
+use lifeboat_api::meter::{Levels, Resource};
 use lifeboat_api::name::Name;
-use lifeboat_api::size::{Bytes, DEADLINE_MAX, Size, check_fuel};
+use lifeboat_api::size::{Bytes, DEADLINE_MAX, DISK_BYTES_MAX, DISK_BYTES_MIN, Size, check_fuel};
 use lifeboat_api::sla::{FailoverMode, Thresholds, threshold};
 use lifeboat_api::transaction::BODY_BYTES_MAX;
 use lifeboat_document::{Findings, Placed, Table, Value};
@@ -114,8 +115,11 @@ impl Resolver<'_> {
     fn thresholds(&self, table: Option<Table<'_>>, default: Thresholds) -> Thresholds {
         let Some(table) = table else { return default };
         let read = |key| table.get(key).and_then(|value| value.percent(threshold)).map(|percent| percent.value);
-        let thresholds =
-            Thresholds { cpu: read("cpu").unwrap_or(default.cpu), memory: read("memory").unwrap_or(default.memory) };
+        let thresholds = Thresholds {
+            cpu: read("cpu").unwrap_or(default.cpu),
+            memory: read("memory").unwrap_or(default.memory),
+            disk: read("disk").unwrap_or(default.disk),
+        };
         table.finish();
         thresholds
     }
@@ -134,6 +138,7 @@ impl Resolver<'_> {
             let name = table.need("name").and_then(|value| value.name());
             let its_slots = table.need("slots").and_then(|value| value.whole(1..=u64::from(SLOTS_MAX)));
             let memory = table.need("memory").and_then(|value| value.bytes(1..=u64::MAX));
+            let disk = table.get("disk").and_then(|value| value.bytes(DISK_BYTES_MIN..=u64::MAX));
             table.finish();
             if let Some(Placed { value: name, .. }) = &name
                 && !names.insert(name.clone())
@@ -150,7 +155,9 @@ impl Resolver<'_> {
                 continue;
             }
             let slots = u32::try_from(its_slots.value).unwrap_or(SLOTS_MAX);
-            all.push(Machine { name: name.value, slots, memory_bytes: memory.value });
+            let memory_bytes = memory.value;
+            let disk_bytes = disk.map_or_else(|| Machine::disk_bytes_for(slots, memory_bytes), |disk| disk.value);
+            all.push(Machine { name: name.value, slots, memory_bytes, disk_bytes });
         }
         let is_right = self.findings.count() == wrong_before;
         if all.is_empty() {
@@ -161,15 +168,25 @@ impl Resolver<'_> {
 
     fn sizes(&self, tables: Vec<Table<'_>>, machines: &Known<Machine>, fleet_offset: usize) -> Known<Size> {
         let wrong_before = self.findings.count();
-        let room_bytes = machines.all.iter().map(|machine| machine.memory_bytes).max().unwrap_or_default();
         let fits = |size: &Size| {
-            if size.memory_bytes <= room_bytes || !machines.is_right {
+            if !machines.is_right || machines.all.iter().any(|machine| size.levels().fit(machine.levels())) {
                 return Ok(());
             }
-            let (size, memory, room) = (&size.name, Bytes(size.memory_bytes), Bytes(room_bytes));
+            let largest = |level| machines.all.iter().filter_map(|machine| machine.levels().of(level)).max();
+            let lacks = |level: &Resource| size.levels().of(*level) > largest(*level);
+            let Some(level) = Levels::ALL.into_iter().find(lacks) else {
+                let (size, memory, disk) = (&size.name, Bytes(size.memory_bytes), Bytes(size.disk_bytes));
+                return Err(format!(
+                    "no machine has room for size '{size}': none has both {memory} of memory and {disk} of disk; give a \
+                     machine more, or write [[size]] tables with less"
+                ));
+            };
+            let of_size = Bytes(size.levels().of(level).unwrap_or_default());
+            let room = Bytes(largest(level).unwrap_or_default());
             Err(format!(
-                "no machine has room for size '{size}': it has {memory} of memory, the largest machine has {room}; \
-                 give a machine more, or write [[size]] tables with less"
+                "no machine has room for size '{}': it has {of_size} of {level}, the largest machine has {room}; give \
+                 a machine more, or write [[size]] tables with less",
+                size.name
             ))
         };
         if tables.is_empty() {
@@ -201,6 +218,7 @@ impl Resolver<'_> {
             });
             let memory =
                 table.need("memory").and_then(|value| value.bytes(SIZE_MEMORY_BYTES_MIN..=SIZE_MEMORY_BYTES_MAX));
+            let disk = table.get("disk").and_then(|value| value.bytes(DISK_BYTES_MIN..=DISK_BYTES_MAX));
             let deadline = table.need("deadline_ms").and_then(|value| value.whole(1..=deadline_ms_max()));
             table.finish();
             let (Some(name), Some(fuel), Some(memory), Some(deadline)) = (name, fuel, memory, deadline) else {
@@ -210,6 +228,7 @@ impl Resolver<'_> {
                 name: name.value.to_string(),
                 fuel,
                 memory_bytes: memory.value,
+                disk_bytes: disk.map_or_else(|| Size::disk_bytes_for(memory.value), |disk| disk.value),
                 deadline: Duration::from_millis(deadline.value),
             };
             if let Err(message) = fits(&size) {
@@ -221,7 +240,7 @@ impl Resolver<'_> {
         if all.is_empty() {
             all = Size::built_in();
         }
-        all.sort_by_key(|size| size.memory_bytes);
+        all.sort_by_key(|size| (size.memory_bytes, size.disk_bytes));
         Known { all, is_right }
     }
 

@@ -264,8 +264,9 @@ fn a_fleet_has_room_for_the_services_that_are_there_or_says_which_has_none() -> 
     };
     let services = ["a", "b"].map(|name| (Name::new(name).expect("a name"), entry.clone())).into();
     assert_eq!(config(2, "2MiB")?.check_fleet(&services), Vec::<String>::new());
-    let expected = "service 'b', one of 2, would not start: no machine has a free slot with 1 MiB of memory: m has 0 of 1 \
-                    slots and 1 MiB of 2 MiB free; give the machines more slots or memory";
+    let expected = "service 'b', one of 2, would not start: no machine has a free slot with 1 MiB of memory and \
+                    64 MiB of disk: m has 0 of 1 slots, 1 MiB of 2 MiB of memory and 32 MiB of 96 MiB of disk free; give the \
+                    machines more slots, memory or disk";
     assert_eq!(config(1, "2MiB")?.check_fleet(&services), [expected]);
     assert_eq!(config(2, "1MiB")?.check_fleet(&services).len(), 1);
     let small = parse("size = [{ name = \"s\", fuel = 10000, memory = \"64KiB\", deadline_ms = 1 }]")?;
@@ -342,7 +343,10 @@ fn services_get_what_the_configuration_says() -> Result<(), Box<dyn std::error::
     )?;
     let service = &config.services[0];
     assert_eq!(service.workload, Path::new("/srv/a.wasm"));
-    assert_eq!(service.thresholds, Thresholds { cpu: Percent::whole(90), memory: Percent::whole(80) });
+    assert_eq!(
+        service.thresholds,
+        Thresholds { cpu: Percent::whole(90), memory: Percent::whole(80), ..Thresholds::default() }
+    );
     let settings = config.settings(Some(&service.size), Some(service.thresholds), service.failover)?;
     assert_eq!(settings.size, "large");
     assert_eq!(settings.sizes.iter().map(|size| size.name.as_str()).collect::<Vec<_>>(), ["large", "huge"]);

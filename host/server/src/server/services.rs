@@ -400,7 +400,7 @@ mod tests {
     use super::*;
     use lifeboat_api::event::JournalFill;
     use lifeboat_api::id::{Sequence, VmId};
-    use lifeboat_api::meter::Meter;
+    use lifeboat_api::meter::{Levels, Meter};
     use lifeboat_host::service::{Counts, JournalStatus};
 
     #[test]
@@ -415,7 +415,7 @@ mod tests {
                 vm: id.clone(),
                 machine: Name::new("m1").expect("a name"),
                 size: "small".into(),
-                meter: Meter::new(1, 1, 1),
+                meter: Meter::new(1, Levels { memory_bytes: 1, disk_bytes: 1 }, Levels::default()),
                 sequence: Sequence(1),
                 snapshot_sequence: Sequence(0),
                 degraded: None,

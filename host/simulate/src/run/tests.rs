@@ -1,6 +1,7 @@
 use super::*;
 use crate::report::ServiceReport;
 use crate::scenario::{Bodies, Generator, TrafficPlan, WorkloadSource};
+use lifeboat_api::event::FailoverCause;
 use serde_json::Value;
 use std::path::Path;
 
@@ -36,10 +37,10 @@ fn without_timings(value: &mut Value) {
 async fn failovers_of_every_cause_lose_nothing_in_the_embedded_scenario() {
     let report = play(&Scenario::built_in(), Options::default()).await;
     assert!(report.is_reconciled(), "{report}");
-    let Failovers { cpu, memory, forced } = report.failovers;
-    assert!(cpu > 0 && memory > 0 && forced > 0, "{report}");
-    assert!(report.services.iter().all(|service| service.failovers.cpu > 0), "{report}");
-    assert!(report.services.iter().filter(|service| service.failovers.memory > 0).count() > 1, "{report}");
+    assert!(FailoverCause::ALL.into_iter().all(|cause| report.failovers.of(cause) > 0), "{report}");
+    assert!(report.services.iter().all(|service| service.failovers.all() > 0), "{report}");
+    let count = |cause| report.services.iter().filter(|service| service.failovers.of(cause) > 0).count();
+    assert!(count(FailoverCause::Cpu) > 3 && count(FailoverCause::Memory) > 1, "{report}");
     let Outcomes { ok, refused, failed, denied } = report.outcomes;
     assert!(ok > 0 && refused > 0 && failed > 0 && denied > 0, "{report}");
     assert_eq!(ok + refused + failed + denied, report.requests);
@@ -125,7 +126,7 @@ async fn alone(workload: BuiltIn, bodies: Bodies, queries: &[&str]) -> Report {
     let mut scenario = short();
     let size = Arc::new(lifeboat_api::size::Size::built_in().remove(3));
     scenario.machines.truncate(1);
-    scenario.machines[0].memory_bytes = size.memory_bytes;
+    (scenario.machines[0].memory_bytes, scenario.machines[0].disk_bytes) = (size.memory_bytes, size.disk_bytes);
     scenario.sizes = vec![Arc::clone(&size)];
     scenario.services.truncate(1);
     let service = &mut scenario.services[0];
@@ -221,7 +222,7 @@ async fn observers_see_what_the_report_counts() {
     }
     impl Observer for Counter {
         fn started(&mut self, services: &[ServiceView], total: u64) {
-            assert_eq!(services.len(), 4);
+            assert_eq!(services.len(), 5);
             self.total = total;
         }
         fn event(&mut self, event: &Event) {
@@ -237,11 +238,10 @@ async fn observers_see_what_the_report_counts() {
     let scenario = short();
     let mut counter = Counter::default();
     let report = run(&scenario, Options::default(), &mut counter).await.expect("the scenario can be played");
-    let Failovers { cpu, memory, forced } = report.failovers;
-    assert_eq!(counter.failovers, cpu + memory + forced);
+    assert_eq!(counter.failovers, report.failovers.all());
     assert_eq!(counter.total, scenario.transactions());
     assert_eq!(counter.done, report.requests);
-    assert_eq!(counter.reconciled, ["tally", "bank", "journal", "lab"]);
+    assert_eq!(counter.reconciled, ["tally", "bank", "journal", "lab", "vault"]);
 }
 
 /// Neither a token nor a secret, both 64 hexadecimal digits, may occur in the output.

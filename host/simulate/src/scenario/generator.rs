@@ -1,6 +1,6 @@
 //! The settings of generators: the transactions that they make for an embedded workload, and the share of each kind.
 
-use super::{BuiltIn, KEYS_MAX, TEXT_BYTES_MAX};
+use super::{ARCHIVE_TEXT_BYTES_MAX, BuiltIn, KEYS_MAX, TEXT_BYTES_MAX};
 use lifeboat_document::{Table, Value};
 use std::ops::RangeInclusive;
 
@@ -15,6 +15,8 @@ pub enum Generator {
     Notes(NotesTraffic),
     /// `generator = { crunch = { primes_below = 20000, sha256_bytes = 4000, json_records = 100, primes = 1, sha256 = 1, json = 1 } }`
     Crunch(CrunchTraffic),
+    /// `generator = { archive = { documents = 40, text_bytes = 2000, put = 5, append = 3, delete = 2 } }`
+    Archive(ArchiveTraffic),
 }
 
 impl Generator {
@@ -26,6 +28,7 @@ impl Generator {
             BuiltIn::Ledger => Self::Ledger(LedgerTraffic::default()),
             BuiltIn::Notes => Self::Notes(NotesTraffic::default()),
             BuiltIn::Crunch => Self::Crunch(CrunchTraffic::default()),
+            BuiltIn::Archive => Self::Archive(ArchiveTraffic::default()),
         }
     }
 
@@ -37,6 +40,7 @@ impl Generator {
             Self::Ledger(_) => BuiltIn::Ledger,
             Self::Notes(_) => BuiltIn::Notes,
             Self::Crunch(_) => BuiltIn::Crunch,
+            Self::Archive(_) => BuiltIn::Archive,
         }
     }
 
@@ -94,6 +98,11 @@ impl Generator {
                 count("sha256_bytes", sha256_bytes, u32::MAX);
                 count("json_records", json_records, u32::MAX);
                 [weight("primes", primes), weight("sha256", sha256), weight("json", json)]
+            }
+            Self::Archive(ArchiveTraffic { documents, text_bytes, put, append, delete }) => {
+                count("documents", documents, KEYS_MAX);
+                count("text_bytes", text_bytes, ARCHIVE_TEXT_BYTES_MAX);
+                [weight("put", put), weight("append", append), weight("delete", delete)]
             }
         };
         if weights == [0; 3] {
@@ -156,6 +165,27 @@ pub struct NotesTraffic {
 impl Default for NotesTraffic {
     fn default() -> Self {
         Self { notes: 40, text_bytes: 2_000, put: 5, append: 3, delete: 2 }
+    }
+}
+
+/// Writes, additions and removals of documents, by weight. Some are refused for an unknown document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArchiveTraffic {
+    /// The most documents at the end.
+    pub documents: u32,
+    /// The longest text, in bytes; the shortest is 1 byte long.
+    pub text_bytes: u32,
+    /// The weight of documents that are written or overwritten.
+    pub put: u32,
+    /// The weight of texts that are added to a document.
+    pub append: u32,
+    /// The weight of documents that are removed.
+    pub delete: u32,
+}
+
+impl Default for ArchiveTraffic {
+    fn default() -> Self {
+        Self { documents: 40, text_bytes: 2_000, put: 5, append: 3, delete: 2 }
     }
 }
 

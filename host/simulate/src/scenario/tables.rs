@@ -8,8 +8,7 @@ use super::{
 };
 use lifeboat_api::meter::Percent;
 use lifeboat_api::name::Name;
-use lifeboat_api::size::DEADLINE_MAX;
-use lifeboat_api::size::Size;
+use lifeboat_api::size::{DEADLINE_MAX, DISK_BYTES_MAX, DISK_BYTES_MIN, Size};
 use lifeboat_api::sla::{Thresholds, threshold};
 use lifeboat_api::text::{SHOWN_CHARS_MAX, shortened};
 use lifeboat_document::{Findings, Placed, Table, Value};
@@ -67,6 +66,7 @@ impl Resolver<'_> {
             let name = table.need("name").and_then(|value| value.name());
             let its_slots = table.need("slots").and_then(|value| value.whole(0..=SLOTS_MAX));
             let memory = table.need("memory").and_then(|value| value.bytes(0..=u64::MAX));
+            let disk = table.get("disk").and_then(|value| value.bytes(0..=u64::MAX));
             if let Some(Placed { value: name, offset }) = &name
                 && !names.insert(name.clone())
             {
@@ -76,7 +76,9 @@ impl Resolver<'_> {
             let (Some(name), Some(its_slots), Some(memory)) = (name, its_slots, memory) else { continue };
             slots += its_slots.value;
             let its_slots = u32::try_from(its_slots.value).unwrap_or(u32::MAX);
-            machines.push(Machine { name: name.value, slots: its_slots, memory_bytes: memory.value });
+            let (slots, memory_bytes) = (its_slots, memory.value);
+            let disk_bytes = disk.map_or_else(|| Machine::disk_bytes_for(slots, memory_bytes), |disk| disk.value);
+            machines.push(Machine { name: name.value, slots, memory_bytes, disk_bytes });
         }
         if !machines.is_empty() && !(1..=SLOTS_MAX).contains(&slots) {
             self.too_much(format!("its machines have {slots} slots in total, they must have 1 to {SLOTS_MAX}"));
@@ -96,6 +98,7 @@ impl Resolver<'_> {
             let name = table.need("name").and_then(|value| value.name());
             let fuel = table.need("fuel").and_then(|value| value.whole(0..=u64::MAX));
             let memory = table.need("memory").and_then(|value| value.bytes(0..=SIZE_MEMORY_BYTES_MAX));
+            let disk = table.get("disk").and_then(|value| value.bytes(DISK_BYTES_MIN..=DISK_BYTES_MAX));
             let deadline_ms_max = u64::try_from(DEADLINE_MAX.as_millis()).unwrap_or(u64::MAX);
             let deadline = table.need("deadline_ms").and_then(|value| value.whole(1..=deadline_ms_max));
             if let Some(Placed { value: name, .. }) = &name
@@ -109,12 +112,13 @@ impl Resolver<'_> {
                 continue;
             };
             let (fuel, memory_bytes, deadline) = (fuel.value, memory.value, Duration::from_millis(deadline.value));
-            sizes.push(Arc::new(Size { name: name.value.to_string(), fuel, memory_bytes, deadline }));
+            let disk_bytes = disk.map_or_else(|| Size::disk_bytes_for(memory_bytes), |disk| disk.value);
+            sizes.push(Arc::new(Size { name: name.value.to_string(), fuel, memory_bytes, disk_bytes, deadline }));
         }
         if sizes.is_empty() {
             return built_in();
         }
-        sizes.sort_by_key(|size| size.memory_bytes);
+        sizes.sort_by_key(|size| (size.memory_bytes, size.disk_bytes));
         sizes
     }
 
@@ -152,9 +156,13 @@ impl Resolver<'_> {
             let thresholds = table.table("thresholds").map_or_else(Thresholds::default, |table| {
                 let default = Thresholds::default();
                 let read = |key| table.get(key).and_then(|value| value.percent(threshold)).map(|percent| percent.value);
-                let (cpu, memory) = (read("cpu").unwrap_or(default.cpu), read("memory").unwrap_or(default.memory));
+                let thresholds = Thresholds {
+                    cpu: read("cpu").unwrap_or(default.cpu),
+                    memory: read("memory").unwrap_or(default.memory),
+                    disk: read("disk").unwrap_or(default.disk),
+                };
                 table.finish();
-                Thresholds { cpu, memory }
+                thresholds
             });
             let every = table.get("fail_over_every").and_then(|value| value.whole(1..=u64::MAX));
             let workload = table.need("workload").and_then(|value| self.workload(&value));

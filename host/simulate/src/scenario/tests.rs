@@ -26,7 +26,7 @@ fn an_unknown_key_is_refused_with_its_line() {
     let text = "[[machine]]\nname = \"m1\"\nslots = 1\nmemory = 1\ncolour = \"red\"\n";
     let message = error(text);
     assert!(
-        message.contains("s.toml: line 5: there is no key 'colour' here; the keys are memory, name, slots"),
+        message.contains("s.toml: line 5: there is no key 'colour' here; the keys are disk, memory, name, slots"),
         "{message}"
     );
     let text = SMALLEST.replace("generator = \"counter\"", "generator = { counter = { up_too = 1 } }");
@@ -125,7 +125,7 @@ fn everything_that_is_wrong_is_reported_at_once() {
 #[test]
 fn the_embedded_scenario_is_valid() {
     let scenario = Scenario::built_in();
-    assert_eq!((scenario.machines.len(), scenario.services.len(), scenario.users.len()), (3, 4, 3));
+    assert_eq!((scenario.machines.len(), scenario.services.len(), scenario.users.len()), (3, 5, 3));
     assert!((4_000..=8_000).contains(&scenario.transactions()));
 }
 

@@ -25,10 +25,16 @@ fn a_guest_with_everything_that_the_loader_takes_is_run() {
     let memories = MEMORIES_MAX;
     let more = "(memory 1)".repeat(memories as usize - 1) + &"(table 1 funcref)".repeat(TABLES_MAX as usize);
     let (_engine, program) = compile(PoolLimits { stores: 1, memories, memory_bytes: 1 << 20 }, count_with(&more));
-    let allowance =
-        crate::store::Allowance { fuel: 1_000_000, memory_bytes: 1 << 20, inputs: crate::store::Inputs::Replay };
+    let allowance = crate::store::Allowance {
+        fuel: 1_000_000,
+        memory_bytes: 1 << 20,
+        disk_bytes: 0,
+        inputs: crate::store::Inputs::Replay,
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    let instance = runtime.block_on(crate::instance::Instance::create(&program, [7; 32], allowance)).unwrap();
+    let instance = runtime
+        .block_on(crate::instance::Instance::create(&program, [7; 32], allowance, lifeboat_disk::Disk::new(0)))
+        .unwrap();
     assert_eq!(instance.memory_bytes(), memories * 65536);
 }
 

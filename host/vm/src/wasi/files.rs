@@ -15,7 +15,8 @@
 
 use super::{Phase, Wasi, datetime};
 use crate::stop::Stop;
-use lifeboat_disk::{Call, Disk, Error, Ino, Listing, Mark, OpenHow, READ_BYTES_MAX, SetTimes, Stat, Type};
+use lifeboat_api::transaction::Cause;
+use lifeboat_disk::{Call, Disk, Error, Ino, Listing, Mark, OpenHow, READ_BYTES_MAX, Released, SetTimes, Stat, Type};
 use wasmtime::Result;
 use wasmtime::component::{HasSelf, Linker, Resource};
 use wasmtime_wasi::p2::bindings::clocks::wall_clock::Datetime;
@@ -91,7 +92,9 @@ impl From<Error> for FileError {
             Error::Busy => ErrorCode::Busy,
             Error::Exist => ErrorCode::Exist,
             // No reply may depend on the quota: the attempt ends, as it does when memory is exhausted.
-            Error::Full { .. } => return Self::Trap(Stop::trap(error.to_string())),
+            Error::Full { wanted_bytes, limit_bytes } => {
+                return Self::Trap(wasmtime::Error::new(Stop(Cause::Disk { wanted_bytes, limit_bytes })));
+            }
             Error::Invalid => ErrorCode::Invalid,
             Error::IsDirectory => ErrorCode::IsDirectory,
             Error::Loop => ErrorCode::Loop,
@@ -154,30 +157,30 @@ pub(super) struct FileStream {
 #[derive(Debug)]
 pub(crate) struct Files {
     disk: Disk,
-    /// The quota of the disk, in bytes.
-    limit_bytes: u64,
     /// What the disk knows of the current call.
     current: Option<Call>,
     /// The number of the current or the last call into the guest.
     call: u64,
     /// The number of descriptors, streams and listings that are open and not stale.
     open: usize,
+    /// Whether a transaction or query has left something open.
+    has_left_open: bool,
     /// The disk to which the current call goes back at its end.
     before: Option<Disk>,
 }
 
 impl Files {
-    pub(crate) fn new(disk: Disk, limit_bytes: u64) -> Self {
-        Self { disk, limit_bytes, current: None, call: 0, open: 0, before: None }
+    pub(crate) fn new(disk: Disk) -> Self {
+        Self { disk, current: None, call: 0, open: 0, has_left_open: false, before: None }
     }
 
-    /// Begins a call at `now_ns`. What an earlier call has left open is stale from now on.
-    pub(super) fn enter(&mut self, now_ns: u64, mark: Mark, phase: Phase) {
+    /// Begins a call at `now_ns` with a quota of `limit_bytes`. What an earlier call has left open is stale from now on.
+    pub(super) fn enter(&mut self, now_ns: u64, mark: Mark, limit_bytes: u64, phase: Phase) {
         self.leave();
         self.call += 1;
         self.before = (phase == Phase::Query).then(|| self.disk.clone());
         let is_read_only = phase == Phase::Snapshot;
-        let call = Call { now_ns, mark, limit_bytes: self.limit_bytes, is_read_only };
+        let call = Call { now_ns, mark, limit_bytes, is_read_only };
         self.current = Some(call);
         self.disk.enter(call);
     }
@@ -192,6 +195,7 @@ impl Files {
 
     /// Ends a call: closes what it has left open, and undoes its writes if they are to be dropped.
     pub(super) fn leave(&mut self) {
+        self.has_left_open |= self.open > 0;
         self.open = 0;
         self.disk.close_all();
         if let Some(before) = self.before.take() {
@@ -201,6 +205,20 @@ impl Files {
 
     pub(super) fn disk(&self) -> &Disk {
         &self.disk
+    }
+
+    /// Returns whether any call so far has left a descriptor, stream or listing open.
+    pub(super) fn has_left_open(&self) -> bool {
+        self.has_left_open
+    }
+
+    /// Replaces the disk between two calls.
+    pub(super) fn set_disk(&mut self, disk: Disk) {
+        self.disk = disk;
+    }
+
+    pub(super) fn take_released(&mut self) -> Released {
+        self.disk.take_released()
     }
 
     pub(super) fn take_fuel(&mut self) -> u64 {
@@ -233,15 +251,10 @@ impl Files {
 }
 
 impl Wasi {
-    fn disk_files(&mut self) -> FileResult<&mut Files> {
-        // Without a disk there is no descriptor, and so no call that needs it.
-        self.files.as_mut().ok_or(FileError::Code(ErrorCode::BadDescriptor))
-    }
-
     /// Returns a descriptor that is not stale.
     fn descriptor(&mut self, handle: &Resource<Descriptor>) -> FileResult<Descriptor> {
         let descriptor = *self.table.get(handle)?;
-        if self.disk_files()?.is_stale(descriptor.call) {
+        if self.files.is_stale(descriptor.call) {
             return Err(ErrorCode::BadDescriptor.into());
         }
         Ok(descriptor)
@@ -253,7 +266,7 @@ impl Wasi {
         if descriptor.kind != Type::Directory {
             return Err(ErrorCode::NotDirectory.into());
         }
-        Ok((&mut self.disk_files()?.disk, descriptor.ino))
+        Ok((&mut self.files.disk, descriptor.ino))
     }
 
     /// Returns the disk and the file that a descriptor stands for.
@@ -262,13 +275,13 @@ impl Wasi {
         if descriptor.kind == Type::Directory {
             return Err(ErrorCode::BadDescriptor.into());
         }
-        Ok((&mut self.disk_files()?.disk, descriptor))
+        Ok((&mut self.files.disk, descriptor))
     }
 
     /// Opens a stream over a file. The table gets a stand-in: the functions of `wasi:io/streams` find the stream by
     /// the number of that entry.
     fn stream<T: Send + 'static>(&mut self, ino: Ino, offset: Option<u64>, stand_in: T) -> FileResult<Resource<T>> {
-        let files = self.disk_files()?;
+        let files = &mut self.files;
         files.count_open()?;
         let call = files.call;
         if let Err(error) = files.disk.open(ino) {
@@ -278,7 +291,7 @@ impl Wasi {
         let stream = match self.table.push(stand_in) {
             Ok(stream) => stream,
             Err(error) => {
-                self.disk_files()?.closed(Some(call), Some(ino));
+                self.files.closed(Some(call), Some(ino));
                 return Err(error.into());
             }
         };
@@ -290,7 +303,7 @@ impl Wasi {
     pub(super) fn read_file(&mut self, rep: u32, len: u64) -> std::result::Result<Vec<u8>, StreamError> {
         let stream = self.live_stream(rep)?;
         let offset = stream.offset.unwrap_or_default();
-        let bytes = self.disk_files()?.disk.read(stream.ino, offset, len).map_err(FileError::from)?;
+        let bytes = self.files.disk.read(stream.ino, offset, len).map_err(FileError::from)?;
         if bytes.is_empty() && len > 0 {
             return Err(StreamError::Closed);
         }
@@ -301,7 +314,7 @@ impl Wasi {
     /// Writes all of `bytes` to a file stream, and moves it on.
     pub(super) fn write_file(&mut self, rep: u32, bytes: &[u8]) -> std::result::Result<(), StreamError> {
         let stream = self.live_stream(rep)?;
-        let disk = &mut self.disk_files()?.disk;
+        let disk = &mut self.files.disk;
         match stream.offset {
             Some(offset) => disk.write(stream.ino, offset, bytes).map_err(FileError::from)?,
             None => disk.append(stream.ino, bytes).map(drop).map_err(FileError::from)?,
@@ -312,14 +325,14 @@ impl Wasi {
 
     /// Closes a file stream. Returns whether `rep` was one.
     pub(super) fn close_stream(&mut self, rep: u32) {
-        if let (Some(stream), Some(files)) = (self.streams.remove(&rep), &mut self.files) {
-            files.closed(Some(stream.call), Some(stream.ino));
+        if let Some(stream) = self.streams.remove(&rep) {
+            self.files.closed(Some(stream.call), Some(stream.ino));
         }
     }
 
     fn live_stream(&mut self, rep: u32) -> FileResult<FileStream> {
         let stream = self.streams.get(&rep).copied().ok_or(ErrorCode::BadDescriptor)?;
-        if self.disk_files()?.is_stale(Some(stream.call)) {
+        if self.files.is_stale(Some(stream.call)) {
             return Err(ErrorCode::BadDescriptor.into());
         }
         Ok(stream)
@@ -353,9 +366,6 @@ impl Wasi {
 
 impl preopens::Host for Wasi {
     fn get_directories(&mut self) -> Result<Vec<(Resource<Descriptor>, String)>> {
-        if self.files.is_none() {
-            return Ok(Vec::new());
-        }
         let root =
             Descriptor { ino: Ino::ROOT, kind: Type::Directory, is_readable: true, is_writable: true, call: None };
         Ok(vec![(self.table.push(root)?, ROOT_PATH.to_owned())])
@@ -445,7 +455,7 @@ impl types::HostDescriptor for Wasi {
     ) -> FileResult<()> {
         let descriptor = self.descriptor(&file)?;
         let times = self.times(accessed, modified)?;
-        Ok(self.disk_files()?.disk.set_times(descriptor.ino, times)?)
+        Ok(self.files.disk.set_times(descriptor.ino, times)?)
     }
 
     fn read(&mut self, file: Resource<Descriptor>, length: Filesize, offset: Filesize) -> FileResult<(Vec<u8>, bool)> {
@@ -464,20 +474,20 @@ impl types::HostDescriptor for Wasi {
         check_offset(offset)?;
         let ino = self.written(&file)?;
         buffer.truncate(WRITE_AT_ONCE_MAX);
-        self.disk_files()?.disk.write(ino, offset, &buffer)?;
+        self.files.disk.write(ino, offset, &buffer)?;
         Ok(buffer.len() as u64)
     }
 
     fn read_directory(&mut self, directory: Resource<Descriptor>) -> FileResult<Resource<Entries>> {
         let (disk, ino) = self.directory(&directory)?;
         let listing = disk.list(ino)?;
-        let files = self.disk_files()?;
+        let files = &mut self.files;
         files.count_open()?;
         let call = files.call;
         match self.table.push(Entries { listing, call }) {
             Ok(entries) => Ok(entries),
             Err(error) => {
-                self.disk_files()?.closed(Some(call), None);
+                self.files.closed(Some(call), None);
                 Err(error.into())
             }
         }
@@ -494,7 +504,7 @@ impl types::HostDescriptor for Wasi {
 
     fn stat(&mut self, file: Resource<Descriptor>) -> FileResult<DescriptorStat> {
         let descriptor = self.descriptor(&file)?;
-        Ok(self.disk_files()?.disk.stat(descriptor.ino)?.into())
+        Ok(self.files.disk.stat(descriptor.ino)?.into())
     }
 
     fn stat_at(
@@ -553,7 +563,7 @@ impl types::HostDescriptor for Wasi {
             follow: path_flags.contains(PathFlags::SYMLINK_FOLLOW),
             write: flags.contains(DescriptorFlags::WRITE),
         };
-        let files = self.disk_files()?;
+        let files = &mut self.files;
         // Nothing may be created for a descriptor that the guest then does not get.
         files.count_open()?;
         let call = files.call;
@@ -575,7 +585,7 @@ impl types::HostDescriptor for Wasi {
         match self.table.push(descriptor) {
             Ok(descriptor) => Ok(descriptor),
             Err(error) => {
-                self.disk_files()?.closed(Some(call), Some(ino));
+                self.files.closed(Some(call), Some(ino));
                 Err(error.into())
             }
         }
@@ -634,9 +644,7 @@ impl types::HostDescriptor for Wasi {
 
     fn drop(&mut self, file: Resource<Descriptor>) -> Result<()> {
         let descriptor = self.table.delete(file)?;
-        if let Some(files) = &mut self.files {
-            files.closed(descriptor.call, Some(descriptor.ino));
-        }
+        self.files.closed(descriptor.call, Some(descriptor.ino));
         Ok(())
     }
 }
@@ -644,7 +652,7 @@ impl types::HostDescriptor for Wasi {
 impl types::HostDirectoryEntryStream for Wasi {
     fn read_directory_entry(&mut self, entries: Resource<Entries>) -> FileResult<Option<DirectoryEntry>> {
         let call = self.table.get(&entries)?.call;
-        if self.disk_files()?.is_stale(Some(call)) {
+        if self.files.is_stale(Some(call)) {
             return Err(ErrorCode::BadDescriptor.into());
         }
         self.owed_fuel += FUEL_PER_ENTRY;
@@ -654,9 +662,7 @@ impl types::HostDirectoryEntryStream for Wasi {
 
     fn drop(&mut self, entries: Resource<Entries>) -> Result<()> {
         let call = self.table.delete(entries)?.call;
-        if let Some(files) = &mut self.files {
-            files.closed(Some(call), None);
-        }
+        self.files.closed(Some(call), None);
         Ok(())
     }
 }

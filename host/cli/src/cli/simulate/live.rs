@@ -4,8 +4,9 @@ use super::super::help;
 use clap::builder::styling::{AnsiColor, Style};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lifeboat_api::event::Event;
-use lifeboat_api::meter::{Percent, Usage};
+use lifeboat_api::meter::{Percent, Resource, Usage};
 use lifeboat_api::name::Name;
+use lifeboat_host::service::Status;
 use lifeboat_simulate::{Observer, ServiceView};
 use std::time::{Duration, Instant};
 use terminal_size::{Width, terminal_size_of};
@@ -14,7 +15,7 @@ use terminal_size::{Width, terminal_size_of};
 const DRAW_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The fewest cells of a meter. Between the two bounds, a meter is as long as the terminal allows.
-const METER_CELLS_MIN: usize = 4;
+const METER_CELLS_MIN: usize = 1;
 /// The most cells of a meter.
 const METER_CELLS_MAX: usize = 20;
 
@@ -51,6 +52,7 @@ struct Widths {
     vm: usize,
     machine: usize,
     size: usize,
+    condition: usize,
 }
 
 impl Widths {
@@ -59,13 +61,35 @@ impl Widths {
         self.vm = self.vm.max(status.vm.service.len() + 4);
         self.machine = self.machine.max(status.machine.len());
         self.size = self.size.max(status.size.chars().count());
+        self.condition = self.condition.max(condition(status).len());
     }
 
-    /// Returns the length of each of the two meters of a line, in cells.
+    /// Returns the length of each meter of a line, in cells.
     fn cells(self, columns: usize) -> usize {
-        // Spaces, names, percentages, marks, and the longest condition.
-        let beside = self.vm + self.machine + self.size + 32 + "  unmovable".len();
-        (columns.saturating_sub(beside) / 2).clamp(METER_CELLS_MIN, METER_CELLS_MAX)
+        let names: usize = Resource::ALL.iter().map(|resource| "  ".len() + short(*resource).len() + " ".len()).sum();
+        // The percentage and the mark of each meter, and the longest condition so far.
+        let beside = Resource::ALL.len() * " 100.0%!".len() + self.condition;
+        let before = self.vm + self.machine + self.size + 2 * "  ".len();
+        (columns.saturating_sub(before + names + beside) / Resource::ALL.len()).clamp(METER_CELLS_MIN, METER_CELLS_MAX)
+    }
+}
+
+/// Returns the condition of a service that its line ends with.
+fn condition(status: &Status) -> &'static str {
+    match (&status.stopped, &status.degraded, &status.unmovable) {
+        (Some(_), _, _) => "  stopped",
+        (_, Some(_), _) => "  degraded",
+        (_, _, Some(_)) => "  unmovable",
+        _ => "",
+    }
+}
+
+/// Returns the name of a resource before its meter.
+fn short(resource: Resource) -> &'static str {
+    match resource {
+        Resource::Cpu => "cpu",
+        Resource::Memory => "mem",
+        Resource::Disk => "disk",
     }
 }
 
@@ -111,22 +135,14 @@ impl Live {
 
     fn line(&self, ServiceView { status, thresholds }: &ServiceView, cells: usize) -> String {
         let vm = status.vm.to_string();
-        let condition = match (&status.stopped, &status.degraded, &status.unmovable) {
-            (Some(_), _, _) => "  stopped",
-            (_, Some(_), _) => "  degraded",
-            (_, _, Some(_)) => "  unmovable",
-            _ => "",
-        };
-        let Widths { vm: vm_width, machine: machine_width, size: size_width } = self.widths;
-        format!(
-            "{vm:<vm_width$}  {:<machine_width$}  {:<size_width$}  cpu {}  mem {}{condition}",
-            status.machine,
-            status.size,
-            self.meter(status.meter.cpu, thresholds.cpu, cells),
-            self.meter(status.meter.memory, thresholds.memory, cells),
-        )
-        .trim_end()
-        .to_owned()
+        let Widths { vm: vm_width, machine: machine_width, size: size_width, .. } = self.widths;
+        let mut line = format!("{vm:<vm_width$}  {:<machine_width$}  {:<size_width$}", status.machine, status.size);
+        for resource in Resource::ALL {
+            let meter = self.meter(status.meter.usage(resource), thresholds.of(resource), cells);
+            line += &format!("  {} {meter}", short(resource));
+        }
+        line += condition(status);
+        line.trim_end().to_owned()
     }
 
     /// Formats a meter, `━━━━━━━━╌╌  80.0%`, with a mark near the threshold.
@@ -228,10 +244,15 @@ mod tests {
 
     #[test]
     fn a_meter_fits_eighty_columns() {
-        let widths = Widths { vm: "journal/123".len(), machine: 2, size: 4 };
-        let line = |cells: usize| widths.vm + widths.machine + widths.size + 32 + "  unmovable".len() + 2 * cells;
-        assert_eq!(widths.cells(80), 10);
-        assert!(line(widths.cells(80)) <= 80 && line(widths.cells(80) + 1) > 80);
+        let condition = "  unmovable".len();
+        for (condition, cells) in [(0, 5), (condition, 1)] {
+            let widths = Widths { vm: "journal/123".len(), machine: 2, size: 4, condition };
+            // Three names of 3, 3 and 4 characters, and after each meter 8 for its percentage and mark.
+            let line = |cells: usize| 11 + 2 + 4 + 2 * 2 + (3 + 3 + 4 + 3 * 3) + 3 * (8 + cells) + condition;
+            assert_eq!(widths.cells(80), cells);
+            assert!(line(cells) <= 80 && line(cells + 1) > 80);
+        }
+        let widths = Widths::default();
         assert_eq!((widths.cells(20), widths.cells(1_000)), (METER_CELLS_MIN, METER_CELLS_MAX));
     }
 }

@@ -149,6 +149,7 @@ fn events_are_read_back_as_they_were() {
         size: "small".into(),
         sequence: Sequence(9),
         snapshot_bytes: 7,
+        disk_bytes: 0,
         replayed_transactions: 8,
         fuel_used: 9,
         pause: Duration::from_micros(10),
@@ -158,6 +159,8 @@ fn events_are_read_back_as_they_were() {
     let read = |record: &Record| decode(&service(), Epoch::default(), &encode(record)).expect("decodes");
     assert!(matches!(read(&Record::SlaFailure(failure.clone())), Record::SlaFailure(read) if read == failure));
     assert!(matches!(read(&Record::Failover(failover.clone())), Record::Failover(read) if read == failover));
+    let with_disk = Failover { cause: FailoverCause::Disk, disk_bytes: 11, ..failover.clone() };
+    assert!(matches!(read(&Record::Failover(with_disk.clone())), Record::Failover(read) if read == with_disk));
     // The encoding of the versions that had no time.
     let failure = SlaFailure { timestamp: None, ..failure };
     let failover = Failover { timestamp: None, forced_by: None, ..failover };

@@ -1,5 +1,6 @@
 use super::*;
 use proptest::prelude::*;
+use std::collections::BTreeMap;
 
 /// An input of the conditions.
 #[derive(Debug, Clone, Copy)]
@@ -46,11 +47,9 @@ struct Facts {
     filled_percent: u64,
     is_full: bool,
     request: u64,
-    /// The requests at which exports failed since the last success, and likewise failovers for the tank and for
-    /// memory.
+    /// The requests at which exports failed since the last success, and likewise failovers for each resource.
     failed_exports: Vec<u64>,
-    failed_for_cpu: Vec<u64>,
-    failed_for_memory: Vec<u64>,
+    failed_for: BTreeMap<Resource, Vec<u64>>,
 }
 
 impl Facts {
@@ -84,18 +83,15 @@ impl Facts {
     }
 
     fn degrade(&mut self, cause: FailoverCause, reason: &'static str) {
-        match cause {
-            FailoverCause::Cpu => self.failed_for_cpu.push(self.request),
-            FailoverCause::Memory => self.failed_for_memory.push(self.request),
-            FailoverCause::Forced => {}
+        if let Some(resource) = cause.resource() {
+            self.failed_for.entry(resource).or_default().push(self.request);
         }
         self.degraded = Some(reason);
     }
 
     fn recover(&mut self) {
         self.degraded = None;
-        self.failed_for_cpu.clear();
-        self.failed_for_memory.clear();
+        self.failed_for.clear();
     }
 
     fn hold(&mut self, bytes: u64) {
@@ -197,12 +193,11 @@ proptest! {
             prop_assert_eq!(journal.is_some(), facts.filled_percent > 0 || facts.is_full);
             prop_assert_eq!(journal.is_some_and(|journal| journal.is_full), facts.is_full);
             let may_export = may_try(&facts.failed_exports, facts.request);
-            let may_compact = may_export && may_try(&facts.failed_for_memory, facts.request);
             prop_assert_eq!(conditions.may_export(facts.request), may_export);
             let may_fail_over = Resource::ALL.map(|resource| conditions.may_fail_over(resource, facts.request));
-            let expected = Resource::ALL.map(|resource| match resource {
-                Resource::Cpu => may_try(&facts.failed_for_cpu, facts.request),
-                Resource::Memory => may_compact,
+            let expected = Resource::ALL.map(|resource| {
+                let failed = facts.failed_for.get(&resource).map_or(&[][..], |failed| failed);
+                may_try(failed, facts.request) && (resource != Resource::Memory || may_export)
             });
             prop_assert_eq!(may_fail_over, expected);
         }

@@ -6,7 +6,7 @@
 //! a stream that the descriptor's rights forbid at an offset that is none (here the rights count first), and a read of nothing from a stream (Wasmtime closes it as well).
 
 use super::super::{CallContext, Inputs};
-use super::{Descriptor, FileError, Files, Phase, Wasi};
+use super::{Descriptor, FileError, Phase, Wasi};
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::id::{Epoch, Sequence};
 use lifeboat_disk::Disk;
@@ -327,10 +327,10 @@ fn code_name(code: impl Debug) -> String {
 }
 
 async fn compare(steps: &[Step]) -> Result<(), TestCaseError> {
-    let mut ours = Wasi::new([7; 32], 10_000, Some(Files::new(Disk::new(0), 1 << 30)));
+    let mut ours = Wasi::new([7; 32], 10_000, Disk::new(0), 1 << 30);
     let context =
         CallContext { phase: Phase::Execute, sequence: Sequence(1), epoch: Epoch::default(), now: Timestamp(1) };
-    ours.enter(context, Inputs::Replay);
+    ours.enter(context, Inputs::Replay, 1 << 30);
     let mut theirs = Theirs::new();
     let (root, _) = super::preopens::Host::get_directories(&mut ours).expect("a disk").pop().expect("a root");
     let mut our_open: Vec<Resource<Descriptor>> = vec![root];

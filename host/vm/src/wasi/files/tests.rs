@@ -8,14 +8,18 @@ use wasmtime_wasi_io::bindings::wasi::io::streams;
 const LIMIT_BYTES: u64 = 1024 * 1024;
 
 fn wasi() -> Wasi {
-    let mut wasi = Wasi::new([7; 32], 10_000, Some(Files::new(Disk::new(0), LIMIT_BYTES)));
+    let mut wasi = Wasi::new([7; 32], 10_000, Disk::new(0), LIMIT_BYTES);
     wasi.leave();
     wasi
 }
 
 fn enter(wasi: &mut Wasi, phase: Phase, sequence: u64) {
     let now = Timestamp(sequence * 1_000_000_000);
-    wasi.enter(CallContext { phase, sequence: Sequence(sequence), epoch: Epoch::default(), now }, Inputs::Replay);
+    wasi.enter(
+        CallContext { phase, sequence: Sequence(sequence), epoch: Epoch::default(), now },
+        Inputs::Replay,
+        LIMIT_BYTES,
+    );
 }
 
 /// A WASI whose guest is in transaction 1, with the root.
@@ -65,12 +69,6 @@ fn read(wasi: &mut Wasi, root: &Resource<Descriptor>, path: &str) -> FileResult<
     let (bytes, _) = types::HostDescriptor::read(wasi, again(&file), 1 << 20, 0)?;
     types::HostDescriptor::drop(wasi, file).expect("a handle");
     Ok(bytes)
-}
-
-#[test]
-fn a_guest_without_a_disk_finds_no_directory() {
-    let mut wasi = Wasi::new([7; 32], 100, None);
-    assert_eq!(preopens::Host::get_directories(&mut wasi).expect("none").len(), 0);
 }
 
 #[test]
@@ -138,7 +136,7 @@ fn a_stale_drop_does_not_close_what_a_later_call_has_opened() {
     types::HostDescriptor::drop(&mut wasi, stale).expect("a handle");
     types::HostDescriptor::write(&mut wasi, again(&file), b"text".to_vec(), 0).expect("it is still open");
     wasi.leave();
-    assert_eq!(wasi.disk().expect("a disk").used_bytes(), 0, "the end of the call has released it");
+    assert_eq!(wasi.disk().used_bytes(), 0, "the end of the call has released it");
 }
 
 #[test]
@@ -189,12 +187,12 @@ fn a_descriptor_is_used_only_as_it_was_opened() {
 fn a_full_disk_ends_the_guest_and_changes_nothing() {
     let (mut wasi, root) = in_transaction();
     write(&mut wasi, &root, "a", b"text");
-    let used_bytes = wasi.disk().expect("a disk").used_bytes();
+    let used_bytes = wasi.disk().used_bytes();
     let file = open(&mut wasi, &root, "a", true).expect("it opens");
     let full = wasi.set_size(again(&file), LIMIT_BYTES).expect_err("over the quota");
     let FileError::Trap(error) = full else { panic!("a guest must not see the quota") };
     assert!(error.downcast_ref::<Stop>().is_some(), "{error}");
-    assert_eq!(wasi.disk().expect("a disk").used_bytes(), used_bytes);
+    assert_eq!(wasi.disk().used_bytes(), used_bytes);
 }
 
 #[test]
