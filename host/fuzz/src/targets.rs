@@ -2,6 +2,7 @@
 //! where that function is private.
 
 mod catalog;
+mod disk;
 mod journal;
 mod requests;
 mod snapshots;
@@ -13,7 +14,7 @@ use crate::{Memory, Repair, Shape, Target};
 const SMALL: Memory = Memory { base: 512 * 1024, each: 32 };
 
 /// The targets of all decoders.
-pub static TARGETS: [Target; 14] = [
+pub static TARGETS: [Target; 16] = [
     Target {
         name: "frame",
         about: "a frame of the journal: header and body",
@@ -83,6 +84,27 @@ pub static TARGETS: [Target; 14] = [
         decode: snapshots::forgotten_times,
         memory: Memory { base: 4 * 1024 * 1024, each: 64 },
         rounds: 50_000,
+    },
+    Target {
+        name: "disk-table",
+        about: "the section of a snapshot with the table of a virtual disk",
+        seeds: disk::tables,
+        shape: Shape::Bytes,
+        repair: disk::repair_table,
+        decode: disk::table,
+        // Each of three bytes may stand for a chunk of 16 KiB that the input names by its hash.
+        memory: Memory { base: 2 * 1024 * 1024, each: 512 },
+        rounds: 20_000,
+    },
+    Target {
+        name: "pack",
+        about: "the header and the index of a pack of chunks",
+        seeds: disk::packs,
+        shape: Shape::Bytes,
+        repair: disk::repair_pack,
+        decode: disk::pack,
+        memory: SMALL,
+        rounds: 20_000,
     },
     Target {
         name: "service-entry",

@@ -46,6 +46,8 @@ targets! {
     any_file_is_a_snapshot_or_refused: "snapshot",
     any_file_is_a_portable_snapshot_or_refused: "portable",
     any_bytes_are_forgotten_times_or_none: "forgotten-times",
+    any_bytes_are_the_table_of_a_disk_or_refused: "disk-table",
+    any_bytes_are_the_head_of_a_pack_or_refused: "pack",
     any_bytes_are_an_entry_of_a_service_or_refused: "service-entry",
     any_bytes_are_an_entry_of_a_user_or_refused: "user-entry",
     any_bytes_are_an_entry_of_a_token_or_refused: "token-entry",
