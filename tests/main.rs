@@ -35,6 +35,7 @@
 
 mod children;
 mod cli_data;
+mod cli_disk;
 mod cli_init;
 mod cli_inspect;
 mod cli_messages;

@@ -2,6 +2,7 @@
 
 mod accept_divergence;
 mod directory;
+mod disk;
 mod journal;
 mod query;
 mod remove;
@@ -38,6 +39,8 @@ enum Command {
     Verify(verify::Verify),
     /// Query a service, as it is or as it was after a transaction; nothing is changed.
     Query(query::Query),
+    /// Show or copy the files of a service, as they are or as they were after a transaction.
+    Disk(disk::OfDisk),
     /// Write the state of a service, with its workload and settings, to a file that may leave the machine.
     Snapshot(snapshot::Snapshot),
     /// Create a service from a file that `lifeboat data snapshot` wrote.
@@ -55,6 +58,7 @@ impl Data {
             Command::Journal(journal) => journal.execute(),
             Command::Verify(verify) => verify.execute(),
             Command::Query(query) => query.execute(),
+            Command::Disk(disk) => disk.execute(),
             Command::Snapshot(snapshot) => snapshot.execute(),
             Command::Restore(restore) => restore.execute(),
             Command::Remove(remove) => remove.execute(),

@@ -31,6 +31,22 @@ const EITHER_FAILED: (u8, &str) = (HOST, "the host or the server failed");
 const NOT_REACHED: (u8, &str) = (UNREACHABLE, "the server cannot be reached, or nobody is logged in");
 const DENIED: (u8, &str) = (SOME_NOT_OK, "the server denied it");
 
+/// The codes of `data disk` and its commands.
+const DISK: Codes = &[
+    (OK, "the files are shown or copied"),
+    (
+        SOME_NOT_OK,
+        "the state cannot be restored, or a link leads out of the exported directory; or the service is quarantined, and \
+         its later transactions are not part of what is shown",
+    ),
+    (
+        USAGE,
+        "the command line or the directory is wrong, this user may not use it, or there is no such service, file or \
+         retained transaction",
+    ),
+    HOST_FAILED,
+];
+
 /// The codes of all commands together.
 const ALL: Codes = &[
     (OK, "success"),
@@ -133,6 +149,10 @@ const COMMANDS: &[(&str, Codes)] = &[
             HOST_FAILED,
         ],
     ),
+    ("data disk", DISK),
+    ("data disk ls", DISK),
+    ("data disk cat", DISK),
+    ("data disk export", DISK),
     (
         "data snapshot",
         &[
