@@ -23,6 +23,10 @@ const TRANSACTIONS: usize = 400;
 /// The fuel of each VM: a failover every few hundred transactions.
 const FUEL: u64 = 2_000_000;
 
+/// The longest wait for an answer. The client may not notice that the server was killed while it took a connection from
+/// its pool, and would wait for ever.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// The client's view of an answer.
 enum Seen {
     /// The count after the transaction.
@@ -38,7 +42,8 @@ async fn nothing_is_lost_or_doubled_over_the_network() {
     let folder = tempfile::tempdir().expect("a folder");
     set_up(folder.path());
     // Connections of a killed server are of no use for the next one.
-    let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(CLIENTS).build().expect("a client");
+    let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(CLIENTS).timeout(PATIENCE);
+    let client = client.build().expect("a client");
     let mut token = String::new();
     let mut answered: BTreeMap<String, u64> = BTreeMap::new();
     let mut unknown: Vec<String> = Vec::new();
