@@ -79,11 +79,14 @@ fn files_are_copied_into_a_new_directory() {
     let out = folder.path("out");
     let copied = folder.disk("export", &["--out", out.to_str().expect("UTF-8")]);
     copied.exits(0);
-    assert!(copied.stderr.contains("2 files with 27 B are in "), "{}", copied.stderr);
+    assert!(copied.stderr.contains("out' has 2 files with 27 B"), "{}", copied.stderr);
     let read = |path: &str| std::fs::read_to_string(out.join(path)).expect("it was copied");
     assert_eq!((read("documents/a.txt"), read("documents/b.txt")), ("the first, longer".into(), "the second".into()));
     let again = folder.disk("export", &["--out", out.to_str().expect("UTF-8")]);
     again.exits_with_one_line(2, &["exists already; name a new directory"]);
+    let nowhere = folder.path("no/where");
+    let refused = folder.disk("export", &["--out", nowhere.to_str().expect("UTF-8")]);
+    refused.exits_with_one_line(2, &["cannot create ", "name a new directory in one that is there"]);
     let one = folder.path("one");
     folder.disk("export", &["/documents/b.txt", "--out", one.to_str().expect("UTF-8")]).exits(0);
     assert_eq!(std::fs::read_to_string(one.join("b.txt")).expect("it was copied"), "the second");

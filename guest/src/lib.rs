@@ -55,7 +55,7 @@
 //! - A guest never sees a full disk. The host ends the attempt, and runs the transaction again on a larger size.
 //! - The host discards what a query writes. In [`snapshot::save`] the disk is read-only: a `Serialize` must not write.
 //! - Descriptors end with their call. Open a file anew in each transaction, and keep no `File` in the state.
-//! - Writes of a start function, before the first call, count only in a new service.
+//! - Writes of a start function, before the first call, count only in a new service. Writes in a restore never count.
 //! - A directory lists its entries sorted by the bytes of their names. A file has the times of the transactions that
 //!   changed it ([`Context::timestamp`]).
 //! - The sample workload `archive` has documents in files. Its tests use a temporary directory.

@@ -8,7 +8,7 @@
 //! `cargo bench -p lifeboat --bench ratios -- NAME` measures the experiments whose name contains `NAME`.
 //!
 //! Each experiment is a file: [`transaction`], [`metering`], [`ready`], [`failover`], [`panics`], [`durable`],
-//! [`relocation`], [`shadow`], [`http`], [`neighbour`], [`idle`]. [`served`] is a host with services, and [`ledger`] is
+//! [`relocation`], [`shadow`], [`virtual_disk`], [`http`], [`neighbour`], [`idle`]. [`served`] is a host with services, and [`ledger`] is
 //! a client of one. [`bare`] and [`disk`] are the controls, [`pairs`] and [`cpu`] take the measurements, [`child`] runs
 //! this program as a separate process, and [`report`] prints the table.
 
@@ -31,6 +31,7 @@ mod report;
 mod served;
 mod shadow;
 mod transaction;
+mod virtual_disk;
 
 use mimalloc::MiMalloc;
 use report::Row;
@@ -42,7 +43,7 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 /// An experiment's name and the function that measures it.
 type Experiment = (&'static str, fn() -> Vec<Row>);
 
-const EXPERIMENTS: [Experiment; 16] = [
+const EXPERIMENTS: [Experiment; 18] = [
     ("transaction-trivial", transaction::trivial),
     ("transaction-with-ids", transaction::with_ids),
     ("transaction-one-at-a-time", transaction::one_at_a_time),
@@ -56,6 +57,8 @@ const EXPERIMENTS: [Experiment; 16] = [
     ("durable-recovery", durable::recovery),
     ("relocation", relocation::relocation),
     ("shadow", shadow::shadow),
+    ("disk-copy", virtual_disk::copies),
+    ("disk-snapshot", virtual_disk::snapshots),
     ("http", http::http),
     ("neighbour", neighbour::neighbour),
     ("idle", idle::idle),

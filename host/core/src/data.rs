@@ -332,12 +332,21 @@ impl DataDirectory {
     /// [`DataError`]; [`CommitError::Stalled`] while its last records wait for room. Damage is not an error: the result
     /// reports it.
     pub(crate) async fn find(self: &Arc<Self>, service: &Name) -> Result<Option<FoundService>, DataError> {
+        self.find_without(service, BTreeSet::new()).await
+    }
+
+    /// Finds a service as [`find`](Self::find) does, as if these files of snapshots were not there.
+    pub(crate) async fn find_without(
+        self: &Arc<Self>,
+        service: &Name,
+        damaged: BTreeSet<String>,
+    ) -> Result<Option<FoundService>, DataError> {
         // After this, the last records of the service are written.
         self.committer.settle().await?;
         let (directory, name) = (Arc::clone(self), service.clone());
         let reading = tokio::task::spawn_blocking(move || {
             let (storage, catalog) = (&*directory.storage, &directory.catalog);
-            let mut gathering = contents::Gathering::new(storage, catalog, Some(&name), None, false)?;
+            let mut gathering = contents::Gathering::of_one(storage, catalog, &name, &damaged)?;
             let recovery = lifeboat_journal::recovery::inspect(storage, catalog.directory(), None, &mut |found| {
                 gathering.add(found);
             })?;

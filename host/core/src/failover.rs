@@ -102,7 +102,10 @@ impl Policy {
                 let level = self.without_headroom(used, cured).unwrap_or(level);
                 Decision::MoveDegraded(Arc::clone(cured), level, self.too_full(used, level, cured, missing))
             }
-            None => Decision::Stay(self.too_full(used, level, size, missing)),
+            None => {
+                let level = cause.resource().unwrap_or(level);
+                Decision::Stay(self.too_full(used, level, size, missing))
+            }
         }
     }
 

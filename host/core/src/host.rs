@@ -30,6 +30,7 @@ use lifeboat_api::access::Grant;
 use lifeboat_api::clock::Clock;
 use lifeboat_api::event::EventSink;
 use lifeboat_api::name::Name;
+use lifeboat_api::size::{DISK_BYTES_MAX, DISK_BYTES_MIN};
 use lifeboat_api::text::chain;
 use lifeboat_api::transaction::{
     BODY_BYTES_MAX, Denial, Kind, Reply, Request, RequestError, check_id, check_id_length,
@@ -264,6 +265,10 @@ impl Host {
         let largest_bytes = self.engine.largest_bytes();
         if let Some(size) = spec.sizes.iter().chain([&spec.size]).find(|size| size.memory_bytes > largest_bytes) {
             return Err(LaunchError::SizeTooLarge { size: size.name.clone(), bytes: size.memory_bytes, largest_bytes });
+        }
+        let disks = DISK_BYTES_MIN..=DISK_BYTES_MAX;
+        if let Some(size) = spec.sizes.iter().chain([&spec.size]).find(|size| !disks.contains(&size.disk_bytes)) {
+            return Err(LaunchError::Disk { size: size.name.clone(), bytes: size.disk_bytes });
         }
         Ok(())
     }

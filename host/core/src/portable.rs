@@ -20,7 +20,7 @@ use lifeboat_api::clock::Timestamp;
 use lifeboat_api::id::Epoch;
 use lifeboat_api::id::WorkloadHash;
 use lifeboat_api::name::{NAME_BYTES_MAX, Name};
-use lifeboat_api::size::{DEADLINE_MAX, DISK_BYTES_MAX, DISK_BYTES_MIN, Size};
+use lifeboat_api::size::{Bytes, DEADLINE_MAX, DISK_BYTES_MAX, DISK_BYTES_MIN, Size};
 use lifeboat_api::text::{is_deceptive, shortened};
 use lifeboat_disk::{Export, Packs};
 use lifeboat_journal::commit::{Change, Entry};
@@ -84,6 +84,14 @@ pub enum PortableError {
         /// The name of the file.
         file: String,
     },
+    /// The disk is larger than any size's.
+    #[error("'{file}' has a disk with {}, the limit is {}; it was not written by lifeboat", Bytes(*bytes), Bytes(DISK_BYTES_MAX))]
+    Disk {
+        /// The name of the file.
+        file: String,
+        /// What is on the disk, in bytes.
+        bytes: u64,
+    },
     /// A newer host wrote the settings.
     #[error("'{file}' has settings of version {found}, this host reads up to {SETTINGS_VERSION}; use a newer host")]
     FutureSettings {
@@ -136,7 +144,7 @@ impl PortableError {
     pub fn is_damage(&self) -> bool {
         match self {
             Self::File(error) => error.is_damage(),
-            Self::OtherWorkload { .. } | Self::Settings { .. } => true,
+            Self::OtherWorkload { .. } | Self::Settings { .. } | Self::Disk { .. } => true,
             _ => false,
         }
     }
@@ -243,6 +251,9 @@ impl Portable {
         }
         let SnapshotHeader { service, resume_point, record, .. } = content.header.clone();
         let disk = content.portable_disk(&file)?;
+        if disk.used_bytes() > DISK_BYTES_MAX {
+            return Err(PortableError::Disk { file, bytes: disk.used_bytes() });
+        }
         let snapshot = Arc::new(content.into_snapshot(disk));
         Ok(Self { service, snapshot, resume_point, record, workload_hash, workload: workload.into(), settings })
     }

@@ -22,7 +22,6 @@ use lifeboat_journal::frame::RecordNumber;
 use lifeboat_journal::storage::{Storage, StorageFile};
 use lifeboat_vm::snapshot::{self, SectionKind, Snapshot};
 use serde::{Deserialize, Serialize};
-use std::borrow::Cow;
 use std::io;
 use std::ops::Range;
 use thiserror::Error;
@@ -518,9 +517,13 @@ impl SnapshotContent {
         }
         let ranges = SectionKind::ALL.map(|kind| (kind, self.chunks(kind_number(kind))));
         let Self { header, body } = self;
+        // Slices would keep all of the body in memory.
+        let has_more = header.sections.iter().any(|section| section.kind == SECTION_PACK);
         let body = Bytes::from(body);
+        let chunk =
+            |range: Range<usize>| if has_more { Bytes::copy_from_slice(&body[range]) } else { body.slice(range) };
         let sections = ranges.into_iter().map(|(kind, ranges)| {
-            let chunks = ranges.into_iter().map(|range| body.slice(range)).collect();
+            let chunks = ranges.into_iter().map(chunk).collect();
             snapshot::Section { kind, chunks }
         });
         Snapshot::new(header.sequence, header.timestamp, header.state_version, sections.collect(), disk)
@@ -533,7 +536,7 @@ impl SnapshotContent {
     pub fn disk(&self, storage: &dyn Storage, name: &str) -> Result<Disk, SnapshotFileError> {
         match self.section(SECTION_DISK) {
             None => Ok(Disk::new(0)),
-            Some(table) => Ok(disk::import(storage, name, &self.header.service, &table)?.disk),
+            Some(table) => Ok(disk::import(storage, name, &self.header.service, table)?.disk),
         }
     }
 
@@ -546,19 +549,21 @@ impl SnapshotContent {
             None => Ok(Disk::new(0)),
             Some(table) => {
                 let pack = self.section(SECTION_PACK).unwrap_or_default();
-                disk::import_from(name, &self.header.service, &table, &pack)
+                disk::import_from(name, &self.header.service, table, pack)
             }
         }
     }
 
     /// Returns the bytes of a section, or none if there is no such section.
-    fn section(&self, kind: u16) -> Option<Cow<'_, [u8]>> {
+    fn section(&self, kind: u16) -> Option<&[u8]> {
         if !self.header.sections.iter().any(|section| section.kind == kind) {
             return None;
         }
+        // A section's chunks are one after another.
         Some(match &self.chunks(kind)[..] {
-            [at] => Cow::Borrowed(&self.body[at.clone()]),
-            chunks => chunks.iter().flat_map(|at| &self.body[at.clone()]).copied().collect::<Vec<u8>>().into(),
+            [] => &[],
+            [first, .., last] => &self.body[first.start..last.end],
+            [only] => &self.body[only.clone()],
         })
     }
 

@@ -102,6 +102,10 @@ impl Export {
     }
 }
 
+/// The most packs that a table refers to beside the new one. When there are more, the new pack takes along the chunks of
+/// the smallest half, so that a byte is moved rarely. Each pack is a file that a start opens.
+pub const PACKS_MAX: usize = 64;
+
 impl Disk {
     /// Encodes the disk for a snapshot, with the number that its pack would have.
     ///
@@ -248,7 +252,14 @@ impl<'a> Survey<'a> {
         let is_sparse = |(pack, live): &(u64, u64)| {
             packs.get(pack).is_some_and(|bytes| live.saturating_mul(PACK_PARTS_MAX) < *bytes)
         };
-        live.into_iter().filter(is_sparse).map(|(pack, _)| pack).collect()
+        let mut moved: BTreeSet<u64> = live.clone().into_iter().filter(is_sparse).map(|(pack, _)| pack).collect();
+        live.retain(|pack, _| !moved.contains(pack));
+        if live.len() > PACKS_MAX {
+            let mut by_size: Vec<(u64, u64)> = live.into_iter().map(|(pack, live)| (live, pack)).collect();
+            by_size.sort_unstable();
+            moved.extend(by_size.iter().take(PACKS_MAX / 2).map(|(_, pack)| *pack));
+        }
+        moved
     }
 
     fn table(&self, packs: &Packs, places: &[Place]) -> Vec<u8> {

@@ -41,7 +41,7 @@ pub use contents::{BYTES_PER_FUEL, FUEL_PER_CHUNK_RELEASED, Released};
 pub use disk::{Call, Disk, ENTRY_BYTES, FUEL_PER_ENTRY_CHANGE, HARD_LINKS_MAX};
 pub use entries::OpenHow;
 pub use error::{Error, Result};
-pub use export::{Export, PACK_PARTS_MAX};
+pub use export::{Export, PACK_PARTS_MAX, PACKS_MAX};
 pub use files::{Listing, READ_BYTES_MAX, SetTimes};
 pub use import::{ImportError, Imported, Origin, check_table};
 pub use inode::{Ino, Stat, Times, Type};

@@ -120,8 +120,9 @@ const SNAPSHOT: &str = "snapshot";
 /// When a deadline is due that the clock cannot express.
 const DEADLINE_FAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// The most bytes of removed files that are dropped at once on a guest's thread.
-const RELEASED_BYTES_MAX: u64 = 1024 * 1024;
+/// The fuel of a call, at most, after which what it removed or wrote in vain is dropped on a guest's thread: to make it
+/// took as long.
+const DROPPED_FUEL_MAX: u64 = 1_000_000;
 
 /// A store and the instance of the workload in it.
 pub struct Instance {
@@ -152,7 +153,7 @@ impl Instance {
         let mut turns = Turns::default();
         let mut store = new_store(program.engine(), secret, allowance, disk, Arc::clone(&turns.is_long));
         let instantiated = turns.run(allowance.inputs.deadline(), entry::instantiate(program, &mut store)).await;
-        store.data_mut().wasi.leave();
+        store.data_mut().wasi.leave(true);
         match instantiated {
             Ok(vm) => Ok(Self { store, vm, turns, is_dead: false }),
             Err(error) => Err(MoveError::Instantiate(match cause_of(&error, allowance) {
@@ -231,8 +232,9 @@ impl Instance {
         }
     }
 
-    /// Restores `snapshot` into this instance, which must be fresh. The disk becomes that of the snapshot first, whatever
-    /// the start functions wrote, and what `restore` itself writes is kept. Returns the fuel that it burnt.
+    /// Restores `snapshot` into this instance, which must be fresh. The disk is that of the snapshot afterwards, whatever
+    /// the start functions and `restore` itself wrote: otherwise the disk would depend on how often the service was
+    /// moved. Returns the fuel that it burnt.
     ///
     /// # Errors
     /// Any [`MoveError`]; the instance is unusable afterwards.
@@ -247,7 +249,10 @@ impl Instance {
         self.store.data_mut().state = StateStream::Closed;
         let (fuel_used, called) = self.leave(allowance, called);
         match called {
-            Ok(Ok(())) => Ok(fuel_used),
+            Ok(Ok(())) => {
+                self.store.data_mut().wasi.set_disk(snapshot.disk().clone());
+                Ok(fuel_used)
+            }
             Ok(Err(text)) => Err(MoveError::refused(PHASE, &text)),
             Err(cause) => Err(MoveError::Failed { phase: PHASE, cause }),
         }
@@ -300,10 +305,15 @@ impl Instance {
     }
 
     fn leave<T>(&mut self, allowance: Allowance, called: wasmtime::Result<T>) -> (u64, Result<T, Cause>) {
-        self.store.data_mut().wasi.leave();
-        drop_released(self.store.data_mut().wasi.take_released());
+        // What the call left open is closed at its expense.
+        let wasi = &mut self.store.data_mut().wasi;
+        let undone = wasi.leave(called.is_ok());
+        let released = wasi.take_released();
         let fuel_left = self.store.get_fuel().expect("the engine consumes fuel");
         let fuel_used = (allowance.fuel - fuel_left).saturating_add(self.store.data_mut().collect_charges());
+        if fuel_used > DROPPED_FUEL_MAX {
+            drop_elsewhere((undone, released));
+        }
         match called {
             // Host calls are charged when they are made, but the guest's own fuel check does not include them. The
             // guest may have finished on fuel that its host calls had already used up.
@@ -317,12 +327,10 @@ impl Instance {
     }
 }
 
-/// Drops chunks of removed files. Many are dropped on a blocking thread, because that takes milliseconds.
-fn drop_released(released: Released) {
-    if released.bytes() > RELEASED_BYTES_MAX
-        && let Ok(runtime) = tokio::runtime::Handle::try_current()
-    {
-        runtime.spawn_blocking(move || drop(released));
+/// Drops chunks of files on a blocking thread, because many take milliseconds.
+fn drop_elsewhere(chunks: (Option<Disk>, Released)) {
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        runtime.spawn_blocking(move || drop(chunks));
     }
 }
 

@@ -135,6 +135,15 @@ pub enum RehydrateError {
         /// A clause about the queries that ran before it, or an empty string.
         queries: String,
     },
+    /// The replies are the same, but not the disk.
+    #[error(
+        "the replay diverged: after sequence {sequence} its disk differs from that of the service, with the same replies; \
+         the workload is not deterministic"
+    )]
+    DiskDiverged {
+        /// The sequence number of the last transaction.
+        sequence: Sequence,
+    },
     /// A query, or a transaction with an accepted divergence, ended an instance that had already run. A replay from the
     /// snapshot can omit it.
     #[error(

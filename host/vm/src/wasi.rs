@@ -215,9 +215,9 @@ impl Wasi {
         self.files.enter(self.now_ns, mark, limit_bytes, self.phase);
     }
 
-    /// Ends the call.
-    pub(crate) fn leave(&mut self) {
-        self.files.leave();
+    /// Ends the call, which `is_finished` or was cut off. Returns the disk that its writes made, if they are undone.
+    pub(crate) fn leave(&mut self, is_finished: bool) -> Option<Disk> {
+        self.files.leave(is_finished)
     }
 
     /// Returns the virtual disk as it is between two calls.

@@ -23,7 +23,7 @@ use lifeboat_journal::frame::RecordNumber;
 use lifeboat_journal::recovery::{Found, Integrity, RecordRange, Recovery};
 use lifeboat_journal::storage::Storage;
 use lifeboat_vm::snapshot::Snapshot;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The contents that were found in a directory.
@@ -197,13 +197,33 @@ pub(super) struct Gathering {
 
 impl Gathering {
     /// Begins to read a directory. A host needs at most the older of two snapshots, and records before it are not held,
-    /// unless `reaches_back` asks for all of them. `only` leaves out all services but one.
+    /// unless `reaches_back` asks for all of them.
     pub(super) fn new(
+        storage: &dyn Storage,
+        catalog: &Catalog,
+        whole: Option<&Name>,
+        reaches_back: bool,
+    ) -> Result<Self, DataError> {
+        Self::begin(storage, catalog, None, whole, reaches_back, &BTreeSet::new())
+    }
+
+    /// Begins to read what a host needs of one service, without the files of snapshots in `left_out`.
+    pub(super) fn of_one(
+        storage: &dyn Storage,
+        catalog: &Catalog,
+        service: &Name,
+        left_out: &BTreeSet<String>,
+    ) -> Result<Self, DataError> {
+        Self::begin(storage, catalog, Some(service), None, false, left_out)
+    }
+
+    fn begin(
         storage: &dyn Storage,
         catalog: &Catalog,
         only: Option<&Name>,
         whole: Option<&Name>,
         reaches_back: bool,
+        left_out: &BTreeSet<String>,
     ) -> Result<Self, DataError> {
         let mut services: BTreeMap<Name, FoundService> = BTreeMap::new();
         for (name, entry) in catalog.services()?.into_iter().filter(|(name, _)| only.is_none_or(|only| only == name)) {
@@ -228,7 +248,7 @@ impl Gathering {
         files.sort_unstable();
         let orphans = only.is_none().then(|| Search::new(catalog, services.keys(), &files)).transpose()?;
         // Newest first.
-        for name in files.into_iter().rev() {
+        for name in files.into_iter().rev().filter(|name| !left_out.contains(name)) {
             let Some(found) = service_of(&name).and_then(|service| services.get_mut(&service)) else { continue };
             match snapshot_file::check(storage, &name) {
                 Ok(Checked { header, packs })

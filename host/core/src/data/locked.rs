@@ -143,7 +143,7 @@ impl Locked {
     /// # Errors
     /// [`DataError`]. Damage is not an error: the [`Contents`] report it.
     pub fn read(&self, whole: Option<&Name>) -> Result<Contents, DataError> {
-        let mut gathering = contents::Gathering::new(&*self.storage, &self.catalog, None, whole, true)?;
+        let mut gathering = contents::Gathering::new(&*self.storage, &self.catalog, whole, true)?;
         let recovery = self.inspect(&mut |found| gathering.add(found))?;
         gathering.finish(recovery)
     }
@@ -156,7 +156,7 @@ impl Locked {
         let Self { storage, lock, catalog } = self;
         let seal = catalog.seal()?;
         let origin = if catalog.is_journal_in_use()? { Origin::Existing(seal) } else { Origin::Create };
-        let mut gathering = contents::Gathering::new(&*storage, &catalog, None, None, false)?;
+        let mut gathering = contents::Gathering::new(&*storage, &catalog, None, false)?;
         let journal = Options { segment_bytes: options.segment_bytes, ..Options::new(catalog.directory()) };
         let (log, recovery) = Log::open(Arc::clone(&storage), journal, origin, &mut |found| gathering.add(found))?;
         let contents = gathering.finish(recovery)?;

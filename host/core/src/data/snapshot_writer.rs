@@ -246,28 +246,37 @@ impl Retention {
     /// that cannot be removed take room, and harm nothing.
     async fn prune(&self) -> Result<(), SnapshotFileError> {
         let storage = Arc::clone(self.directory.storage());
-        let oldest = self.kept.front().map_or(RecordNumber(0), |oldest| oldest.record);
+        let retained: Vec<RecordNumber> = self.kept.iter().map(|kept| kept.record).collect();
         let (service, packs) = (self.service.clone(), self.packs());
-        joined(tokio::task::spawn_blocking(move || prune(&*storage, &service, oldest, &packs))).await
+        joined(tokio::task::spawn_blocking(move || prune(&*storage, &service, &retained, &packs))).await
     }
 }
 
-/// Removes the snapshots of `service` before record `oldest`, in whatever state their files are, and then all of its
-/// packs except `packs`.
+/// Removes the snapshots of `service` before the oldest of the `retained` records, in whatever state their files are,
+/// and those between retained ones, whose packs may be gone. Then removes all of its packs except `packs`.
 ///
 /// # Errors
 /// The first that failed: the others are removed nevertheless. If a snapshot cannot be removed, all packs stay: it may
 /// refer to them.
-fn prune(storage: &dyn Storage, service: &Name, oldest: RecordNumber, packs: &Packs) -> Result<(), SnapshotFileError> {
+fn prune(
+    storage: &dyn Storage,
+    service: &Name,
+    retained: &[RecordNumber],
+    packs: &Packs,
+) -> Result<(), SnapshotFileError> {
+    let [oldest, newest] = [retained.first(), retained.last()].map(|record| record.copied().unwrap_or_default());
+    let is_old = |name: &str, record: RecordNumber| {
+        record < oldest || record < newest && name.ends_with(".snapshot") && !retained.contains(&record)
+    };
     let failed = |name: &str, action| {
         let name = name.to_owned();
         move |source| SnapshotFileError::Storage { name, action, source }
     };
-    let retained = snapshot_file::file_name(service, oldest);
+    let oldest_name = snapshot_file::file_name(service, oldest);
     let (mut is_changed, mut result, mut old_packs) = (false, Ok(()), Vec::new());
-    for name in storage.list().map_err(failed(&retained, "list the snapshots before"))? {
+    for name in storage.list().map_err(failed(&oldest_name, "list the snapshots before"))? {
         match parse(&name) {
-            Some(file) if file.service == &**service && !file.is_pack && file.record < oldest => {
+            Some(file) if file.service == &**service && !file.is_pack && is_old(&name, file.record) => {
                 let removed = storage.remove(&name);
                 is_changed |= removed.is_ok();
                 result = result.and(removed.map_err(failed(&name, "remove")));
@@ -279,7 +288,7 @@ fn prune(storage: &dyn Storage, service: &Name, oldest: RecordNumber, packs: &Pa
         }
     }
     if is_changed {
-        result = result.and(storage.sync_directory().map_err(failed(&retained, "sync the directory of")));
+        result = result.and(storage.sync_directory().map_err(failed(&oldest_name, "sync the directory of")));
     }
     // A crash may bring back a snapshot whose removal is not durable, and it needs its packs.
     if result.is_err() || old_packs.is_empty() {
@@ -289,7 +298,7 @@ fn prune(storage: &dyn Storage, service: &Name, oldest: RecordNumber, packs: &Pa
         let failed = |source| SnapshotFileError::Pack { name: name.clone(), action: "remove", source };
         result = result.and(storage.remove(&name).map_err(failed));
     }
-    result.and(storage.sync_directory().map_err(failed(&retained, "sync the directory of")))
+    result.and(storage.sync_directory().map_err(failed(&oldest_name, "sync the directory of")))
 }
 
 /// Returns whether `file` is a snapshot or a pack of `service`, whatever state it is in.
@@ -342,14 +351,14 @@ mod tests {
             storage.create(&pack(number)).expect("a new one");
         }
         let packs = Packs::from([(2, 0), (5, 0)]);
-        let error = prune(&storage, &bank, RecordNumber(5), &packs).expect_err("two of four");
+        let error = prune(&storage, &bank, &[RecordNumber(5)], &packs).expect_err("two of four");
         assert!(error.to_string().contains(&name(2)), "{error}");
         let storage = storage.crash();
         let (left_packs, left): (Vec<_>, Vec<_>) =
             storage.list().expect("lists").into_iter().partition(|it| is_pack(it));
         assert_eq!(left, [name(2), name(3), name(5)], "the removal of the others is synced");
         assert_eq!(left_packs.len(), 5, "a snapshot that is still there may need them");
-        prune(&storage, &bank, RecordNumber(5), &packs).expect("no fault is left");
+        prune(&storage, &bank, &[RecordNumber(5)], &packs).expect("no fault is left");
         assert_eq!(storage.crash().list().expect("lists"), [pack(2), pack(5), name(5)]);
     }
 }

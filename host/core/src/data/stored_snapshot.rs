@@ -38,7 +38,9 @@ pub(crate) fn write(
     // A pack of this number would belong to the snapshot that exists.
     snapshot_file::check_absent(storage, &name)?;
     header.sections = Section::of(snapshot);
-    let export = (!snapshot.disk().is_untouched()).then(|| snapshot.disk().export(number, packs));
+    // Chunks of a pack that somebody removed or damaged are written once more: they are still in memory.
+    let export = || snapshot.disk().export(number, &disk::present(storage, &service, packs));
+    let export = (!snapshot.disk().is_untouched()).then(export);
     if let Some(export) = &export {
         disk::write_pack(storage, &service, number, export)?;
         header.sections.push(Section::of_table(export.table()));

@@ -361,14 +361,15 @@ impl Service {
         if is_under_way {
             // The failover in progress did not cure the exhaustion, so the next failover needs an SLA failure of its
             // own.
+            let usage = exhausted_usage(self, &last);
             self.fail_sla(exhausted, usage, &work.id);
         }
+        let mut tried: Vec<Arc<Size>> = Vec::new();
         let mut candidates = match exhausted {
             Resource::Cpu if had_full_tank => VecDeque::new(),
             Resource::Cpu => VecDeque::from([Arc::clone(&self.vm.size)]),
-            Resource::Memory | Resource::Disk => self.candidates(exhausted, memory_before_bytes).await?,
+            Resource::Memory | Resource::Disk => self.candidates(exhausted, memory_before_bytes).await?.0,
         };
-        let mut tried: Vec<Arc<Size>> = Vec::new();
         while let Some(size) = candidates.pop_front() {
             if self.vm.instance.is_dead() {
                 self.roll_back().await.map_err(|stopped| stopped.denial(&self.name))?;
@@ -399,9 +400,14 @@ impl Service {
                     let was_cpu = exhausted == Resource::Cpu;
                     exhausted = level;
                     self.roll_back().await.map_err(|stopped| stopped.denial(&self.name))?;
-                    candidates = self.candidates(level, memory_before_bytes).await?;
-                    // Of the same size, the store is compact only now.
-                    candidates.retain(|size| was_cpu || !tried.contains(size));
+                    let is_compacted;
+                    (candidates, is_compacted) = self.candidates(level, memory_before_bytes).await?;
+                    // In a compact store, or with a full tank, a size that did not suffice may suffice. Each happens
+                    // once.
+                    if is_compacted || was_cpu {
+                        tried.clear();
+                    }
+                    candidates.retain(|size| !tried.contains(size));
                 }
             }
         }
@@ -411,32 +417,32 @@ impl Service {
 
     /// Returns the sizes in which a transaction that exhausted `level` may have enough of it: each size with more of it
     /// that has room. For memory, the same size is among them if compaction brings the level below
-    /// `memory_before_bytes`, and the store is left compacted, if possible.
-    async fn candidates(&mut self, level: Resource, memory_before_bytes: u64) -> Result<VecDeque<Arc<Size>>, Denial> {
+    /// `memory_before_bytes`, and the store is left compacted, if possible. Returns also whether it was compacted now.
+    async fn candidates(
+        &mut self,
+        level: Resource,
+        memory_before_bytes: u64,
+    ) -> Result<(VecDeque<Arc<Size>>, bool), Denial> {
         let mut candidates = VecDeque::new();
-        if level == Resource::Memory {
-            self.compact().await?;
-        }
+        let is_compacted = level == Resource::Memory && self.compact().await?;
         if level == Resource::Memory && self.vm.instance.memory_bytes() < memory_before_bytes {
             candidates.push_back(Arc::clone(&self.vm.size));
         }
         let (fleet, limit) = (&self.context.fleet, self.vm.size.levels().of(level));
         let larger = self.policy.larger(&self.vm.size).filter(|size| size.levels().of(level) > limit);
         candidates.extend(larger.filter(|size| fleet.has_room(&self.vm.lease, size)).cloned());
-        Ok(candidates)
+        Ok((candidates, is_compacted))
     }
 
     /// Restores the state into a fresh store, unless the store is one already, or the state cannot be exported now.
-    async fn compact(&mut self) -> Result<(), Denial> {
+    /// Returns whether that was done.
+    async fn compact(&mut self) -> Result<bool, Denial> {
         // A store that was restored and has replayed nothing is compact already.
-        let is_compact = !self.snapshots.has_tail();
-        if !is_compact
-            && self.may_export()
-            && let Err(stopped) = self.take_snapshot().await
-        {
-            return Err(stopped.denial(&self.name));
+        if !self.snapshots.has_tail() || !self.may_export() {
+            return Ok(false);
         }
-        Ok(())
+        let moved = self.take_snapshot().await.map_err(|stopped| stopped.denial(&self.name))?;
+        Ok(moved == Moved::Fresh)
     }
 }
 

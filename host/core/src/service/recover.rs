@@ -17,9 +17,10 @@ use lifeboat_api::size::Size;
 use lifeboat_disk::Packs;
 use lifeboat_journal::frame::RecordNumber;
 use lifeboat_journal::storage::Storage;
+use lifeboat_vm::engine::joined;
 use lifeboat_vm::rehydrate::{RehydrateError, Rehydrated, ReplayContext, rehydrate, replay_fuel};
 use lifeboat_vm::snapshot::Snapshot;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 use thiserror::Error;
@@ -116,12 +117,13 @@ impl Service {
             accepted_divergences: &spec.accepted_divergences,
             maintenance: context.maintenance,
         };
+        let mut damaged = BTreeMap::new();
         let base = loop {
-            match base(&**directory.storage(), &found, replay_context, &context).await {
-                // Every snapshot that was found had a damaged disk, and has another name now. Without these, the journal
-                // may still lead from its beginning to the same state. Each round sets aside at least one file.
+            match base(&directory, &found, replay_context, &context, &mut damaged).await {
+                // Every snapshot that was found has a damaged disk. Without these, the journal may still lead from its
+                // beginning to the same state. Each round leaves out at least one more file.
                 Err(RecoverError::Data(DataError::Snapshot(error))) if error.is_damage() => {
-                    match directory.find(&spec.name).await? {
+                    match directory.find_without(&spec.name, damaged.keys().cloned().collect()).await? {
                         Some(again) if again.standing.is_ok() => found = again,
                         _ => return Err(DataError::from(error).into()),
                     }
@@ -129,6 +131,11 @@ impl Service {
                 base => break base?,
             }
         };
+        // Only now another state takes their place.
+        for (file, reason) in damaged {
+            set_aside(&**directory.storage(), &file)?;
+            (context.events)(&Event::SnapshotDamaged { service: spec.name.clone(), file, reason });
+        }
         let Base { found: base, snapshot, forgotten, tail, rehydrated } = base;
         let Rehydrated { instance, replayed_transactions, fuel_used, .. } = rehydrated;
         drop(permit);
@@ -226,23 +233,25 @@ struct Base {
     rehydrated: Rehydrated,
 }
 
-/// Rehydrates from the newest snapshot that can be restored.
+/// Rehydrates from the newest snapshot that can be restored. Adds the files of damaged ones, and the damage of each.
 async fn base(
-    storage: &dyn Storage,
+    directory: &Arc<DataDirectory>,
     found: &FoundService,
     replay_context: ReplayContext<'_>,
     context: &ServiceContext,
+    damaged_files: &mut BTreeMap<String, String>,
 ) -> Result<Base, RecoverError> {
     let (mut unusable, mut damaged) = (None, None);
     for candidate in found.usable() {
-        let (snapshot, forgotten) = match candidate.load_all(storage) {
+        // A disk may take seconds to read.
+        let (of_thread, snapshot) = (Arc::clone(directory), candidate.clone());
+        let loading = tokio::task::spawn_blocking(move || snapshot.load_all(&**of_thread.storage()));
+        let (snapshot, forgotten) = match joined(loading).await {
             Ok(loaded) => loaded,
             // The chunks of its disk are read only here.
             Err(DataError::Snapshot(error)) if error.is_damage() => {
                 if let Some(file) = &candidate.file {
-                    set_aside(storage, file)?;
-                    let (service, file, reason) = (found.name.clone(), file.clone(), error.to_string());
-                    (context.events)(&Event::SnapshotDamaged { service, file, reason });
+                    damaged_files.insert(file.clone(), error.to_string());
                 }
                 damaged = Some(DataError::Snapshot(error));
                 continue;

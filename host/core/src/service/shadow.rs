@@ -21,6 +21,7 @@ use lifeboat_api::event::FailoverCause;
 use lifeboat_api::id::Sequence;
 use lifeboat_api::sla::FailoverMode;
 use lifeboat_api::transaction::Kind;
+use lifeboat_disk::Disk;
 use lifeboat_journal::frame::RecordNumber;
 use lifeboat_vm::engine::joined;
 use lifeboat_vm::rehydrate::{INSTANTIATE_OVERHEAD_FUEL, RehydrateError, Rehydrated, rehydrate, replay_fuel, restore};
@@ -332,14 +333,15 @@ impl Restraint {
 }
 
 /// The first round: brings up a VM. With `exports`, exports the state after `at` there, and continues in a VM that is
-/// restored from that export.
+/// restored from that export. The disk of the serving VM at that time must be the same: otherwise the guest is not
+/// deterministic, although its replies are.
 async fn bring_up(
     terms: Arc<ReplayTerms>,
     permit: impl Future<Output = OwnedSemaphorePermit>,
     snapshot: Arc<Snapshot>,
     (tail, through): (Vec<TailEntry>, RecordNumber),
     at: (Sequence, Timestamp),
-    exports: Option<Allowance>,
+    exports: Option<(Allowance, Disk)>,
     progress: Arc<Progress>,
 ) -> Result<Caught, RehydrateError> {
     let permit = permit.await;
@@ -353,8 +355,13 @@ async fn bring_up(
         replayed => replayed?,
     }
     let mut exported = None;
-    if let Some(allowance) = exports {
+    if let Some((allowance, serving)) = exports {
         let (sequence, timestamp) = at;
+        let replayed = rehydrated.instance.disk().clone();
+        let is_same = tokio::task::spawn_blocking(move || serving.digest() == replayed.digest());
+        if !joined(is_same).await {
+            return Err(RehydrateError::DiskDiverged { sequence });
+        }
         let export = rehydrated.instance.snapshot(sequence, timestamp, allowance);
         let (snapshot, export_fuel) = progress.track(export, |(_, fuel)| *fuel).await?;
         let snapshot = Arc::new(snapshot);
@@ -460,7 +467,7 @@ impl Service {
         let work_fuel = replay_fuel(&tail.0).saturating_add(self.snapshots.fuel().saturating_mul(restores));
         let first = FirstRound::new(room, work_fuel);
         let begun = exports.then(|| self.begin_snapshot());
-        let exports = exports.then(|| self.export_allowance());
+        let exports = exports.then(|| (self.export_allowance(), self.vm.instance.disk().clone()));
         let fleet = Arc::clone(&self.context.fleet);
         let permit = async move { fleet.maintenance_store().await };
         let at = (self.last_sequence, self.clock.last());

@@ -11,7 +11,7 @@ use lifeboat_api::event::JournalFill;
 use lifeboat_api::id::{Epoch, Sequence, VmId};
 use lifeboat_api::meter::Meter;
 use lifeboat_api::name::Name;
-use lifeboat_api::size::{Bytes as ByteCount, BytesBeside, Size};
+use lifeboat_api::size::{Bytes as ByteCount, BytesBeside, DISK_BYTES_MAX, DISK_BYTES_MIN, Size};
 use lifeboat_api::sla::{FailoverMode, Thresholds};
 use lifeboat_vm::engine::{EngineError, Program};
 use lifeboat_vm::instance::MoveError;
@@ -157,6 +157,17 @@ pub enum LaunchError {
         bytes: u64,
         /// The memory of the largest slot, in bytes.
         largest_bytes: u64,
+    },
+    /// The disk of a size is too large or too small for this host.
+    #[error(
+        "size '{size}' has a disk of {}, a disk has {} to {}; choose another size",
+        ByteCount(*bytes), ByteCount(DISK_BYTES_MIN), ByteCount(DISK_BYTES_MAX)
+    )]
+    Disk {
+        /// The name of the size.
+        size: String,
+        /// The disk of the size, in bytes.
+        bytes: u64,
     },
     /// The workload cannot be compiled.
     #[error(transparent)]

@@ -11,7 +11,7 @@ use lifeboat_disk::{
     TableError, check_table,
 };
 use lifeboat_journal::storage::{Storage, StorageFile};
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::io;
 
 /// Returns the name of a pack's file. Packs are numbered by the records of the snapshots that they were written with.
@@ -57,11 +57,16 @@ pub(super) fn check(
     table: &[u8],
 ) -> Result<Packs, SnapshotFileError> {
     let packs = check_table(table).map_err(|error| table_error(name, &error))?;
-    let mut files = PackFiles::new(storage, name, service);
     for (number, bytes) in &packs {
-        files.open(*number, *bytes)?;
+        drop(open_pack(storage, name, service, *number, *bytes)?);
     }
     Ok(packs)
+}
+
+/// Returns those of `packs` that are there, with their numbers and lengths.
+pub(crate) fn present(storage: &dyn Storage, service: &Name, packs: &Packs) -> Packs {
+    let is_there = |(number, bytes): &(&u64, &u64)| open_pack(storage, "", service, **number, **bytes).is_ok();
+    packs.iter().filter(is_there).map(|(number, bytes)| (*number, *bytes)).collect()
 }
 
 /// Reads the disk of a snapshot from its table and the packs beside it.
@@ -74,11 +79,8 @@ pub(super) fn import(
     service: &Name,
     table: &[u8],
 ) -> Result<Imported, SnapshotFileError> {
-    let packs = check_table(table).map_err(|error| table_error(name, &error))?;
-    let mut files = PackFiles::new(storage, name, service);
-    for (number, bytes) in &packs {
-        files.open(*number, *bytes)?;
-    }
+    check(storage, name, service, table)?;
+    let mut files = PackFiles { storage, service, open: VecDeque::new() };
     let read_chunk = |place: Place, bytes: usize, _: &Hash| files.read(place, bytes);
     Disk::import(table, Origin::OwnPacks, read_chunk).map_err(|error| import_error(name, service, error))
 }
@@ -107,64 +109,86 @@ pub(super) fn check_chunks(
     service: &Name,
     table: &[u8],
 ) -> Result<(), SnapshotFileError> {
+    for (number, bytes) in &check(storage, name, service, table)? {
+        let (file, header) = open_pack(storage, name, service, *number, *bytes)?;
+        let range = header.index_range();
+        let mut index = vec![0; usize::try_from(range.end - range.start).expect("a pack's chunks are on one disk")];
+        let failed = |source| SnapshotFileError::Pack { name: pack_name(service, *number), action: "read", source };
+        file.read_exact_at(range.start, &mut index).map_err(failed)?;
+        header.read_index(&index).map_err(|error| SnapshotFileError::Disk {
+            name: name.to_owned(),
+            reason: format!("pack '{}': {error}", pack_name(service, *number)),
+        })?;
+    }
     // A disk is at most a size's, which the host has memory for.
     import(storage, name, service, table).map(drop)
 }
 
-/// The open packs of a service.
+/// The most packs that are open at once while a disk is read.
+const OPEN_PACKS_MAX: usize = 16;
+
+/// The packs of a service, those that were read last open.
 struct PackFiles<'a> {
     storage: &'a dyn Storage,
-    /// The file of the snapshot that refers to them.
-    snapshot: &'a str,
     service: &'a Name,
-    files: BTreeMap<u64, Box<dyn StorageFile>>,
+    open: VecDeque<(u64, Box<dyn StorageFile>)>,
 }
 
-impl<'a> PackFiles<'a> {
-    fn new(storage: &'a dyn Storage, snapshot: &'a str, service: &'a Name) -> Self {
-        Self { storage, snapshot, service, files: BTreeMap::new() }
-    }
-
-    /// Opens a pack, and checks its header against its number and the length of its chunks.
-    fn open(&mut self, number: u64, chunk_bytes: u64) -> Result<(), SnapshotFileError> {
-        let name = pack_name(self.service, number);
-        let snapshot = self.snapshot;
-        let wrong = |reason: String| SnapshotFileError::Disk {
-            name: snapshot.to_owned(),
-            reason: format!("pack '{name}': {reason}"),
-        };
-        let failed = |action, source| SnapshotFileError::Pack { name: name.clone(), action, source };
-        let file = self.storage.open(&name).map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => wrong("it is missing".into()),
-            _ => failed("open", source),
-        })?;
-        let found_bytes = file.bytes().map_err(|source| failed("read", source))?;
-        let mut head = [0; PACK_HEADER_BYTES];
-        let head = &mut head[..PACK_HEADER_BYTES.min(usize::try_from(found_bytes).unwrap_or(usize::MAX))];
-        file.read_exact_at(0, head).map_err(|source| failed("read", source))?;
-        let header = PackHeader::read(head).map_err(|error| match error {
-            PackError::FutureVersion { .. } => {
-                SnapshotFileError::FutureDisk { name: name.clone(), reason: error.to_string() }
-            }
-            error => wrong(error.to_string()),
-        })?;
-        if header.number() != number || header.chunk_bytes() != chunk_bytes {
-            let (found, bytes) = (header.number(), header.chunk_bytes());
-            return Err(wrong(format!("it is pack {found} with chunks of {bytes} bytes, expected are {chunk_bytes}")));
+impl PackFiles<'_> {
+    fn read(&mut self, place: Place, bytes: usize) -> io::Result<Vec<u8>> {
+        if !self.open.iter().any(|(number, _)| *number == place.pack) {
+            let file = self.storage.open(&pack_name(self.service, place.pack))?;
+            self.open.truncate(OPEN_PACKS_MAX - 1);
+            self.open.push_front((place.pack, file));
         }
-        if header.file_bytes() != found_bytes {
-            return Err(wrong(format!("it has {found_bytes} bytes, expected are {}", header.file_bytes())));
-        }
-        self.files.insert(number, file);
-        Ok(())
-    }
-
-    fn read(&self, place: Place, bytes: usize) -> io::Result<Vec<u8>> {
-        let file = self.files.get(&place.pack).ok_or(io::ErrorKind::NotFound)?;
+        let (_, file) = self.open.iter().find(|(number, _)| *number == place.pack).ok_or(io::ErrorKind::NotFound)?;
         let mut chunk = vec![0; bytes];
         file.read_exact_at(place.offset, &mut chunk)?;
         Ok(chunk)
     }
+}
+
+/// Opens a pack, and checks its header against its number and the length of its chunks. `snapshot` is the file that
+/// refers to it.
+fn open_pack(
+    storage: &dyn Storage,
+    snapshot: &str,
+    service: &Name,
+    number: u64,
+    chunk_bytes: u64,
+) -> Result<(Box<dyn StorageFile>, PackHeader), SnapshotFileError> {
+    let name = pack_name(service, number);
+    let wrong = |reason: String| SnapshotFileError::Disk {
+        name: snapshot.to_owned(),
+        reason: format!("pack '{name}': {reason}"),
+    };
+    let failed = |action, source| SnapshotFileError::Pack { name: name.clone(), action, source };
+    let file = storage.open(&name).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => wrong("it is missing".into()),
+        io::ErrorKind::IsADirectory => wrong("it is a directory".into()),
+        _ => failed("open", source),
+    })?;
+    let found_bytes = file.bytes().map_err(|source| failed("read", source))?;
+    let mut head = [0; PACK_HEADER_BYTES];
+    let head = &mut head[..PACK_HEADER_BYTES.min(usize::try_from(found_bytes).unwrap_or(usize::MAX))];
+    file.read_exact_at(0, head).map_err(|source| failed("read", source))?;
+    let header = PackHeader::read(head).map_err(|error| match error {
+        PackError::FutureVersion { .. } => {
+            SnapshotFileError::FutureDisk { name: name.clone(), reason: error.to_string() }
+        }
+        error => wrong(error.to_string()),
+    })?;
+    if header.number() != number {
+        return Err(wrong(format!("it is pack {}", header.number())));
+    }
+    if header.chunk_bytes() != chunk_bytes {
+        let found = header.chunk_bytes();
+        return Err(wrong(format!("it has chunks of {found} bytes, expected are {chunk_bytes}")));
+    }
+    if header.file_bytes() != found_bytes {
+        return Err(wrong(format!("it has {found_bytes} bytes, expected are {}", header.file_bytes())));
+    }
+    Ok((file, header))
 }
 
 fn table_error(name: &str, error: &TableError) -> SnapshotFileError {

@@ -1,7 +1,7 @@
 //! What long runs write and keep.
 
 use crate::store::Store;
-use lifeboat_disk::{CHUNK_BYTES, Call, Disk, Hash, Ino, Mark, OpenHow, Origin, PACK_PARTS_MAX, Packs};
+use lifeboat_disk::{CHUNK_BYTES, Call, Disk, Hash, Ino, Mark, OpenHow, Origin, PACK_PARTS_MAX, PACKS_MAX, Packs};
 
 const CHUNK: u64 = CHUNK_BYTES as u64;
 
@@ -197,4 +197,25 @@ fn a_pack_with_the_number_of_a_known_one_does_not_count_on_it() {
     disk.write(file, CHUNK, &bytes(2)).expect("there is room");
     // The caller is about to replace pack 1.
     assert_eq!(disk.export(1, &packs).new_bytes(), 2 * CHUNK);
+}
+
+#[test]
+fn the_number_of_packs_has_a_bound() {
+    let mut disk = Disk::new(0);
+    let (mut packs, mut written, mut new) = (Packs::new(), 0, 0);
+    for snapshot in 1..2_000 {
+        disk.enter(Call { now_ns: 0, mark: Mark::new(snapshot, 1), limit_bytes: 1 << 30, is_read_only: false });
+        let how = OpenHow { create: true, write: true, ..OpenHow::default() };
+        let (ino, _) = disk.open_at(Ino::ROOT, &snapshot.to_string(), how).expect("there is room");
+        disk.write(ino, 0, format!("{snapshot}").repeat(100).as_bytes()).expect("there is room");
+        disk.close_all();
+        let export = disk.export(snapshot, &packs);
+        written += export.new_bytes() + export.moved_bytes();
+        new += export.new_bytes();
+        packs = export.packs().clone();
+        export.commit();
+        assert!(packs.len() <= PACKS_MAX + 1, "{}", packs.len());
+    }
+    // A byte moves to a larger pack each time.
+    assert!(written < 5 * new, "{written} bytes of {new}");
 }

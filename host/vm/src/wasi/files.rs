@@ -176,7 +176,7 @@ impl Files {
 
     /// Begins a call at `now_ns` with a quota of `limit_bytes`. What an earlier call has left open is stale from now on.
     pub(super) fn enter(&mut self, now_ns: u64, mark: Mark, limit_bytes: u64, phase: Phase) {
-        self.leave();
+        self.leave(false);
         self.call += 1;
         self.before = (phase == Phase::Query).then(|| self.disk.clone());
         let is_read_only = phase == Phase::Snapshot;
@@ -193,14 +193,13 @@ impl Files {
         }
     }
 
-    /// Ends a call: closes what it has left open, and undoes its writes if they are to be dropped.
-    pub(super) fn leave(&mut self) {
-        self.has_left_open |= self.open > 0;
+    /// Ends a call: closes what it has left open, and undoes its writes if they are to be dropped. Then it returns the
+    /// disk with these writes. A call that was cut off could not close anything.
+    pub(super) fn leave(&mut self, is_finished: bool) -> Option<Disk> {
+        self.has_left_open |= is_finished && self.open > 0;
         self.open = 0;
         self.disk.close_all();
-        if let Some(before) = self.before.take() {
-            self.disk = before;
-        }
+        self.before.take().map(|before| std::mem::replace(&mut self.disk, before))
     }
 
     pub(super) fn disk(&self) -> &Disk {

@@ -112,6 +112,14 @@ impl Directory {
             StateError::Rehydrate(RehydrateError::Diverged { sequence, .. }) => {
                 FindingError(format!("{error}; {}", self.way_on(service, sequence))).into()
             }
+            StateError::Data(DataError::Snapshot(ref damage)) if damage.is_damage() => {
+                let option = self.option();
+                FindingError(format!(
+                    "no state of '{service}' can be restored: {damage}; put the file back from a copy of the directory; \
+                     lifeboat data verify {option} {service} reports details"
+                ))
+                .into()
+            }
             StateError::Data(error) => graded(error),
             StateError::OutOfRange { ref service, .. } => {
                 let option = self.option();

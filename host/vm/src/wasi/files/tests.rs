@@ -9,7 +9,7 @@ const LIMIT_BYTES: u64 = 1024 * 1024;
 
 fn wasi() -> Wasi {
     let mut wasi = Wasi::new([7; 32], 10_000, Disk::new(0), LIMIT_BYTES);
-    wasi.leave();
+    wasi.leave(true);
     wasi
 }
 
@@ -75,7 +75,7 @@ fn read(wasi: &mut Wasi, root: &Resource<Descriptor>, path: &str) -> FileResult<
 fn what_a_transaction_writes_is_read_by_the_next() {
     let (mut wasi, root) = in_transaction();
     write(&mut wasi, &root, "a", b"text");
-    wasi.leave();
+    wasi.leave(true);
     enter(&mut wasi, Phase::Execute, 2);
     assert_eq!(read(&mut wasi, &root, "a").expect("it is there"), b"text");
 }
@@ -84,12 +84,12 @@ fn what_a_transaction_writes_is_read_by_the_next() {
 fn what_a_query_writes_is_dropped() {
     let (mut wasi, root) = in_transaction();
     write(&mut wasi, &root, "a", b"text");
-    wasi.leave();
+    wasi.leave(true);
     enter(&mut wasi, Phase::Query, 1);
     write(&mut wasi, &root, "a", b"TEXT");
     write(&mut wasi, &root, "b", b"more");
     assert_eq!(read(&mut wasi, &root, "a").expect("it is there"), b"TEXT");
-    wasi.leave();
+    wasi.leave(true);
     enter(&mut wasi, Phase::Execute, 2);
     assert_eq!(read(&mut wasi, &root, "a").expect("it is there"), b"text");
     assert_eq!(code(read(&mut wasi, &root, "b")), ErrorCode::NoEntry);
@@ -99,7 +99,7 @@ fn what_a_query_writes_is_dropped() {
 fn an_export_may_not_write() {
     let (mut wasi, root) = in_transaction();
     write(&mut wasi, &root, "a", b"text");
-    wasi.leave();
+    wasi.leave(true);
     enter(&mut wasi, Phase::Snapshot, 1);
     assert_eq!(code(open(&mut wasi, &root, "a", true)), ErrorCode::ReadOnly);
     assert_eq!(read(&mut wasi, &root, "a").expect("it is there"), b"text");
@@ -111,7 +111,7 @@ fn a_descriptor_of_an_earlier_call_is_stale() {
     let file = open(&mut wasi, &root, "a", true).expect("it opens");
     let entries = wasi.read_directory(again(&root)).expect("a listing");
     let stream = wasi.append_via_stream(again(&file)).expect("a stream");
-    wasi.leave();
+    wasi.leave(true);
     enter(&mut wasi, Phase::Execute, 2);
     assert_eq!(code(types::HostDescriptor::write(&mut wasi, again(&file), vec![1], 0)), ErrorCode::BadDescriptor);
     assert_eq!(code(wasi.stat(again(&file))), ErrorCode::BadDescriptor);
@@ -129,13 +129,13 @@ fn a_descriptor_of_an_earlier_call_is_stale() {
 fn a_stale_drop_does_not_close_what_a_later_call_has_opened() {
     let (mut wasi, root) = in_transaction();
     let stale = open(&mut wasi, &root, "a", true).expect("it opens");
-    wasi.leave();
+    wasi.leave(true);
     enter(&mut wasi, Phase::Execute, 2);
     let file = open(&mut wasi, &root, "a", true).expect("it opens");
     wasi.unlink_file_at(again(&root), "a".into()).expect("it is there");
     types::HostDescriptor::drop(&mut wasi, stale).expect("a handle");
     types::HostDescriptor::write(&mut wasi, again(&file), b"text".to_vec(), 0).expect("it is still open");
-    wasi.leave();
+    wasi.leave(true);
     assert_eq!(wasi.disk().used_bytes(), 0, "the end of the call has released it");
 }
 
@@ -149,7 +149,7 @@ fn a_call_may_hold_only_so_many_files_open() {
     assert_eq!(code(wasi.read_via_stream(again(&files[0]), 0)), ErrorCode::InsufficientMemory);
     types::HostDescriptor::drop(&mut wasi, again(&files[0])).expect("a handle");
     assert_eq!(code(read(&mut wasi, &root, "b")), ErrorCode::NoEntry, "nothing was created for a refused descriptor");
-    wasi.leave();
+    wasi.leave(true);
     enter(&mut wasi, Phase::Execute, 2);
     assert!(open(&mut wasi, &root, "a", false).is_ok(), "stale descriptors do not count");
 }
