@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 const AFTER_HELP: &str = "\
-The built-in scenario has three machines, four services of different workloads and three users, and takes a few seconds.
+The built-in scenario has three machines, five services of different workloads and three users, and takes a few seconds.
 With --pace 500 it takes about ten, long enough to read the meters.
 A scenario of your own is a TOML file with [[machine]], [[size]], [[service]], [[user]] and [[traffic]] tables. Unknown
 keys are refused with their line.
