@@ -362,8 +362,7 @@ proptest! {
 }
 
 /// Writes two snapshots of a service, each with chunks of its own. Returns its documents.
-async fn two_snapshots(storage: &SimulatedStorage) -> BTreeMap<String, String> {
-    let rig = start(storage, FailoverMode::Direct).await;
+async fn two_snapshots_of(rig: &Rig) -> BTreeMap<String, String> {
     let mut documents = BTreeMap::new();
     for document in ["a", "b"] {
         let text = document.repeat(20_000);
@@ -372,6 +371,13 @@ async fn two_snapshots(storage: &SimulatedStorage) -> BTreeMap<String, String> {
         rig.snapshot("vault").await;
         rig.host.data().expect("durable").snapshots_written(&name("vault")).await.expect("written");
     }
+    documents
+}
+
+/// Writes two snapshots on a new storage, and a tail after them. Returns the documents.
+async fn two_snapshots(storage: &SimulatedStorage) -> BTreeMap<String, String> {
+    let rig = start(storage, FailoverMode::Direct).await;
+    let mut documents = two_snapshots_of(&rig).await;
     ok(&rig.send("vault", put("c", "the tail")).await);
     documents.insert("c".to_owned(), "the tail".to_owned());
     documents
@@ -473,14 +479,7 @@ async fn every_flipped_byte_of_a_pack_is_found() {
 async fn chunks_of_a_pack_that_vanished_are_written_again() {
     let storage = SimulatedStorage::new(3);
     let rig = start(&storage, FailoverMode::Direct).await;
-    let mut documents = BTreeMap::new();
-    for document in ["a", "b"] {
-        let text = document.repeat(20_000);
-        ok(&rig.send("vault", put(document, &text)).await);
-        documents.insert(document.to_owned(), text);
-        rig.snapshot("vault").await;
-        rig.host.data().expect("durable").snapshots_written(&name("vault")).await.expect("written");
-    }
+    let mut documents = two_snapshots_of(&rig).await;
     for pack in packs(&storage) {
         storage.remove(&pack).expect("it is there");
     }
