@@ -211,7 +211,7 @@ fn a_signal_ends_the_input_at_a_reported_line() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     for (signal, lines) in [("INT", 1), ("TERM", 2), ("HUP", 3)] {
         let data = folder.path().join(signal);
-        let mut running = lifeboat(["run", "--data"]).arg(data).arg(prebuilt("counter")).start();
+        let mut running = lifeboat(["run", "--data"]).arg(data).arg(prebuilt("counter")).listening_to_hangups().start();
         for line in 1..=lines {
             running.send("{\"add\":1}");
             assert_eq!(running.line(), Some(format!("{line}\n").into_bytes()));

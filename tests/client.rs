@@ -825,7 +825,7 @@ fn an_interrupted_batch_reports_how_to_continue() {
         ("HUP", vec![], "with 2 lines answered; the rest was not sent: continue with line 3"),
         ("TERM", vec!["--resume".into(), resume.display().to_string()], "the same command sends the rest"),
     ] {
-        let mut batch = rig.client(["batch", "count", "-"]).args(&options).start();
+        let mut batch = rig.client(["batch", "count", "-"]).args(&options).listening_to_hangups().start();
         for _ in 0..2 {
             batch.send("{\"json\":{\"add\":1}}");
             assert!(batch.line().is_some());

@@ -118,6 +118,15 @@ impl Lifeboat {
         self
     }
 
+    /// Listens to SIGHUP even if the tests themselves run under `nohup`, which has its children ignore it.
+    pub(crate) fn listening_to_hangups(mut self) -> Self {
+        let mut command = Command::new("env");
+        command.arg("--default-signal=HUP").arg(self.command.get_program()).args(self.command.get_args());
+        command.envs(self.command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        self.command = command;
+        self
+    }
+
     /// Sets the standard input for [`output`](Self::output).
     pub(crate) fn input(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.input = bytes.into();
