@@ -223,6 +223,89 @@ fn a_forgotten_password_is_replaced_where_the_data_is() {
 }
 
 #[test]
+fn files_of_a_service_are_listed_printed_and_copied() {
+    let rig = Rig::with_service("vault", "archive", &[]);
+    for (document, text) in [("a.txt", "the first"), ("b.txt", "the second")] {
+        let put = format!(r#"{{"put":{{"name":"{document}","text":"{text}"}}}}"#);
+        rig.client(["tx", "vault", &put]).output().exits(0);
+    }
+    let listed = rig.client(["disk", "ls", "vault", "/documents"]).output();
+    let lines: Vec<&str> = listed.exits(0).lines().collect();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines[0].starts_with("file  9   20") && lines[0].ends_with("Z  a.txt"), "{lines:?}");
+    assert!(listed.stderr.contains("2 entries; the disk of 'vault' uses "), "{}", listed.stderr);
+    let json = rig.client(["disk", "ls", "vault", "documents", "--json"]).output();
+    let entries: Vec<Value> = json.exits(0).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!((&entries[1]["name"], &entries[1]["bytes"]), (&"b.txt".into(), &10.into()));
+    assert_eq!(rig.client(["disk", "cat", "vault", "/documents/a.txt"]).output().exits(0), "the first");
+    let out = rig.folder.path().join("out");
+    let copied = rig.client(["disk", "export", "vault", "--out"]).arg(&out).output();
+    copied.exits(0);
+    assert!(copied.stderr.contains("out' has 2 files with 19 B"), "{}", copied.stderr);
+    let read = |path: &str| std::fs::read_to_string(out.join(path)).expect("it was copied");
+    assert_eq!((read("documents/a.txt"), read("documents/b.txt")), ("the first".into(), "the second".into()));
+    let modified = std::fs::metadata(out.join("documents/b.txt")).and_then(|file| file.modified()).expect("a time");
+    let modified = modified.duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_nanos();
+    let shown: lifeboat_api::clock::Utc = entries[1]["modified"].as_str().expect("text").parse().expect("a time");
+    assert_eq!(u128::from(shown.0.0), modified);
+    let missing = rig.client(["disk", "cat", "vault", "/none"]).output();
+    missing.exits_with_one_line(2, &["there is no file or directory '/none'"]);
+    let earlier = rig.client(["disk", "ls", "vault", "--at", "1"]).output();
+    earlier.exits_with_one_line(2, &["--at is an option for a data directory", "lifeboat data disk"]);
+    let stranger = rig.add_user("eve");
+    let refused = rig.client(["disk", "ls", "vault"]).env("LIFEBOAT_PROFILE", stranger).output();
+    refused.exits_with_one_line(1, &["observe"]);
+}
+
+#[test]
+fn a_service_is_deployed_with_the_files_of_directories() {
+    let rig = Rig::logged_in();
+    let host = rig.folder.path().join("site");
+    std::fs::create_dir_all(host.join("deep")).expect("created");
+    std::fs::write(host.join("index.html"), "<p>hello").expect("written");
+    std::fs::write(host.join("deep/a.txt"), "deep").expect("written");
+    std::os::unix::fs::symlink("../index.html", host.join("deep/link")).expect("linked");
+    // Several parts of a file.
+    let large: Vec<u8> = (0..2_500_000_u32).map(|number| number.to_le_bytes()[number as usize % 3]).collect();
+    let other = rig.folder.path().join("other");
+    std::fs::create_dir(&other).expect("created");
+    std::fs::write(other.join("large"), &large).expect("written");
+    let deploy = |dirs: &[&str]| {
+        let mut deploy = rig.client(["deploy", "vault"]).arg(prebuilt("archive")).within(rig.folder.path());
+        for dir in dirs {
+            deploy = deploy.args(["--dir", dir]);
+        }
+        deploy.output()
+    };
+    deploy(&["none"]).exits_with_one_line(2, &["--dir: 'none' cannot be on a virtual disk: No such file"]);
+    deploy(&["site/index.html"]).exits_with_one_line(2, &["it is not a directory"]);
+    deploy(&["../site"]).exits_with_one_line(2, &["has '..' in its path on the virtual disk"]);
+    let out = host.join("out");
+    std::os::unix::fs::symlink("../../etc", &out).expect("linked");
+    deploy(&["site"]).exits_with_one_line(2, &["'site/out' cannot be", "it is a link out of the directory"]);
+    std::fs::remove_file(&out).expect("removed");
+    deploy(&["site", "other::/var/deep"]).exits(0);
+    let listed = |path: &str| {
+        let listed = rig.client(["disk", "ls", "vault", path]).output();
+        let names = listed.exits(0).lines().map(|line| line.rsplit_once("  ").expect("columns").1.to_owned());
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(listed("/"), ["site", "var"]);
+    assert_eq!(listed("/site/deep"), ["a.txt", "link -> ../index.html"]);
+    let cat = |path: &str| rig.client(["disk", "cat", "vault", path]).output().exits(0).to_owned();
+    assert_eq!((cat("/site/deep/link"), cat("/site/deep/a.txt")), ("<p>hello".into(), "deep".into()));
+    let copy = rig.folder.path().join("copy");
+    rig.client(["disk", "export", "vault", "/site", "--out"]).arg(&copy).output().exits(0);
+    assert_eq!(std::fs::read_to_string(copy.join("deep/link")).expect("a link"), "<p>hello");
+    let whole = rig.folder.path().join("whole");
+    rig.client(["disk", "export", "vault", "--out"]).arg(&whole).output().exits(0);
+    assert!(std::fs::read(whole.join("var/deep/large")).expect("it was copied") == large);
+    let modified = |file: &std::path::Path| std::fs::metadata(file).and_then(|file| file.modified()).expect("a time");
+    let seconds = |file| modified(file).duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
+    assert_eq!(seconds(&copy.join("deep/a.txt")), seconds(&host.join("deep/a.txt")));
+}
+
+#[test]
 fn a_transaction_that_misses_its_deadline_is_sent_three_times() {
     let mut rig = Rig::new();
     assert_eq!(rig.server.take().expect("it serves").terminate(), Some(0));

@@ -11,6 +11,7 @@ use lifeboat_api::id::Epoch;
 use lifeboat_api::meter::{HostResource, Usage};
 use lifeboat_api::sla::{FailoverMode, THRESHOLD_DEFAULT, Thresholds};
 use lifeboat_api::transaction::{Answer, Denial, Reply, RequestError};
+use lifeboat_disk::{Call, Disk, Ino, Mark, OpenHow};
 use lifeboat_host::answers::DeduplicationWindow;
 use lifeboat_host::catalog::ServiceSettings;
 use lifeboat_host::data::{DataOptions, Locked};
@@ -103,7 +104,19 @@ pub(crate) fn new_service(service: &str, guest: &str, settings: ServiceSettings)
         settings,
         secret: [7; 32],
         epoch: Epoch([99; 16]),
+        disk: None,
     }
+}
+
+/// Returns a disk with one file.
+pub(crate) fn disk_with(path: &str, bytes: &[u8]) -> Disk {
+    let mut disk = Disk::new(0);
+    disk.enter(Call { now_ns: 1, mark: Mark::default(), limit_bytes: 1 << 30, is_read_only: false });
+    let how = OpenHow { create: true, write: true, ..OpenHow::default() };
+    let (ino, _) = disk.open_at(Ino::ROOT, path, how).expect("created");
+    disk.write(ino, 0, bytes).expect("written");
+    disk.close(ino);
+    disk
 }
 
 /// Returns settings with small sizes and the longest deduplication window.

@@ -62,6 +62,7 @@ async fn create(rig: &Rig) {
         settings: settings(),
         secret: [7; 32],
         epoch: Epoch([99; 16]),
+        disk: None,
     };
     rig.host.create_durable_service(new).await.expect("created");
 }

@@ -1,6 +1,6 @@
 //! Services with files: the disk under the SLA, and what becomes of it in every failure.
 
-use crate::durable::{create, settings};
+use crate::durable::{create, disk_with, new_service, settings};
 use crate::rig::{MIB, Rig, cause, guest_bytes, name, ok};
 use lifeboat_api::event::{Event, FailoverCause};
 use lifeboat_api::id::{Epoch, Sequence};
@@ -14,7 +14,8 @@ use lifeboat_host::portable::{NewIdentity, Portable};
 use lifeboat_host::scratch::Scratch;
 use lifeboat_host::snapshot_file;
 use lifeboat_host::verify::{Finding, verify};
-use lifeboat_journal::frame::DirectoryId;
+use lifeboat_host::{NewService, files};
+use lifeboat_journal::frame::{DirectoryId, RecordNumber};
 use lifeboat_journal::storage::{SimulatedStorage, Storage};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -558,6 +559,92 @@ async fn a_portable_snapshot_has_every_file() {
     rig.host.stop().await.expect("sealed");
     drop(rig);
     assert_eq!(findings(&other).await, []);
+}
+
+// A service that begins with files.
+
+/// Returns the bytes of a file of the service.
+async fn file(rig: &Rig, path: &str) -> Vec<u8> {
+    let mut disk = rig.disk("vault").await.expect("it runs").0;
+    files::read(&mut disk, path, 0).unwrap_or_else(|error| panic!("{path}: {error}")).bytes
+}
+
+/// Returns the name of the snapshot with which a service begins.
+fn first_snapshot() -> String {
+    snapshot_file::file_name(&name("vault"), RecordNumber(1))
+}
+
+async fn start_with_files(storage: &SimulatedStorage) -> Rig {
+    let (directory, contents) = open(storage).open_journal(&DataOptions::default()).expect("opens");
+    let rig = Rig::recovered(directory, contents).await;
+    rig.grant("vault");
+    if rig.host.entry(&name("vault")).expect("readable").is_none() {
+        let disk = Some(disk_with("seed", &[7; 40_000]));
+        let new = NewService { disk, ..new_service("vault", ARCHIVE, disks(FailoverMode::Direct)) };
+        rig.host.create_durable_service(new).await.expect("created");
+    }
+    rig
+}
+
+#[tokio::test]
+async fn files_given_at_the_creation_survive_crashes_rollbacks_and_failovers() {
+    let storage = SimulatedStorage::new(3);
+    let rig = start_with_files(&storage).await;
+    assert_eq!(file(&rig, "seed").await, [7; 40_000]);
+    assert_eq!(snapshots(&storage), [first_snapshot()]);
+    drop(rig);
+    let storage = storage.crash();
+    assert_eq!(findings(&storage).await, []);
+    let rig = start_with_files(&storage).await;
+    assert_eq!(file(&rig, "seed").await, [7; 40_000], "a start from the first snapshot");
+    // The service moves to the largest size. There, a document does not fit.
+    let mut documents = 0;
+    while let Answer::Ok(_) =
+        rig.send("vault", put(&format!("d{documents}"), &"y".repeat(65_000))).await.expect("executed").answer
+    {
+        documents += 1;
+        assert!(documents < 70, "4 MiB hold no more");
+    }
+    assert!(rig.failovers().len() >= 2, "{:?}", rig.failovers());
+    assert_eq!(file(&rig, "seed").await, [7; 40_000]);
+    rig.snapshot("vault").await;
+    ok(&rig.send("vault", r#"{"delete":"d0"}"#).await);
+    rig.host.data().expect("durable").snapshots_written(&name("vault")).await.expect("written");
+    rig.snapshot("vault").await;
+    rig.host.data().expect("durable").snapshots_written(&name("vault")).await.expect("written");
+    assert!(!snapshots(&storage).contains(&first_snapshot()), "{:?}", snapshots(&storage));
+    drop(rig);
+    let storage = storage.crash();
+    let rig = start_with_files(&storage).await;
+    assert_eq!(file(&rig, "seed").await, [7; 40_000], "its chunks are in a pack that is still needed");
+    rig.host.stop().await.expect("sealed");
+    drop(rig);
+    assert_eq!(findings(&storage).await, []);
+}
+
+#[tokio::test]
+async fn a_service_whose_first_files_are_damaged_does_not_begin_without_them() {
+    let storage = SimulatedStorage::new(3);
+    drop(start_with_files(&storage).await);
+    let storage = storage.crash();
+    let pack = packs(&storage).pop_first().expect("a pack");
+    // Two of its three chunks are equal.
+    storage.flip(&pack, 76 + 2 * 44 + 5, 1);
+    let rig = start_with_files(&storage).await;
+    let reason = rig.host.quarantined(&name("vault")).expect("quarantined");
+    assert!(reason.contains("of pack 1 is damaged"), "{reason}");
+    assert_eq!(snapshots(&storage), [first_snapshot()], "it is left as it is");
+}
+
+#[tokio::test]
+async fn files_that_do_not_fit_the_size_are_refused() {
+    let rig = start(&SimulatedStorage::new(3), FailoverMode::Direct).await;
+    let disk = Some(disk_with("seed", &[7; 200_000]));
+    let new = NewService { disk, ..new_service("other", ARCHIVE, disks(FailoverMode::Direct)) };
+    let refused = rig.host.create_durable_service(new).await.expect_err("too much").to_string();
+    let words = "the files of service 'other' use 196.3 KiB, the disk of size 's' has 128 KiB; choose a larger size";
+    assert_eq!(refused, words);
+    assert!(rig.host.entry(&name("other")).expect("readable").is_none());
 }
 
 #[tokio::test]

@@ -1,12 +1,13 @@
 //! Orders on a storage that fails. What is reported as done is on the disk, and what is reported as not done is not. A
 //! service acknowledges nothing that the disk may not have.
 
-use crate::durable::{create, new_service, settings};
+use crate::durable::{create, disk_with, new_service, settings};
 use crate::rig::{Rig, name};
 use lifeboat_api::access::Grant;
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::id::Epoch;
 use lifeboat_api::sla::FailoverMode;
+use lifeboat_host::NewService;
 use lifeboat_host::catalog::{AccountsChange, CATALOG_FILE, Room, UserEntry};
 use lifeboat_host::credential::PasswordHash;
 use lifeboat_host::data::{DataError, DataOptions, Locked};
@@ -23,6 +24,7 @@ enum Order {
     Stop,
     Start,
     Create,
+    CreateWithFiles,
     Remove,
 }
 
@@ -35,14 +37,19 @@ enum Told {
 }
 
 impl Order {
-    const ALL: [Self; 5] = [Self::Snapshot, Self::Stop, Self::Start, Self::Create, Self::Remove];
+    const ALL: [Self; 6] = [Self::Snapshot, Self::Stop, Self::Start, Self::Create, Self::CreateWithFiles, Self::Remove];
+
+    /// Returns whether the order creates its service.
+    fn creates(self) -> bool {
+        matches!(self, Self::Create | Self::CreateWithFiles)
+    }
 
     /// Returns the service of the order.
     fn service(self) -> &'static str {
         match self {
             Self::Snapshot | Self::Stop | Self::Remove => "ant",
             Self::Start => "idle",
-            Self::Create => "new",
+            Self::Create | Self::CreateWithFiles => "new",
         }
     }
 
@@ -58,6 +65,11 @@ impl Order {
             Self::Create => {
                 let new = new_service(&service, "count.wat", settings(FailoverMode::Direct));
                 rig.host.create_durable_service(new).await
+            }
+            Self::CreateWithFiles => {
+                let new = new_service(&service, "count.wat", settings(FailoverMode::Direct));
+                let disk = Some(disk_with("file", &[7; 40_000]));
+                rig.host.create_durable_service(NewService { disk, ..new }).await
             }
             Self::Remove => Ok(rig.host.remove_service(&service).await?),
         }
@@ -132,7 +144,9 @@ const OF_CATALOG: [Kind; 3] = [
 ];
 
 /// The faults on all other files.
-const OF_OTHERS: [Kind; 11] = [
+const OF_OTHERS: [Kind; 13] = [
+    (Some(".pack.tmp"), Operation::Write),
+    (Some(".pack.tmp"), Operation::Rename),
     (Some(".snapshot.tmp"), Operation::Create),
     (Some(".snapshot.tmp"), Operation::Write),
     (Some(".snapshot.tmp"), Operation::SyncData),
@@ -191,10 +205,10 @@ async fn check(prepared: &SimulatedStorage, order: Order, kind: Kind, nth: u64) 
     let is_done = |stands: &Stands| match order {
         Order::Snapshot => stands.snapshots != old.snapshots,
         Order::Stop => stands.is_there && !stands.runs,
-        Order::Start | Order::Create => stands.is_there && stands.runs,
+        Order::Start | Order::Create | Order::CreateWithFiles => stands.is_there && stands.runs,
         Order::Remove => !stands.is_there && !stands.runs,
     };
-    assert_eq!(found.granted, found.is_there && order != Order::Create, "{what}");
+    assert_eq!(found.granted, found.is_there && !order.creates(), "{what}");
     match printed {
         Told::Done => assert!(is_done(&now) && is_done(&found), "{what}"),
         // An additional snapshot does no harm.
@@ -202,7 +216,7 @@ async fn check(prepared: &SimulatedStorage, order: Order, kind: Kind, nth: u64) 
         Told::NotDone => assert!(!is_done(&now) && !is_done(&found) && now.runs == old.runs, "{what}"),
         Told::Unknown => assert!(!now.runs, "{what}"),
     }
-    if found.is_there && order != Order::Create {
+    if found.is_there && !order.creates() {
         rig.host.start_service(&name(order.service()), Epoch([8; 16])).await.expect("it is whole");
         assert!(rig.send_as(order.service(), "first", "1").await.expect("kept").is_repeated, "{what}");
     }

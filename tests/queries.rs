@@ -50,6 +50,7 @@ async fn start(storage: &SimulatedStorage, guest: &str, failover: FailoverMode) 
             },
             secret: [7; 32],
             epoch: Epoch([99; 16]),
+            disk: None,
         };
         rig.host.create_durable_service(new).await.expect("created");
     }

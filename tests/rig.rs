@@ -3,11 +3,12 @@
 use lifeboat_api::access::Grant;
 use lifeboat_api::clock::{Timestamp, VirtualClock};
 use lifeboat_api::event::{Event, Failover};
-use lifeboat_api::id::Epoch;
+use lifeboat_api::id::{Epoch, Sequence};
 use lifeboat_api::name::Name;
 use lifeboat_api::size::Size;
 use lifeboat_api::sla::{FailoverMode, Thresholds};
 use lifeboat_api::transaction::{Answer, Kind, Reply, Request, RequestError};
+use lifeboat_disk::Disk;
 use lifeboat_host::answers::DeduplicationWindow;
 use lifeboat_host::catalog::ServiceSettings;
 use lifeboat_host::credential::Token;
@@ -195,6 +196,12 @@ impl Rig {
     /// Returns the status of the service after all requests that were sent before.
     pub(crate) async fn status(&self, service: &str) -> Status {
         self.host.status(self.token.reveal(), service).await.expect("ada may observe")
+    }
+
+    /// Returns a copy of the virtual disk of a service, and the last transaction that it shows.
+    pub(crate) async fn disk(&self, service: &str) -> Result<(Disk, Sequence), RequestError> {
+        let ada = self.host.authenticate(self.token.reveal()).expect("valid");
+        self.host.disk_of(&ada, service).await
     }
 
     /// Fails over, as an operator's order.

@@ -63,6 +63,7 @@ async fn create_with(rig: &Rig, service: &str, bytes: Vec<u8>, settings: Service
         settings,
         secret: [7; 32],
         epoch: Epoch([99; 16]),
+        disk: None,
     };
     rig.host.create_durable_service(new).await.expect("created");
 }

@@ -1,7 +1,9 @@
 //! Time as an argument: code that needs the current time takes a [`Timestamp`] or a [`Clock`].
 
+use crate::text::Printable;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::str::FromStr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -20,6 +22,29 @@ impl Timestamp {
     pub fn plus(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
     }
+
+    /// Returns the time of year, month, day, hour, minute and second in UTC, or `None` if one of them is out of its
+    /// range. A time before 1970 becomes 1970, and a time after the last representable one becomes the last.
+    #[must_use]
+    pub fn of_utc([year, month, day, hour, minute, second]: [i64; 6]) -> Option<Self> {
+        let is_time = (0..10_000).contains(&year)
+            && (1..=12).contains(&month)
+            && (1..=31).contains(&day)
+            && (0..24).contains(&hour)
+            && (0..60).contains(&minute)
+            && (0..61).contains(&second);
+        if !is_time {
+            return None;
+        }
+        // Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `days_from_civil`: years begin in March.
+        let year = if month <= 2 { year - 1 } else { year };
+        let (era, year_of_era) = (year.div_euclid(400), year.rem_euclid(400));
+        let day_of_year = (153 * (month + if month > 2 { -3 } else { 9 }) + 2) / 5 + day - 1;
+        let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+        let days = era * 146_097 + day_of_era - 719_468;
+        let seconds = days * 86_400 + hour * 3_600 + minute * 60 + second;
+        Some(Self(u64::try_from(seconds).unwrap_or(0).saturating_mul(1_000_000_000)))
+    }
 }
 
 impl fmt::Display for Timestamp {
@@ -29,7 +54,7 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// A point in time in the format for people: `2026-03-01T12:00:00.123Z`. The seconds have three decimals unless the
+/// A point in time in the format for people, which is also one of RFC 3339: `2026-03-01T12:00:00.123Z`. The seconds have three decimals unless the
 /// format's precision asks for another number, up to nine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Utc(
@@ -102,6 +127,37 @@ impl Clock for SystemClock {
     }
 }
 
+impl FromStr for Utc {
+    type Err = String;
+
+    /// Parses what [`Utc`] displays.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parse = || {
+            let (whole, fraction) = match text.strip_suffix('Z')?.split_once('.') {
+                Some((whole, fraction)) if (1..=9).contains(&fraction.len()) => (whole, fraction),
+                Some(_) => return None,
+                None => (text.strip_suffix('Z')?, "0"),
+            };
+            let is_shaped = whole.len() == 19
+                && whole.bytes().enumerate().all(|(place, byte)| match place {
+                    4 | 7 => byte == b'-',
+                    10 => byte == b'T',
+                    13 | 16 => byte == b':',
+                    _ => byte.is_ascii_digit(),
+                });
+            if !is_shaped || !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
+                return None;
+            }
+            let mut numbers = whole.split(['-', 'T', ':']).map(|digits| digits.parse().ok());
+            let mut next = || numbers.next().flatten();
+            let Timestamp(whole) = Timestamp::of_utc([next()?, next()?, next()?, next()?, next()?, next()?])?;
+            let fraction: u64 = format!("{fraction:0<9}").parse().ok()?;
+            Some(Self(Timestamp(whole.saturating_add(fraction))))
+        };
+        parse().ok_or_else(|| format!("'{}' is not a time such as 2026-03-01T12:00:00.123Z", Printable(text)))
+    }
+}
+
 /// A clock that advances only on request: the time of simulations and tests.
 #[derive(Debug, Default)]
 pub struct VirtualClock {
@@ -159,5 +215,35 @@ mod tests {
         assert_eq!(Utc(Timestamp(1_002_003_004)).to_string(), "1970-01-01T00:00:01.002Z");
         assert_eq!(format!("{:.9}", Utc(Timestamp(1_002_003_004))), "1970-01-01T00:00:01.002003004Z");
         assert_eq!(Utc(Timestamp(u64::MAX)).to_string(), "2554-07-21T23:34:33.709Z");
+    }
+
+    #[test]
+    fn what_is_no_date_is_refused() {
+        for text in [
+            "",
+            "Z",
+            "2026-03-01T12:00:00",
+            "2026-13-01T12:00:00Z",
+            "2026-03-01T24:00:00Z",
+            "2026-03-01 12:00:00Z",
+            "2026-03-01T12:00:00.Z",
+            "2026-03-01T12:00:00.1234567890Z",
+            "2026-03-01T12:00:00.-1Z",
+            "+026-03-01T12:00:00Z",
+            "2026-03-01T12:00:00+01:00Z",
+        ] {
+            let refused = text.parse::<Utc>().expect_err("no date");
+            assert!(refused.contains("is not a time such as"), "{refused}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_date_is_read_as_it_was_printed(nanoseconds: u64) {
+            let time = Utc(Timestamp(nanoseconds));
+            proptest::prop_assert_eq!(format!("{time:.9}").parse(), Ok(time));
+            let seconds = Utc(Timestamp(nanoseconds / 1_000_000_000 * 1_000_000_000));
+            proptest::prop_assert_eq!(format!("{time:.0}").parse(), Ok(seconds));
+        }
     }
 }

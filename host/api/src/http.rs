@@ -24,6 +24,8 @@ pub const TRANSACTION_ID_HEADER: &str = "lifeboat-transaction-id";
 pub const REPEATED_HEADER: &str = "lifeboat-repeated";
 /// The response header of a request that caused a failover: the line that operators see.
 pub const FAILOVER_HEADER: &str = "lifeboat-failover";
+/// The response header with the length of a file, of which the body may be a part.
+pub const FILE_BYTES_HEADER: &str = "lifeboat-file-bytes";
 /// The request header with the transaction's id, after draft-ietf-httpapi-idempotency-key-header.
 pub const IDEMPOTENCY_KEY_HEADER: &str = "idempotency-key";
 
@@ -199,7 +201,7 @@ pub struct Vm {
     pub sequence: u64,
     /// The last transaction of the newest snapshot that is on the disk.
     pub snapshot_sequence: u64,
-    /// The usage by resource: `cpu`, `memory`.
+    /// The usage by resource: `cpu`, `memory`, `disk`.
     pub resources: BTreeMap<String, ResourceUsage>,
     /// The reason why the service is degraded, if it is.
     pub degraded: Option<String>,
@@ -288,6 +290,66 @@ pub struct AllUsage {
     pub host: Option<serde_json::Value>,
     /// The services, by name.
     pub services: Vec<Usage>,
+}
+
+/// The type of an entry on a virtual disk. It never changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum EntryType {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Link,
+}
+
+impl std::fmt::Display for EntryType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::File => "file",
+            Self::Directory => "directory",
+            Self::Link => "link",
+        })
+    }
+}
+
+/// An entry of a directory on a virtual disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DiskEntry {
+    /// Its name.
+    pub name: String,
+    /// Its type.
+    #[serde(rename = "type")]
+    pub kind: EntryType,
+    /// The length of a file or of a link's target, in bytes. 0 for a directory.
+    pub bytes: u64,
+    /// The number of its inode. Entries with the same number are names of the same file.
+    pub inode: u64,
+    /// The number of entries that lead to it.
+    pub links: u32,
+    /// The time of the last change of its contents, RFC 3339.
+    pub modified: String,
+    /// The target of a symbolic link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+}
+
+/// A directory on the virtual disk of a service, or one file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DiskListing {
+    /// The last transaction that the listing shows.
+    pub sequence: u64,
+    /// What the disk uses of its limit, in bytes.
+    pub used_bytes: u64,
+    /// `directory`, or `file` if the path leads to one.
+    #[serde(rename = "type")]
+    pub kind: EntryType,
+    /// The entries of the directory in the order of their names' bytes, or the file as the only entry.
+    pub entries: Vec<DiskEntry>,
+    /// The last name, if entries come after it: continue with `after`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }
 
 /// The state of a transaction that has no answer, or none yet.

@@ -100,6 +100,7 @@ impl Ledger {
             },
             secret: [7; 32],
             epoch: Epoch([1; 16]),
+            disk: None,
         })
         .await?;
         let mut authority = host.authority();

@@ -225,6 +225,7 @@ impl Served {
             },
             secret: SECRET,
             epoch: Epoch::default(),
+            disk: None,
         };
         self.grant(&new.name);
         self.runtime.block_on(self.host.create_durable_service(new)).expect("the service starts");

@@ -5,6 +5,7 @@ mod batch;
 mod config;
 mod data;
 mod deploy;
+mod disk;
 mod events;
 pub(crate) mod exit;
 mod help;
@@ -82,6 +83,8 @@ enum Command {
     Batch(batch::Batch),
     /// Query a service of the server; nothing is changed.
     Query(query::Query),
+    /// Show or copy the files of a service of the server.
+    Disk(disk::OfDisk),
     /// Show how full the VMs of the server are, and what its services did.
     Usage(usage::Usage),
     /// Show what happened to the services of the server.
@@ -141,6 +144,7 @@ impl Cli {
             Command::Tx(tx) => tx.execute(),
             Command::Batch(batch) => batch.execute(),
             Command::Query(query) => query.execute(),
+            Command::Disk(disk) => disk.execute(),
             Command::Usage(usage) => usage.execute(),
             Command::Events(events) => events.execute(),
             Command::Logs(logs) => logs.execute(),

@@ -35,12 +35,12 @@ pub use sse::{EVENT_BYTES_MAX, Frame, Parser, TooLong};
 
 use bytes::{Bytes, BytesMut};
 use lifeboat_api::http::{
-    AllUsage, Deployment, DropReply, DropRequest, IDEMPOTENCY_KEY_HEADER, LogInReply, LogInRequest, NewPassword,
-    NewUser, Service, Services, Usage, User, Users, WhoAmI,
+    AllUsage, Deployment, DiskListing, DropReply, DropRequest, FILE_BYTES_HEADER, IDEMPOTENCY_KEY_HEADER, LogInReply,
+    LogInRequest, NewPassword, NewUser, SEQUENCE_HEADER, Service, Services, Usage, User, Users, WhoAmI,
 };
 use lifeboat_api::size::Bytes as ByteCount;
 use lifeboat_api::text::of_system;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_MATCH};
 use reqwest::redirect::Policy;
 use reqwest::{Certificate, Method, Request, RequestBuilder, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
@@ -104,6 +104,19 @@ pub struct Client {
     token: Option<HeaderValue>,
     patience: Backoff,
     waiting: Arc<Waiting>,
+}
+
+/// A part of a file on the virtual disk of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FilePart {
+    /// The last transaction that the part shows.
+    pub sequence: u64,
+    /// The length of the file, in bytes.
+    pub file_bytes: u64,
+    /// The version of the file. Parts with the same version belong together.
+    pub version: String,
+    /// The bytes, none at the end of the file.
+    pub bytes: Bytes,
 }
 
 /// The maximum number of runs of a transaction that fails for a cause on the host's side. Each run costs as much as the
@@ -329,6 +342,26 @@ impl Client {
         self.json(request.body(workload)).await
     }
 
+    /// Deploys a new service that begins with files. The tar archive has the workload as `workload`, and the files below
+    /// `disk/`.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn deploy_archive(
+        &self,
+        service: &str,
+        archive: Bytes,
+        deployment: &Deployment,
+    ) -> Result<Service, ClientError> {
+        let request = self
+            .request(Method::PUT, &["services", service])?
+            .query(deployment)
+            .query(&[("archive", "tar")])
+            .header(CONTENT_TYPE, "application/x-tar")
+            .timeout(DEPLOY_TIME_MAX);
+        self.json(request.body(archive)).await
+    }
+
     /// Removes a service and its history permanently.
     ///
     /// # Errors
@@ -379,6 +412,54 @@ impl Client {
         let reply: DropReply =
             self.json(self.request(Method::POST, &["services", service, "drop"])?.json(&what)).await?;
         Ok(reply.dropped)
+    }
+
+    /// Lists a directory on the virtual disk of a service, or shows one file: the entries whose names come after
+    /// `after`. A long directory has a [`DiskListing::next`].
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn list_disk(&self, service: &str, path: &str, after: Option<&str>) -> Result<DiskListing, ClientError> {
+        let request = self.request(Method::GET, &["services", service, "disk"])?.query(&[("path", path)]);
+        self.json(match after {
+            Some(after) => request.query(&[("after", after)]),
+            None => request,
+        })
+        .await
+    }
+
+    /// Reads a part of a file on the virtual disk of a service, from `offset` on: up to 1 MiB, and nothing at the end of
+    /// the file. With the `version` of an earlier part, the part is of the same contents.
+    ///
+    /// # Errors
+    /// [`ClientError`]. [`ClientError::Problem`] with the code `file_changed` if the file has another version by now.
+    pub async fn read_disk(
+        &self,
+        service: &str,
+        path: &str,
+        offset: u64,
+        version: Option<&str>,
+    ) -> Result<FilePart, ClientError> {
+        let request = self.request(Method::GET, &["services", service, "disk", "file"])?;
+        let request = request.query(&[("path", path)]).query(&[("offset", offset)]);
+        let reply = self
+            .reply(match version {
+                Some(version) => request.header(IF_MATCH, version),
+                None => request,
+            })
+            .await?;
+        if !reply.status.is_success() {
+            return Err(self.problem(&reply));
+        }
+        self.check_content(reply.status, &reply.headers, "application/octet-stream")?;
+        let text = |name: &str| reply.headers.get(name).and_then(|value| value.to_str().ok());
+        let number = |name: &str| text(name)?.parse().ok();
+        match (number(SEQUENCE_HEADER), number(FILE_BYTES_HEADER), text(ETAG.as_str())) {
+            (Some(sequence), Some(file_bytes), Some(version)) => {
+                Ok(FilePart { sequence, file_bytes, version: version.to_owned(), bytes: reply.body })
+            }
+            _ => Err(self.bad_reply("it lacks a header of the part of a file".into())),
+        }
     }
 
     async fn operate(&self, service: &str, verb: &str) -> Result<Service, ClientError> {

@@ -18,6 +18,7 @@
 //! | [`auth`], [`credential`] | users, tokens and grants |
 //! | [`journal`], [`data`], [`catalog`], [`snapshot_file`] | records, the data directory, its catalog and snapshots |
 //! | [`scratch`], [`verify`], [`portable`] | tools on a directory: an earlier state, a proof, a service as one file |
+//! | [`files`] | what users see of a virtual disk, and give to a new one |
 //! | [`metrics`] | the figures of a host in the OpenMetrics format |
 //!
 //! # Example
@@ -70,6 +71,7 @@ pub mod catalog;
 pub mod credential;
 pub mod data;
 pub mod failover;
+pub mod files;
 pub mod fleet;
 #[doc(hidden)]
 pub mod fuzzing;

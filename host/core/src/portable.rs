@@ -14,7 +14,8 @@ use crate::catalog::{EntryError, SETTINGS_VERSION, ServiceEntry, ServiceSettings
 use crate::data::{DataDirectory, DataError, stored_snapshot};
 use crate::journal::{Record, record};
 use crate::snapshot_file::{
-    self, ResumePoint, SECTION_PACK, SECTION_SETTINGS, SECTION_WORKLOAD, Section, SnapshotFileError, SnapshotHeader,
+    self, FIRST_RECORD, ResumePoint, SECTION_PACK, SECTION_SETTINGS, SECTION_WORKLOAD, Section, SnapshotFileError,
+    SnapshotHeader,
 };
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::id::Epoch;
@@ -34,9 +35,6 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use thiserror::Error;
-
-/// The record that stands for everything in the snapshot from which a service is restored.
-const FIRST_RECORD: RecordNumber = RecordNumber(1);
 
 /// A service's state, and what another host needs to continue from it.
 #[derive(Debug, Clone)]
@@ -308,14 +306,7 @@ impl Portable {
         SnapshotHeader {
             service: name.clone(),
             record: FIRST_RECORD,
-            resume_point: ResumePoint {
-                vm_number: 1,
-                size: self.settings.size.clone(),
-                fuel_used: 0,
-                epoch,
-                first_answer: FIRST_RECORD.next(),
-                forgotten_id_time: self.resume_point.forgotten_id_time,
-            },
+            resume_point: ResumePoint::first(self.settings.size.clone(), epoch, self.resume_point.forgotten_id_time),
             ..self.header()
         }
     }

@@ -242,17 +242,24 @@ impl Service {
         log: Box<dyn Log>,
     ) -> Result<Self, LaunchError> {
         check_size(&spec)?;
+        let birth = Arc::new(spec.disk.clone().map_or_else(Snapshot::empty, Snapshot::birth));
+        let Size { name: ref size, disk_bytes, .. } = *spec.size;
+        if birth.disk().used_bytes() > disk_bytes {
+            let (name, size, bytes) = (spec.name.clone(), size.clone(), birth.disk().used_bytes());
+            return Err(LaunchError::Files { name, bytes, size, disk_bytes });
+        }
         let lease = context.fleet.place(&spec.size)?;
         // What the start functions write belongs to the service, so its size is the limit.
-        let allowance = Allowance { disk_bytes: spec.size.disk_bytes, ..context.maintenance.allowance() };
-        let disk = Snapshot::empty().disk().clone();
-        let instance = Instance::create(&spec.program, spec.secret, allowance, disk)
+        let allowance = Allowance { disk_bytes, ..context.maintenance.allowance() };
+        let instance = Instance::create(&spec.program, spec.secret, allowance, birth.disk().clone())
             .await
             .map_err(|error| LaunchError::Instantiate { name: spec.name.clone(), error })?;
         let id = VmId { service: spec.name.clone(), number: 1 };
         let vm = Vm::new(id, Arc::clone(&spec.size), lease, instance);
         let answers = Answers::new(spec.deduplication_window, ForgottenTimes::default(), context.clock.now());
-        Ok(Self::new(spec, context, History::new(log, answers), vm))
+        let mut service = Self::new(spec, context, History::new(log, answers), vm);
+        service.snapshots = Snapshots::begin(birth);
+        Ok(service)
     }
 
     fn new(spec: ServiceSpec, context: ServiceContext, history: History, vm: Vm) -> Self {
@@ -282,7 +289,7 @@ impl Service {
             last_commit: Commit::done(),
             last_sequence: Sequence(0),
             queries: PendingQueries::default(),
-            snapshots: Snapshots::none(),
+            snapshots: Snapshots::begin(Arc::new(Snapshot::empty())),
             snapshot_writer: None,
             clock: ServiceClock::new(began),
             conditions: Conditions::default(),
@@ -474,6 +481,16 @@ impl Service {
             Message::Status { done, .. } => {
                 let status = self.status();
                 self.after_events(move |_| drop(done.send(status)));
+            }
+            Message::Disk { done, .. } => {
+                if let Err(denial) = self.revive().await {
+                    return drop(done.send(Err(denial.into())));
+                }
+                let (copy, service) = ((self.vm.instance.disk().clone(), self.last_sequence), self.name.clone());
+                self.last_commit.clone().then_or_held(move |durable| {
+                    let unknown = |error: JournalError| OutcomeUnknown { service, id: None, reason: error.to_string() };
+                    drop(done.send(durable.map(|()| copy).map_err(|error| unknown(error).into())));
+                });
             }
             Message::Find { user, incarnation, id, found, .. } => {
                 self.find(&Caller { user, incarnation }, id, found).await;

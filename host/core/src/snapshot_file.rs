@@ -174,6 +174,17 @@ pub struct ResumePoint {
     pub forgotten_id_time: Option<Timestamp>,
 }
 
+/// The record that stands for everything in the snapshot from which a service begins: one that is restored, or one that
+/// has files before its first transaction.
+pub(crate) const FIRST_RECORD: RecordNumber = RecordNumber(1);
+
+impl ResumePoint {
+    /// Returns the point at which a service begins whose first snapshot stands for [`FIRST_RECORD`].
+    pub(crate) fn first(size: String, epoch: Epoch, forgotten_id_time: Option<Timestamp>) -> Self {
+        Self { vm_number: 1, size, fuel_used: 0, epoch, first_answer: FIRST_RECORD.next(), forgotten_id_time }
+    }
+}
+
 /// A section of the body.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Section {

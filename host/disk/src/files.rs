@@ -162,7 +162,16 @@ impl Disk {
     ///
     /// [`Error::BadDescriptor`] if there is no such inode, [`Error::NotDirectory`] if it is not a directory.
     pub fn list(&self, directory: Ino) -> Result<Listing> {
-        Ok(Listing { entries: self.entries(directory)?.clone(), last: None })
+        self.list_after(directory, None)
+    }
+
+    /// Does the same for the entries whose names come after `name`, which need not be that of an entry.
+    ///
+    /// # Errors
+    ///
+    /// As [`list`](Self::list).
+    pub fn list_after(&self, directory: Ino, name: Option<&str>) -> Result<Listing> {
+        Ok(Listing { entries: self.entries(directory)?.clone(), last: name.map(Arc::from) })
     }
 
     fn file(&self, ino: Ino) -> Result<&Contents> {

@@ -12,6 +12,7 @@ mod batch;
 mod body;
 mod connections;
 mod deploys;
+mod disk;
 mod events;
 mod health;
 mod input;
@@ -31,6 +32,7 @@ mod users;
 pub use batch::{BATCH_IN_FLIGHT_MAX, LONG_LINE_BYTES};
 pub use connections::{REPLACED_IDLE_MIN, UNAUTHENTICATED_IDLE_MAX};
 pub use deploys::DEPLOY_WAIT_MAX;
+pub use disk::DISK_WAIT_MAX;
 pub use events::{
     EVENTS_KEPT_MAX, EventLog, KEEP_ALIVE, LOGS_KEPT_BYTES_MAX, LOGS_KEPT_MAX, LOGS_KEPT_PER_SERVICE_MAX, STREAMS_MAX,
     STREAMS_PER_USER_MAX, STREAMS_RESERVED,
@@ -50,8 +52,8 @@ use deploys::Deploys;
 use lifeboat_api::access::Grant;
 use lifeboat_api::clock::{Clock, Timestamp};
 use lifeboat_api::http::{
-    AllUsage, DropReply, DropRequest, JSON_LINES, LogInReply, LogInRequest, NewPassword, NewUser, Service, Services,
-    TransactionState, Usage, User, Users, WhoAmI,
+    AllUsage, DiskListing, DropReply, DropRequest, JSON_LINES, LogInReply, LogInRequest, NewPassword, NewUser, Service,
+    Services, TransactionState, Usage, User, Users, WhoAmI,
 };
 use lifeboat_api::name::Name;
 use lifeboat_api::size::FUEL_MIN;
@@ -319,7 +321,7 @@ fn router(shared: &Arc<Shared>) -> Router {
         )
         .route(
             put("/v1/services/{name}", Admin, "Deploy a workload as a new service")
-                .takes(Content::Bytes("application/wasm"))
+                .takes(Content::Any(&["application/wasm", "application/x-tar"]))
                 .parameter("query", "size", "the name of the size of its first VM", json!({ "enum": sizes }))
                 .parameter(
                     "query",
@@ -333,8 +335,15 @@ fn router(shared: &Arc<Shared>) -> Router {
                     "how the service moves to a fresh VM",
                     json!({ "enum": ["direct", "shadow", "auto"] }),
                 )
+                .parameter(
+                    "query",
+                    "archive",
+                    "the body is a tar archive: its entry `workload` is the workload, and the entries below `disk/` are \
+                     the files with which the service begins",
+                    json!({ "enum": ["tar"] }),
+                )
                 .gives(201, "the service runs", Some(json_of::<Service>()))
-                .gives(422, "the workload is refused", PROBLEM),
+                .gives(422, "the workload is refused, or a file: files_refused", PROBLEM),
             services::deploy,
         )
         .route(
@@ -435,6 +444,48 @@ fn router(shared: &Arc<Shared>) -> Router {
                 Some(json_of::<Usage>()),
             ),
             services::usage,
+        )
+        .route(
+            get("/v1/services/{name}/disk", OBSERVE, "List a directory on the virtual disk of a service")
+                .describes(
+                    "A long directory is listed in parts. The member `next` shows that there are more entries: its \
+                     value is the parameter `after` of the next request.",
+                )
+                .parameter("query", "path", "the directory, or a file", json!({ "type": "string", "default": "/" }))
+                .parameter(
+                    "query",
+                    "after",
+                    "list the entries whose names come after this one, in the order of their bytes",
+                    json!({ "type": "string" }),
+                )
+                .gives(200, "the entries", Some(json_of::<DiskListing>()))
+                .gives(404, "there is no such service, or no such file: no_such_file", PROBLEM),
+            disk::list,
+        )
+        .route(
+            get("/v1/services/{name}/disk/file", OBSERVE, "Read a part of a file on the virtual disk of a service")
+                .describes(
+                    "The body has up to 1 MiB of the file from the offset on, and nothing at its end. The header \
+                     Lifeboat-File-Bytes has the length of the file, and ETag its version: with that in If-Match, \
+                     further parts are of the same contents.",
+                )
+                .parameter("query", "path", "the file; required", json!({ "type": "string" }))
+                .parameter(
+                    "query",
+                    "offset",
+                    "the offset of the part, in bytes",
+                    json!({ "type": "integer", "minimum": 0, "default": 0 }),
+                )
+                .parameter(
+                    "header",
+                    "If-Match",
+                    "the version, from the header ETag of an earlier part",
+                    json!({ "type": "string" }),
+                )
+                .gives(200, "the bytes", Some(ANY))
+                .gives(404, "there is no such service, or no such file: no_such_file", PROBLEM)
+                .gives(412, "file_changed: read the file again from its beginning", PROBLEM),
+            disk::read,
         )
         .route(
             get(

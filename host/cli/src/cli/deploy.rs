@@ -1,5 +1,7 @@
 //! `lifeboat deploy`: creates a service of the server from a workload.
 
+mod pack;
+
 use super::remote::with_server;
 use super::services::service_line;
 use super::{arguments, exit, output, read_workload};
@@ -8,6 +10,7 @@ use lifeboat_api::http::Deployment;
 use lifeboat_api::name::Name;
 use lifeboat_api::sla::FailoverMode;
 use lifeboat_client::ClientError;
+use pack::{Dir, pack};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -23,6 +26,10 @@ pub(crate) struct Deploy {
     /// How the service fails over: direct, shadow or auto
     #[arg(long, value_name = "MODE")]
     failover: Option<FailoverMode>,
+    /// Begin with the files of this directory, as GUEST on the virtual disk [default: the same path]; repeatable. They
+    /// make up to 256 MiB, and fit the disk of the size
+    #[arg(long = "dir", value_name = "HOST[::GUEST]")]
+    dirs: Vec<Dir>,
     /// Print the service as JSON
     #[arg(long)]
     json: bool,
@@ -40,7 +47,10 @@ impl Deploy {
         let deployment =
             Deployment { size: self.size, fuel: self.fuel, failover: self.failover.map(|mode| mode.to_string()) };
         with_server(async |client| {
-            let deployed = client.deploy(&self.service, workload.into(), &deployment).await;
+            let deployed = match self.dirs.is_empty() {
+                true => client.deploy(&self.service, workload.into(), &deployment).await,
+                false => client.deploy_archive(&self.service, pack(&workload, &self.dirs)?.into(), &deployment).await,
+            };
             let service = deployed.map_err(|error| about_file(error, &self.service, &self.workload))?;
             output::print(self.json, &service, || service_line(&service))
         })?;

@@ -47,6 +47,23 @@ const DISK: Codes = &[
     HOST_FAILED,
 ];
 
+/// The codes of `disk` and its commands.
+const DISK_OF_SERVER: Codes = &[
+    (OK, "the files are shown or copied"),
+    (
+        SOME_NOT_OK,
+        "the server denied it, or a link leads out of the exported directory; or the service went on, so that a file \
+         changed while it was read, or the copied files are of different states",
+    ),
+    (
+        USAGE,
+        "the command line, or the directory that it names, is wrong, this user may not use it, or there is no such service \
+         or file",
+    ),
+    SERVER_FAILED,
+    NOT_REACHED,
+];
+
 /// The codes of all commands together.
 const ALL: Codes = &[
     (OK, "success"),
@@ -301,6 +318,10 @@ const COMMANDS: &[(&str, Codes)] = &[
             NOT_REACHED,
         ],
     ),
+    ("disk", DISK_OF_SERVER),
+    ("disk ls", DISK_OF_SERVER),
+    ("disk cat", DISK_OF_SERVER),
+    ("disk export", DISK_OF_SERVER),
     (
         "usage",
         &[

@@ -275,7 +275,7 @@ impl Run {
             let (name, settings) = (service.clone(), settings.clone());
             let secret = random()?;
             let workload_bytes = workload_bytes.into();
-            let new = NewService { name, workload, workload_bytes, settings, secret, epoch };
+            let new = NewService { name, workload, workload_bytes, settings, secret, epoch, disk: None };
             host.create_durable_service(new).await?;
         }
         Ok((host, is_journal_damaged))

@@ -301,7 +301,7 @@ async fn create(server: Server, service: ServiceConfig) -> anyhow::Result<()> {
     let (workload, bytes) = tokio::task::spawn_blocking(move || load_workload(&workload)).await??;
     let (secret, epoch) = (random()?, random_epoch()?);
     let workload_bytes = bytes.into();
-    let new = NewService { name, workload, workload_bytes, settings, secret, epoch };
+    let new = NewService { name, workload, workload_bytes, settings, secret, epoch, disk: None };
     Ok(server.host().create_durable_service(new).await?)
 }
 

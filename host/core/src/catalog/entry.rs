@@ -154,6 +154,12 @@ impl ServiceEntry {
 }
 
 impl ServiceSettings {
+    /// Returns the size of the first VM. If the settings do not have it, that is the first of their sizes.
+    #[must_use]
+    pub fn first_size(&self) -> Option<&Size> {
+        self.sizes.iter().find(|size| size.name == self.size).or(self.sizes.first())
+    }
+
     /// Encodes the settings as an entry and a portable snapshot store them.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let Self { size, sizes, thresholds, deduplication_window, failover } = self;

@@ -9,12 +9,14 @@ use crate::catalog::{Room, ServiceEntry, ServiceSettings};
 use crate::data::{self, Contents, DataDirectory, DataError, FoundService, findings};
 use crate::scratch::{ProgramError, stored_workload};
 use crate::service::{LaunchError, QUEUE_MAX, Service, ServiceSpec, Status};
+use crate::snapshot_file::FIRST_RECORD;
 use bytes::Bytes;
 use lifeboat_api::event::{Event, EventSink};
 use lifeboat_api::id::{Epoch, WorkloadHash};
 use lifeboat_api::name::Name;
 use lifeboat_api::text::chain;
 use lifeboat_api::transaction::Denial;
+use lifeboat_disk::Disk;
 use lifeboat_journal::commit::{CommitError, Stall};
 use lifeboat_vm::engine::{Program, joined};
 use lifeboat_vm::workload::Workload;
@@ -37,6 +39,8 @@ pub struct NewService {
     pub secret: [u8; 32],
     /// The first epoch of the service, drawn at random as well.
     pub epoch: Epoch,
+    /// The virtual disk with which its first VM begins, if it is not empty. It must fit the size.
+    pub disk: Option<Disk>,
 }
 
 impl Host {
@@ -185,7 +189,7 @@ impl Host {
     /// If the host has no data directory.
     pub async fn create_durable_service(&self, new: NewService) -> Result<(), LaunchError> {
         let directory = self.data.as_ref().expect("the host has a data directory");
-        let NewService { name, workload, workload_bytes, settings, secret, epoch } = new;
+        let NewService { name, workload, workload_bytes, settings, secret, epoch, disk } = new;
         let _turn = self.turn(&name).await?;
         self.admission.check()?;
         // Otherwise the first record would wait for room, and the caller with it.
@@ -205,22 +209,27 @@ impl Host {
             workload: hash,
             settings,
             accepted_divergences: BTreeSet::new(),
-            first_snapshot: None,
+            first_snapshot: disk.is_some().then_some(FIRST_RECORD),
         };
-        let spec = spec(name.clone(), program, &entry, epoch);
+        let spec = ServiceSpec { disk, ..spec(name.clone(), program, &entry, epoch) };
         let place = self.begin(&name)?;
         self.check_sizes(&spec)?;
-        let service = name.clone();
+        let (service, has_disk) = (name.clone(), spec.disk.is_some());
         let kept = on_disk(directory, move |directory| {
+            if has_disk {
+                directory.catalog().note_creation(&service, directory.committer().end())?;
+            }
             let kept = directory.keep_workload(&hash, &workload_bytes)?;
             directory.clear_snapshots(&service).map(|()| kept)
         });
         // This protects the workload's file until the catalog refers to it.
         let _kept = kept.await?;
-        let launching = Service::launch_durable(spec, self.context.clone(), Arc::clone(directory));
+        let launching = Service::launch_durable(spec, hash, self.context.clone(), Arc::clone(directory));
         let (service, begun, snapshot_writer) = self.on_guests(launching).await?;
         if let Err(error) = begun.durable_or_held().await {
             directory.end_journal(&name);
+            // The next start removes the first snapshot, if there is one, or the creation of another service of the name
+            // does.
             return Err(LaunchError::Begin { name, error });
         }
         let added = name.clone();

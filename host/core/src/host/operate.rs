@@ -10,10 +10,11 @@ use crate::data::{DataDirectory, DataError};
 use crate::service::{LaunchError, Status};
 use lifeboat_api::access::Grant;
 use lifeboat_api::event::Event;
-use lifeboat_api::id::Epoch;
+use lifeboat_api::id::{Epoch, Sequence};
 use lifeboat_api::name::Name;
 use lifeboat_api::text::chain;
-use lifeboat_api::transaction::Denial;
+use lifeboat_api::transaction::{Denial, RequestError};
+use lifeboat_disk::Disk;
 use std::collections::BTreeMap;
 use std::future::ready;
 use std::sync::{Arc, PoisonError};
@@ -82,6 +83,16 @@ impl Host {
     pub async fn status_of(&self, name: &Name) -> Option<Status> {
         let handle = self.look().get(name).map(|running| running.handle.clone());
         handle?.status().await.ok()
+    }
+
+    /// Returns a copy of the virtual disk of a service, after all earlier requests to it, and the last transaction that
+    /// the copy shows. A copy keeps what the service changes later in memory, so callers drop it soon.
+    ///
+    /// # Errors
+    /// A denial without the grant to observe, or if the service does not run;
+    /// [`OutcomeUnknown`](lifeboat_api::transaction::OutcomeUnknown) if what the copy shows did not become durable.
+    pub async fn disk_of(&self, by: &Identity, service: &str) -> Result<(Disk, Sequence), RequestError> {
+        self.enter(by, service, Grant::Observe)?.disk().await
     }
 
     /// Ends a durable service with a snapshot, after all earlier requests to it, and releases its VM and slot. The

@@ -8,6 +8,7 @@ use crate::journal::JournalError;
 use lifeboat_api::id::{Sequence, VmId};
 use lifeboat_api::name::Name;
 use lifeboat_api::transaction::{Denial, Kind, OutcomeUnknown, Reply, Request, RequestError};
+use lifeboat_disk::Disk;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -84,6 +85,11 @@ pub(super) enum Message {
     },
     Status {
         done: oneshot::Sender<Status>,
+        _place: OwnedSemaphorePermit,
+    },
+    /// Copies the virtual disk.
+    Disk {
+        done: oneshot::Sender<Result<(Disk, Sequence), RequestError>>,
         _place: OwnedSemaphorePermit,
     },
     Stop {
@@ -223,6 +229,13 @@ impl ServiceHandle {
     pub(crate) async fn status(&self) -> Result<Status, Denial> {
         let place = self.look().await;
         self.ask(|done| Message::Status { done, _place: place }).await
+    }
+
+    /// Returns a copy of the virtual disk once everything that was sent before is done and durable, and the last
+    /// transaction that it shows.
+    pub(crate) async fn disk(&self) -> Result<(Disk, Sequence), RequestError> {
+        let place = self.look().await;
+        self.ask(|done| Message::Disk { done, _place: place }).await?
     }
 
     /// Fails over now, on the order of operator `by`.

@@ -4,14 +4,16 @@ use super::snapshots::Snapshots;
 use super::{LaunchError, Service, ServiceContext, ServiceSpec, check_size};
 use crate::answers::{Answers, ForgottenTimes, KeptId};
 use crate::data::snapshot_writer::{RetainedSnapshot, SNAPSHOTS_RETAINED, SnapshotWriter};
+use crate::data::stored_snapshot::{self, Stored};
 use crate::data::{DataDirectory, DataError, FoundService, FoundSnapshot, kept, last_transaction};
 use crate::history::{FoundHistory, History};
 use crate::journal::durable::{DurableLog, FoundLog};
 use crate::journal::{Commit, JournalError, Record, TailEntry, record};
+use crate::snapshot_file::{self, FIRST_RECORD, ResumePoint, SnapshotFileError, SnapshotHeader};
 use crate::vm::Vm;
 use futures::future::BoxFuture;
 use lifeboat_api::event::Event;
-use lifeboat_api::id::{Sequence, VmId};
+use lifeboat_api::id::{Sequence, VmId, WorkloadHash};
 use lifeboat_api::name::Name;
 use lifeboat_api::size::Size;
 use lifeboat_disk::Packs;
@@ -79,14 +81,24 @@ impl Service {
     /// As [`Service::launch`].
     pub(crate) async fn launch_durable(
         spec: ServiceSpec,
+        workload: WorkloadHash,
         context: ServiceContext,
         directory: Arc<DataDirectory>,
     ) -> Result<(Self, Commit, SnapshotWriterTask), LaunchError> {
         let log = DurableLog::new(spec.name.clone(), directory.committer().clone(), FoundLog::default());
+        let has_disk = spec.disk.is_some();
         let mut service = Self::launch(spec, context, Box::new(log)).await?;
-        let (record, first_answer) = (RecordNumber(0), RecordNumber(1));
-        let empty = RetainedSnapshot { file: None, record, first_answer, packs: Packs::new() };
-        let task = service.open(directory, VecDeque::from([empty]));
+        let first = if has_disk {
+            let (header, snapshot) = (service.first_header(workload), Arc::clone(service.snapshots.last()));
+            service.snapshots = Snapshots::new(Arc::clone(&snapshot), header.record, 0, 0);
+            let of_thread = Arc::clone(&directory);
+            let write = move || write_first(&**of_thread.storage(), header, &snapshot);
+            joined(tokio::task::spawn_blocking(write)).await.map_err(DataError::from)?
+        } else {
+            let (record, first_answer) = (RecordNumber(0), RecordNumber(1));
+            RetainedSnapshot { file: None, record, first_answer, packs: Packs::new() }
+        };
+        let task = service.open(directory, VecDeque::from([first]));
         if let Some(reason) = service.conditions.stopped() {
             let error = JournalError::Ended { reason: reason.to_owned() };
             return Err(LaunchError::Begin { name: service.name, error });
@@ -207,6 +219,20 @@ impl Service {
     }
 
     /// Begins the service's epoch, and starts its snapshot writer with the retained snapshots `kept`, oldest first.
+    /// Returns the header of the snapshot from which a service begins that has a disk before its first record.
+    fn first_header(&self, workload: WorkloadHash) -> SnapshotHeader {
+        SnapshotHeader {
+            service: self.name.clone(),
+            workload_hash: *workload.as_bytes(),
+            state_version: self.snapshots.last().state_version(),
+            sequence: self.snapshots.last().sequence(),
+            timestamp: self.snapshots.last().timestamp(),
+            record: FIRST_RECORD,
+            resume_point: ResumePoint::first(self.vm.size.name.clone(), self.epoch, None),
+            sections: Vec::new(),
+        }
+    }
+
     fn open(&mut self, directory: Arc<DataDirectory>, kept: VecDeque<RetainedSnapshot>) -> SnapshotWriterTask {
         self.journal_event(Record::Opened { timestamp: self.service_time(), epoch: self.epoch });
         let events = self.events.sink();
@@ -215,6 +241,18 @@ impl Service {
         self.snapshot_writer = Some(snapshot_writer);
         Box::pin(task)
     }
+}
+
+/// Writes the snapshot from which a service begins.
+fn write_first(
+    storage: &dyn Storage,
+    header: SnapshotHeader,
+    snapshot: &Snapshot,
+) -> Result<RetainedSnapshot, SnapshotFileError> {
+    let (record, first_answer) = (header.record, header.resume_point.first_answer);
+    let file = Some(snapshot_file::file_name(&header.service, record));
+    let Stored { packs, .. } = stored_snapshot::write(storage, header, snapshot, Vec::new(), &Packs::new())?;
+    Ok(RetainedSnapshot { file, record, first_answer, packs })
 }
 
 /// Renames a damaged snapshot, so that a new one can have its name.

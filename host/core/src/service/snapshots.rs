@@ -39,9 +39,9 @@ impl Snapshots {
         Self { last, record, fuel, tail_fuel, kept_fuel: 0, replayed_fuel: 0, export_needs }
     }
 
-    /// Returns the state of a service at the beginning of its history.
-    pub(super) fn none() -> Self {
-        Self::new(Arc::new(Snapshot::empty()), RecordNumber(0), 0, 0)
+    /// Returns the state of a service at the beginning of its history, before which is `birth`.
+    pub(super) fn begin(birth: Arc<Snapshot>) -> Self {
+        Self::new(birth, RecordNumber(0), 0, 0)
     }
 
     /// Returns the last proven snapshot.
@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn what_was_kept_since_a_snapshot_was_begun_is_the_tail_after_it() {
-        let mut snapshots = Snapshots::none();
+        let mut snapshots = Snapshots::begin(Arc::new(Snapshot::empty()));
         snapshots.note_kept(700);
         let begun = begun(&snapshots, 7);
         snapshots.note_kept(30);
@@ -233,12 +233,12 @@ mod tests {
 
     #[test]
     fn an_export_that_lacked_memory_is_repeated_once_with_more() {
-        let mut snapshots = Snapshots::none();
+        let mut snapshots = Snapshots::begin(Arc::new(Snapshot::empty()));
         assert!(!snapshots.note_lacked(None, true));
         assert!(!snapshots.note_lacked(Some(Resource::Cpu), true), "it gets more fuel the next time");
         assert_eq!(snapshots.export_needs(), ExportNeeds { is_large: false, is_long: true });
         assert!(snapshots.note_lacked(Some(Resource::Memory), true));
         assert!(!snapshots.note_lacked(Some(Resource::Memory), true), "it had all that there is");
-        assert!(!Snapshots::none().note_lacked(Some(Resource::Memory), false));
+        assert!(!Snapshots::begin(Arc::new(Snapshot::empty())).note_lacked(Some(Resource::Memory), false));
     }
 }

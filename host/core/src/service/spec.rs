@@ -13,6 +13,7 @@ use lifeboat_api::meter::Meter;
 use lifeboat_api::name::Name;
 use lifeboat_api::size::{Bytes as ByteCount, BytesBeside, DISK_BYTES_MAX, DISK_BYTES_MIN, Size};
 use lifeboat_api::sla::{FailoverMode, Thresholds};
+use lifeboat_disk::Disk;
 use lifeboat_vm::engine::{EngineError, Program};
 use lifeboat_vm::instance::MoveError;
 use lifeboat_vm::workload::LoadError;
@@ -44,6 +45,8 @@ pub struct ServiceSpec {
     pub deduplication_window: DeduplicationWindow,
     /// The most requests of one user that may wait, as [`QUEUE_MAX`].
     pub queue_max: usize,
+    /// The virtual disk with which its first VM begins, if it is not empty.
+    pub disk: Option<Disk>,
 }
 
 impl ServiceSpec {
@@ -52,14 +55,13 @@ impl ServiceSpec {
     /// [`QUEUE_MAX`].
     #[must_use]
     pub fn new(name: Name, program: Arc<Program>, settings: &ServiceSettings, secret: [u8; 32], epoch: Epoch) -> Self {
-        let ServiceSettings { size, sizes, thresholds, deduplication_window, failover } = settings;
-        let sizes: Vec<_> = sizes.iter().cloned().map(Arc::new).collect();
-        let first = sizes.iter().find(|candidate| candidate.name == *size).or(sizes.first());
+        let ServiceSettings { sizes, thresholds, deduplication_window, failover, .. } = settings;
+        let first = settings.first_size().cloned().unwrap_or_else(|| Size::built_in().remove(0));
         Self {
             name,
             program,
-            size: first.cloned().unwrap_or_else(|| Arc::new(Size::built_in().remove(0))),
-            sizes,
+            size: Arc::new(first),
+            sizes: sizes.iter().cloned().map(Arc::new).collect(),
             thresholds: *thresholds,
             secret,
             epoch,
@@ -67,6 +69,7 @@ impl ServiceSpec {
             failover: *failover,
             deduplication_window: *deduplication_window,
             queue_max: QUEUE_MAX,
+            disk: None,
         }
     }
 }
@@ -168,6 +171,21 @@ pub enum LaunchError {
         size: String,
         /// The disk of the size, in bytes.
         bytes: u64,
+    },
+    /// The files with which the service would begin do not fit its disk.
+    #[error(
+        "the files of service '{name}' use {}, the disk of size '{size}' has {}; choose a larger size",
+        BytesBeside { bytes: *bytes, bound: *disk_bytes }, ByteCount(*disk_bytes)
+    )]
+    Files {
+        /// The name of the service.
+        name: Name,
+        /// What the files use of a disk, in bytes.
+        bytes: u64,
+        /// The name of the size.
+        size: String,
+        /// The disk of the size, in bytes.
+        disk_bytes: u64,
     },
     /// The workload cannot be compiled.
     #[error(transparent)]

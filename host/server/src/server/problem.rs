@@ -17,6 +17,7 @@ use lifeboat_host::auth::{AccountError, LogInError, PasswordError};
 use lifeboat_host::budget::{self, Permit};
 use lifeboat_host::catalog::CatalogError;
 use lifeboat_host::data::DataError;
+use lifeboat_host::files::UnpackError;
 use lifeboat_host::service::{Answered, LaunchError};
 use lifeboat_vm::engine::EngineError;
 use lifeboat_vm::workload::LoadError;
@@ -284,6 +285,18 @@ impl From<AccountError> for Problem {
     }
 }
 
+impl From<UnpackError> for Problem {
+    fn from(error: UnpackError) -> Self {
+        match error {
+            UnpackError::Archive(_) => Self::bad_request("not_an_archive", chain(&error)),
+            UnpackError::LongWorkload { .. } => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", error.to_string())
+            }
+            _ => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "files_refused", error.to_string()),
+        }
+    }
+}
+
 impl From<LaunchError> for Problem {
     fn from(error: LaunchError) -> Self {
         let error = match error {
@@ -302,6 +315,7 @@ impl From<LaunchError> for Problem {
             LaunchError::Engine(
                 EngineError::Load(LoadError::Deadline { .. }) | EngineError::CompileDeadline { .. },
             ) => return Self::later("compile_deadline", error.to_string()),
+            LaunchError::Files { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "files_refused"),
             LaunchError::SizeTooLarge { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "size_too_large"),
             LaunchError::Size(_)
             | LaunchError::Instantiate { .. }

@@ -24,6 +24,7 @@ use lifeboat_api::sla::FailoverMode;
 use lifeboat_api::transaction::{Denial, Outcome, QUARANTINE_REMEDY, RequestError, check_id};
 use lifeboat_host::auth::Identity;
 use lifeboat_host::catalog::{ServiceEntry, ServiceSettings};
+use lifeboat_host::files::{self, ARCHIVE_FILES_BYTES_MAX, Unpacked};
 use lifeboat_host::host::NewService;
 use lifeboat_host::service::{LaunchError, Ordered, Status};
 use lifeboat_vm::engine::joined;
@@ -72,33 +73,60 @@ pub(super) async fn deploy(
     given: Parameters,
     body: Body,
 ) -> Result<(StatusCode, Json<Service>), Problem> {
-    let deployment = deployment(given)?;
+    let (deployment, is_archive) = deployment(given)?;
     let name = path::name(&name)?;
     let settings = settings(&shared, deployment)?;
     let turn = shared.deploys.turn(&identity.user).await?;
-    let bytes_max = usize::try_from(MODULE_BYTES_MAX).unwrap_or(usize::MAX);
-    let upload = Arc::clone(&shared.uploads).try_acquire_owned().map_err(|_| {
-        let text = format!("{UPLOADS_MAX} workloads are being sent, which is the limit; try again soon");
+    // An archive may be long, so it is sent while nothing else is.
+    let (bytes_max, uploads) = match is_archive {
+        true => (MODULE_BYTES_MAX + ARCHIVE_FILES_BYTES_MAX, UPLOADS_MAX),
+        false => (MODULE_BYTES_MAX, 1),
+    };
+    let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
+    let uploads = u32::try_from(uploads).unwrap_or(u32::MAX);
+    let upload = Arc::clone(&shared.uploads).try_acquire_many_owned(uploads).map_err(|_| {
+        let text =
+            format!("other workloads are being sent: up to {UPLOADS_MAX} at a time, or one with files; try again soon");
         Problem::later("too_many_uploads", text)
     })?;
     let bytes = body::read(body, bytes_max, UPLOAD_TIME_MAX).await?;
     // The upload may have taken minutes.
     shared.host.authorise_admin(&shared.host.authenticate_hash(&identity.token)?)?;
     let created = uninterrupted(&shared, move |shared| async move {
-        let created = create(&shared, name, settings, bytes).await;
+        let created = match is_archive {
+            true => unpacked(&shared, bytes, &settings).await,
+            false => Ok(Unpacked { workload: bytes, disk: None }),
+        };
+        let created = match created {
+            Ok(unpacked) => create(&shared, name, settings, unpacked).await,
+            Err(problem) => Err(problem),
+        };
         drop((turn, upload));
         created
     });
     Ok((StatusCode::CREATED, Json(created.await?)))
 }
 
-async fn create(shared: &Arc<Shared>, name: Name, settings: ServiceSettings, bytes: Bytes) -> Result<Service, Problem> {
+/// Unpacks an archive for a service with these settings.
+async fn unpacked(shared: &Shared, archive: Bytes, settings: &ServiceSettings) -> Result<Unpacked, Problem> {
+    let (limit_bytes, now) = (settings.first_size().map_or(0, |size| size.disk_bytes), shared.clock.now());
+    let unpack = move || files::unpack(&archive, limit_bytes, now);
+    Ok(joined(tokio::task::spawn_blocking(unpack)).await?)
+}
+
+async fn create(
+    shared: &Arc<Shared>,
+    name: Name,
+    settings: ServiceSettings,
+    unpacked: Unpacked,
+) -> Result<Service, Problem> {
+    let Unpacked { workload: bytes, disk } = unpacked;
     let workload = shared.host.load_deployed(&name, bytes.clone()).await.map_err(LaunchError::Engine)?;
     let (mut secret, mut epoch) = ([0; 32], Epoch::default());
     getrandom::fill(&mut secret)
         .and_then(|()| getrandom::fill(&mut epoch.0))
         .map_err(|error| Problem::later("no_randomness", format!("no random numbers are available: {error}")))?;
-    let new = NewService { name: name.clone(), workload, workload_bytes: bytes, settings, secret, epoch };
+    let new = NewService { name: name.clone(), workload, workload_bytes: bytes, settings, secret, epoch, disk };
     shared.host.create_durable_service(new).await?;
     one(shared, &name).await
 }
@@ -272,7 +300,7 @@ pub(super) async fn known(shared: &Arc<Shared>, service: &str) -> Result<(), Pro
 }
 
 /// Returns the problem of an operation on a service that was denied.
-fn not_operated(error: impl Into<RequestError>) -> Problem {
+pub(super) fn not_operated(error: impl Into<RequestError>) -> Problem {
     match error.into() {
         RequestError::Denied(Denial::NoService { service }) => Problem::no_service(&service),
         error => error.into(),
@@ -363,13 +391,21 @@ async fn usage_of(shared: &Shared, name: Name) -> Usage {
     }
 }
 
-/// Parses the query of a deployment.
-fn deployment(given: Parameters) -> Result<Deployment, Problem> {
-    let mut given = parameters(given, &["size", "fuel", "failover"])?;
+/// Parses the query of a deployment. Returns also whether its body is an archive.
+fn deployment(given: Parameters) -> Result<(Deployment, bool), Problem> {
+    let mut given = parameters(given, &["size", "fuel", "failover", "archive"])?;
+    let is_archive = match given.remove("archive").as_deref() {
+        None => false,
+        Some("tar") => true,
+        Some(other) => {
+            return Err(wrong_parameter("archive", other, "'tar', or left out for a body that is a workload"));
+        }
+    };
     let fuel = given.remove("fuel").map(|text| {
         text.parse().map_err(|_| wrong_parameter("fuel", &text, "a whole number of units of fuel, such as 50000000"))
     });
-    Ok(Deployment { size: given.remove("size"), fuel: fuel.transpose()?, failover: given.remove("failover") })
+    let fuel = fuel.transpose()?;
+    Ok((Deployment { size: given.remove("size"), fuel, failover: given.remove("failover") }, is_archive))
 }
 
 /// Returns the settings of a deployment, with the configuration's defaults for what it leaves out.

@@ -142,18 +142,7 @@ fn time((tag, text): (u8, &[u8])) -> Option<Timestamp> {
     };
     let mut parts = rest.chunks(2).map(number);
     let [month, day, hour, minute, second] = std::array::from_fn(|_| parts.next().unwrap_or_default());
-    let is_time = (1..=12).contains(&month) && (1..=31).contains(&day) && hour < 24 && minute < 60 && second < 61;
-    if !is_time {
-        return None;
-    }
-    // Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `days_from_civil`: years begin in March.
-    let year = if month <= 2 { year - 1 } else { year };
-    let (era, year_of_era) = (year.div_euclid(400), year.rem_euclid(400));
-    let day_of_year = (153 * (month + if month > 2 { -3 } else { 9 }) + 2) / 5 + day - 1;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    let days = era * 146_097 + day_of_era - 719_468;
-    let seconds = days * 86_400 + hour * 3_600 + minute * 60 + second;
-    Some(Timestamp(u64::try_from(seconds).unwrap_or(0).saturating_mul(1_000_000_000)))
+    Timestamp::of_utc([year, month, day, hour, minute, second])
 }
 
 #[cfg(test)]

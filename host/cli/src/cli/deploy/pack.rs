@@ -1,0 +1,202 @@
+//! The archive of a deployment with files: directories of this machine, for the virtual disk of a new service.
+
+use super::super::{UsageError, arguments};
+use anyhow::Context;
+use lifeboat_api::size::Bytes as ByteCount;
+use lifeboat_host::files::{ARCHIVE_DISK, ARCHIVE_FILES_BYTES_MAX, ARCHIVE_WORKLOAD};
+use std::fs::{self, File, Metadata};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::UNIX_EPOCH;
+use tar::{Builder, EntryType, Header};
+
+/// A directory of this machine, and its path on the virtual disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Dir {
+    host: PathBuf,
+    /// The path without a slash at its ends. The root is empty.
+    guest: String,
+}
+
+impl FromStr for Dir {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (host, guest) = text.split_once("::").unwrap_or((text, text));
+        let parts: Vec<&str> = guest.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
+        if host.is_empty() || guest.is_empty() {
+            return Err("is no HOST or HOST::GUEST, such as ./site::/site".into());
+        }
+        if parts.contains(&"..") {
+            return Err("has '..' in its path on the virtual disk; name that path, such as HOST::/site".into());
+        }
+        Ok(Self { host: host.into(), guest: parts.join("/") })
+    }
+}
+
+/// Returns the archive with `workload`, and with what is in these directories.
+///
+/// # Errors
+/// [`UsageError`] for what a virtual disk cannot have, and for more than [`ARCHIVE_FILES_BYTES_MAX`].
+pub(super) fn pack(workload: &[u8], dirs: &[Dir]) -> anyhow::Result<Vec<u8>> {
+    let mut packing = Packing { archive: Builder::new(Vec::new()), workload_bytes: workload.len() as u64 };
+    packing.file(ARCHIVE_WORKLOAD, workload, 0)?;
+    for Dir { host, guest } in dirs {
+        // The directory itself may be a link.
+        let found = fs::metadata(host).map_err(|error| unusable(host, &error.to_string()))?;
+        if !found.is_dir() {
+            return Err(unusable(host, "it is not a directory"));
+        }
+        packing.directory(host, guest, &found)?;
+    }
+    Ok(packing.archive.into_inner()?)
+}
+
+struct Packing {
+    archive: Builder<Vec<u8>>,
+    workload_bytes: u64,
+}
+
+impl Packing {
+    fn directory(&mut self, host: &Path, guest: &str, found: &Metadata) -> anyhow::Result<()> {
+        // What is still to be added, and how deep it is below `host`.
+        let mut left = vec![(host.to_path_buf(), guest.to_owned(), 0_usize, found.clone())];
+        while let Some((path, guest, depth, found)) = left.pop() {
+            if !guest.is_empty() {
+                let mut header = header(EntryType::Directory, &found);
+                self.archive.append_data(&mut header, format!("{ARCHIVE_DISK}/{guest}/"), &[][..])?;
+            }
+            let listed = fs::read_dir(&path).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
+            let mut entries = listed.map_err(|error| unusable(&path, &error.to_string()))?;
+            entries.sort_by_key(fs::DirEntry::file_name);
+            for entry in entries {
+                let path = entry.path();
+                let wrong = |reason: &str| unusable(&path, reason);
+                let name = entry.file_name();
+                let name = name.to_str().ok_or_else(|| wrong("its name is not UTF-8; rename it"))?;
+                let guest = if guest.is_empty() { name.to_owned() } else { format!("{guest}/{name}") };
+                let found = entry.metadata().map_err(|error| wrong(&error.to_string()))?;
+                let kind = found.file_type();
+                if kind.is_dir() {
+                    left.push((path, guest, depth + 1, found));
+                } else if kind.is_file() {
+                    let bytes = self.read(&path)?;
+                    self.file(&format!("{ARCHIVE_DISK}/{guest}"), &bytes, modified(&found))?;
+                } else if kind.is_symlink() {
+                    let target = fs::read_link(&path).map_err(|error| wrong(&error.to_string()))?;
+                    let target = target.to_str().ok_or_else(|| wrong("it leads to a name that is not UTF-8"))?;
+                    if leads_out(depth, target) {
+                        return Err(wrong("it is a link out of the directory; replace or remove it"));
+                    }
+                    let mut header = header(EntryType::Symlink, &found);
+                    self.archive.append_link(&mut header, format!("{ARCHIVE_DISK}/{guest}"), target)?;
+                } else {
+                    return Err(wrong("it is neither a file, nor a directory, nor a link; remove it"));
+                }
+                self.check_length()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a file that may grow meanwhile.
+    fn read(&self, path: &Path) -> anyhow::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let read = File::open(path).and_then(|file| file.take(ARCHIVE_FILES_BYTES_MAX + 1).read_to_end(&mut bytes));
+        read.map_err(|error| unusable(path, &error.to_string()))?;
+        Ok(bytes)
+    }
+
+    fn file(&mut self, path: &str, bytes: &[u8], modified: u64) -> anyhow::Result<()> {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(EntryType::Regular);
+        header.set_mode(0o644);
+        header.set_mtime(modified);
+        header.set_size(bytes.len() as u64);
+        self.archive.append_data(&mut header, path, bytes).with_context(|| format!("cannot pack {path}"))
+    }
+
+    fn check_length(&self) -> anyhow::Result<()> {
+        let bytes = (self.archive.get_ref().len() as u64).saturating_sub(self.workload_bytes);
+        if bytes <= ARCHIVE_FILES_BYTES_MAX {
+            return Ok(());
+        }
+        let text = format!(
+            "the files of --dir make an archive of over {}, which is the limit; name less",
+            ByteCount(ARCHIVE_FILES_BYTES_MAX)
+        );
+        Err(UsageError(text).into())
+    }
+}
+
+fn unusable(path: &Path, reason: &str) -> anyhow::Error {
+    UsageError(format!(
+        "--dir: {} cannot be on a virtual disk: {reason}",
+        arguments::shown(&path.display().to_string())
+    ))
+    .into()
+}
+
+fn modified(found: &Metadata) -> u64 {
+    let since = found.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    since.map_or(0, |since| since.as_secs())
+}
+
+fn header(kind: EntryType, found: &Metadata) -> Header {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(if kind == EntryType::Directory { 0o755 } else { 0o777 });
+    header.set_mtime(modified(found));
+    header.set_size(0);
+    header
+}
+
+/// Returns whether a link leads out of the directory of which it is `depth` directories below.
+fn leads_out(depth: usize, target: &str) -> bool {
+    let mut depth = Some(depth);
+    for part in target.split('/') {
+        depth = match part {
+            "" | "." => depth,
+            ".." => depth.and_then(|depth| depth.checked_sub(1)),
+            _ => depth.map(|depth| depth + 1),
+        };
+    }
+    target.starts_with('/') || depth.is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_named_with_its_path_on_the_disk() {
+        let dir = |host: &str, guest: &str| Ok(Dir { host: host.into(), guest: guest.into() });
+        for (text, expected) in [
+            ("./site::/var//www/", dir("./site", "var/www")),
+            ("site", dir("site", "site")),
+            ("/srv/site", dir("/srv/site", "srv/site")),
+            ("../site::/", dir("../site", "")),
+        ] {
+            assert_eq!(text.parse(), expected, "{text}");
+        }
+        for text in ["", "::", "::/x", "x::", "../site", "x::../y"] {
+            assert!(text.parse::<Dir>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_link_leads_out_if_it_goes_above_the_directory_on_its_way() {
+        for (depth, target, expected) in [
+            (0, "a", false),
+            (0, "../a", true),
+            (1, "../a", false),
+            (1, "../../a/b", true),
+            (0, "a/../../d/a", true),
+            (0, "./a/..", false),
+            (3, "/a", true),
+        ] {
+            assert_eq!(leads_out(depth, target), expected, "{target}");
+        }
+    }
+}

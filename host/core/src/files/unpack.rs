@@ -1,0 +1,329 @@
+//! The archive of a deployment: a workload, and the files with which its service begins.
+//!
+//! It is a tar archive. Its entry `workload` is the workload, and the entries below `disk/` are the files of the virtual
+//! disk. They are written to a disk in memory and nowhere else, so a path leads nowhere but there.
+
+use bytes::Bytes;
+use lifeboat_api::clock::Timestamp;
+use lifeboat_api::size::Bytes as ByteCount;
+use lifeboat_api::text::Printable;
+use lifeboat_disk::{Call, Disk, Error, Ino, Mark, OpenHow, READ_BYTES_MAX, SetTimes};
+use lifeboat_vm::workload::MODULE_BYTES_MAX;
+use std::io::{self, Read};
+use tar::{Archive, Entry, EntryType};
+use thiserror::Error;
+
+/// The most bytes of an archive, beside those of a workload.
+pub const ARCHIVE_FILES_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// The name of the workload in an archive.
+pub const ARCHIVE_WORKLOAD: &str = "workload";
+
+/// The directory of the files in an archive.
+pub const ARCHIVE_DISK: &str = "disk";
+
+/// The contents of an archive.
+#[derive(Debug)]
+pub struct Unpacked {
+    /// The workload.
+    pub workload: Bytes,
+    /// The disk, or `None` if there are no files.
+    pub disk: Option<Disk>,
+}
+
+/// An archive that cannot be deployed.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum UnpackError {
+    /// It is not a tar archive, or is cut off.
+    #[error("the body cannot be read as a tar archive: {0}; send one with the entry workload, and files below disk/")]
+    Archive(#[source] io::Error),
+    /// It has no workload.
+    #[error("the archive has no entry 'workload'; add the workload to it by this name")]
+    NoWorkload,
+    /// It has several workloads.
+    #[error("the archive has more than one entry 'workload'; send one with a single workload")]
+    ManyWorkloads,
+    /// The workload is too long.
+    #[error("the workload in the archive has {}, the limit is {}", ByteCount(*bytes), ByteCount(MODULE_BYTES_MAX))]
+    LongWorkload {
+        /// Its length, in bytes.
+        bytes: u64,
+    },
+    /// An entry is not a file, directory or link that a virtual disk can have.
+    #[error("'{}' in the archive {reason}", Printable(path))]
+    Entry {
+        /// The path of the entry.
+        path: String,
+        /// The reason, and the remedy.
+        reason: String,
+    },
+    /// The files use more than the disk has.
+    #[error("the files in the archive use more than the {} of the disk; choose a larger size", ByteCount(*limit_bytes))]
+    Full {
+        /// The limit of the disk, in bytes.
+        limit_bytes: u64,
+    },
+}
+
+/// Unpacks an archive onto a disk of `limit_bytes`, on which everything is made at `now`.
+///
+/// # Errors
+/// [`UnpackError`].
+pub fn unpack(archive: &[u8], limit_bytes: u64, now: Timestamp) -> Result<Unpacked, UnpackError> {
+    let mut disk = Disk::new(0);
+    disk.enter(Call { now_ns: now.0, mark: Mark::default(), limit_bytes, is_read_only: false });
+    let mut unpacking = Unpacking { disk, limit_bytes, workload: None, directory_times: Vec::new() };
+    for entry in Archive::new(archive).entries().map_err(UnpackError::Archive)? {
+        unpacking.add(entry.map_err(UnpackError::Archive)?)?;
+    }
+    let Unpacking { mut disk, workload, directory_times, .. } = unpacking;
+    // What was added to a directory has set its times.
+    for (path, times) in directory_times {
+        disk.set_times_at(Ino::ROOT, &path, false, times).map_err(|error| refused(&path, error, limit_bytes))?;
+    }
+    let workload = workload.ok_or(UnpackError::NoWorkload)?;
+    Ok(Unpacked { workload, disk: (!disk.is_untouched()).then_some(disk) })
+}
+
+struct Unpacking {
+    disk: Disk,
+    limit_bytes: u64,
+    workload: Option<Bytes>,
+    /// The times of the directories so far, by path.
+    directory_times: Vec<(String, SetTimes)>,
+}
+
+impl Unpacking {
+    fn add(&mut self, mut entry: Entry<'_, &[u8]>) -> Result<(), UnpackError> {
+        let kind = entry.header().entry_type();
+        if kind == EntryType::XGlobalHeader {
+            return Ok(());
+        }
+        let shown = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        let wrong = |reason: &str| UnpackError::Entry { path: shown.clone(), reason: reason.to_owned() };
+        let not_text = || wrong("has a name that is not UTF-8; rename it");
+        let path = std::str::from_utf8(&entry.path_bytes()).map(plain).map_err(|_| not_text())?;
+        if path == ARCHIVE_WORKLOAD && kind.is_file() {
+            return self.add_workload(entry);
+        }
+        let path = match path.strip_prefix(ARCHIVE_DISK) {
+            // The root of the disk is there.
+            Some("") if kind.is_dir() => return Ok(()),
+            // The entry of the archive's own root.
+            None if path.is_empty() && kind.is_dir() => return Ok(()),
+            Some(below) if below.starts_with('/') => below[1..].to_owned(),
+            _ => return Err(wrong("is neither the workload, nor below disk/; move it there, or remove it")),
+        };
+        self.make_parents(&path)?;
+        let modified_ns = entry.header().mtime().map_err(UnpackError::Archive)?.saturating_mul(1_000_000_000);
+        let times = SetTimes { accessed_ns: Some(modified_ns), modified_ns: Some(modified_ns) };
+        let limit_bytes = self.limit_bytes;
+        let refused = |error| refused(&shown, error, limit_bytes);
+        match kind {
+            EntryType::Directory => {
+                self.make_directory(&path).map_err(refused)?;
+                self.directory_times.push((path, times));
+                return Ok(());
+            }
+            EntryType::Regular | EntryType::Continuous => {
+                let how = OpenHow { create: true, truncate: true, write: true, ..OpenHow::default() };
+                let (ino, _) = self.disk.open_at(Ino::ROOT, &path, how).map_err(refused)?;
+                let (mut offset, mut part) = (0, vec![0; READ_BYTES_MAX]);
+                loop {
+                    let length = entry.read(&mut part).map_err(UnpackError::Archive)?;
+                    if length == 0 {
+                        break;
+                    }
+                    self.disk.write(ino, offset, &part[..length]).map_err(refused)?;
+                    offset += length as u64;
+                }
+                self.disk.close(ino);
+            }
+            EntryType::Symlink | EntryType::Link => {
+                let target = entry.link_name_bytes().unwrap_or_default();
+                let target = std::str::from_utf8(&target).map_err(|_| wrong("leads to a name that is not UTF-8"))?;
+                if kind == EntryType::Symlink {
+                    self.disk.symlink_at(target, Ino::ROOT, &path).map_err(refused)?;
+                } else {
+                    let target = plain(target);
+                    let below = target.strip_prefix("disk/").ok_or_else(|| wrong("leads out of disk/; remove it"))?;
+                    self.disk.link_at(Ino::ROOT, below, Ino::ROOT, &path).map_err(refused)?;
+                    // It has the times of the file.
+                    return Ok(());
+                }
+            }
+            _ => return Err(wrong("is neither a file, nor a directory, nor a link; remove it")),
+        }
+        self.disk.set_times_at(Ino::ROOT, &path, false, times).map_err(refused)
+    }
+
+    fn add_workload(&mut self, mut entry: Entry<'_, &[u8]>) -> Result<(), UnpackError> {
+        let bytes = entry.size();
+        if bytes > MODULE_BYTES_MAX {
+            return Err(UnpackError::LongWorkload { bytes });
+        }
+        let mut workload = Vec::new();
+        entry.read_to_end(&mut workload).map_err(UnpackError::Archive)?;
+        match self.workload.replace(workload.into()) {
+            None => Ok(()),
+            Some(_) => Err(UnpackError::ManyWorkloads),
+        }
+    }
+
+    /// Makes the directories on the way to `path`. An archive need not have entries for them.
+    fn make_parents(&mut self, path: &str) -> Result<(), UnpackError> {
+        for (end, _) in path.match_indices('/') {
+            let parent = &path[..end];
+            self.make_directory(parent).map_err(|error| refused(parent, error, self.limit_bytes))?;
+        }
+        Ok(())
+    }
+
+    fn make_directory(&mut self, path: &str) -> Result<(), Error> {
+        match self.disk.create_directory_at(Ino::ROOT, path) {
+            Err(Error::Exist) => Ok(()),
+            made => made,
+        }
+    }
+}
+
+/// Returns a path without `.` and without slashes at its ends.
+fn plain(path: &str) -> String {
+    let parts: Vec<&str> = path.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
+    parts.join("/")
+}
+
+fn refused(path: &str, error: Error, limit_bytes: u64) -> UnpackError {
+    match error {
+        Error::Full { .. } => UnpackError::Full { limit_bytes },
+        error => {
+            let reason = format!("cannot be on a virtual disk: {error}; change or remove it");
+            UnpackError::Entry { path: path.to_owned(), reason }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files;
+    use lifeboat_api::http::EntryType as Shown;
+    use lifeboat_api::id::Sequence;
+    use proptest::prelude::*;
+    use tar::{Builder, Header};
+
+    const LIMIT: u64 = 1 << 20;
+
+    fn entry(archive: &mut Builder<Vec<u8>>, kind: EntryType, path: &str, content: &[u8]) {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_mtime(1_700_000_000);
+        if matches!(kind, EntryType::Symlink | EntryType::Link) {
+            header.set_size(0);
+            let target = std::str::from_utf8(content).expect("text");
+            archive.append_link(&mut header, path, target).expect("in memory");
+        } else {
+            header.set_size(content.len() as u64);
+            // Unlike `append_data`, this writes any path.
+            header.as_gnu_mut().expect("GNU").name[..path.len()].copy_from_slice(path.as_bytes());
+            header.set_cksum();
+            archive.append(&header, content).expect("in memory");
+        }
+    }
+
+    fn archive(entries: &[(EntryType, &str, &[u8])]) -> Vec<u8> {
+        let mut archive = Builder::new(Vec::new());
+        entry(&mut archive, EntryType::Regular, "workload", b"wasm");
+        for (kind, path, content) in entries {
+            entry(&mut archive, *kind, path, content);
+        }
+        archive.into_inner().expect("in memory")
+    }
+
+    fn unpacked(entries: &[(EntryType, &str, &[u8])]) -> Result<Unpacked, UnpackError> {
+        unpack(&archive(entries), LIMIT, Timestamp(5))
+    }
+
+    #[test]
+    fn files_directories_and_links_are_on_the_disk() {
+        let Unpacked { workload, disk } = unpacked(&[
+            (EntryType::Directory, "./disk/", b""),
+            (EntryType::Directory, "disk/d/", b""),
+            (EntryType::Regular, "disk/d/a", b"first"),
+            (EntryType::Regular, "disk/d/a", b"second"),
+            (EntryType::Regular, "disk/deep/er/b", b"third"),
+            (EntryType::Symlink, "disk/link", b"d/a"),
+            (EntryType::Link, "disk/same", b"disk/d/a"),
+        ])
+        .expect("unpacked");
+        let mut disk = disk.expect("it has files");
+        assert_eq!(&workload[..], b"wasm");
+        let mut read = |path| files::read(&mut disk, path, 0).expect("a file").bytes;
+        assert_eq!(
+            (read("d/a"), read("link"), read("deep/er/b")),
+            (b"second".into(), b"second".into(), b"third".into())
+        );
+        let root = files::list(&mut disk, "/", None, Sequence(0)).expect("a directory");
+        let shown: Vec<_> = root.entries.iter().map(|entry| (&*entry.name, entry.kind, entry.links)).collect();
+        let expected = [
+            ("d", Shown::Directory, 1),
+            ("deep", Shown::Directory, 1),
+            ("link", Shown::Link, 1),
+            ("same", Shown::File, 2),
+        ];
+        assert_eq!(shown, expected);
+        let modified: Vec<_> = root.entries.iter().map(|entry| &*entry.modified).collect();
+        let (of_entry, of_unpacking) = ("2023-11-14T22:13:20.000000000Z", "1970-01-01T00:00:00.000000005Z");
+        assert_eq!(modified, [of_entry, of_unpacking, of_entry, of_entry]);
+    }
+
+    #[test]
+    fn an_archive_without_files_has_no_disk() {
+        assert!(unpacked(&[]).expect("unpacked").disk.is_none());
+        assert!(unpacked(&[(EntryType::Directory, "disk", b"")]).expect("unpacked").disk.is_none());
+    }
+
+    #[test]
+    fn what_a_disk_cannot_have_is_refused_by_its_name() {
+        let long = vec![b'x'; LIMIT as usize];
+        for (kind, path, content, words) in [
+            (EntryType::Fifo, "disk/pipe", &b""[..], "'disk/pipe' in the archive is neither a file, nor a directory"),
+            (EntryType::Regular, "other", b"", "'other' in the archive is neither the workload, nor below disk/"),
+            (EntryType::Regular, "disk", b"", "'disk' in the archive is neither"),
+            (EntryType::Regular, "disk/../../x", b"", "operation not permitted"),
+            (EntryType::Regular, "../disk/x", b"", "'../disk/x' in the archive is neither"),
+            (EntryType::Symlink, "disk/l", b"/etc/passwd", "operation not permitted"),
+            (EntryType::Link, "disk/l", b"other", "'disk/l' in the archive leads out of disk/"),
+            (EntryType::Link, "disk/l", b"disk/none", "no such file or directory"),
+            (EntryType::Regular, "disk/long", &long, "the files in the archive use more than the 1 MiB of the disk"),
+            (EntryType::Regular, "workload", b"again", "more than one entry 'workload'"),
+        ] {
+            let refused = unpacked(&[(kind, path, content)]).expect_err("refused").to_string();
+            assert!(refused.contains(words), "{path}: {refused}");
+        }
+        let mut builder = Builder::new(Vec::new());
+        entry(&mut builder, EntryType::Regular, "disk/a", b"a");
+        let none = unpack(&builder.into_inner().expect("in memory"), LIMIT, Timestamp(0));
+        assert!(matches!(none, Err(UnpackError::NoWorkload)));
+        let cut = archive(&[(EntryType::Regular, "disk/a", &[1; 5_000])]);
+        assert!(matches!(unpack(&cut[..2_500], LIMIT, Timestamp(0)), Err(UnpackError::Archive(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn a_damaged_archive_is_refused_or_unpacked(flips in proptest::collection::vec((0..6_000_usize, 1..=255_u8), 1..8)) {
+            let mut bytes = archive(&[
+                (EntryType::Directory, "disk/d/", b""),
+                (EntryType::Regular, "disk/d/a", b"first"),
+                (EntryType::Symlink, "disk/link", b"d/a"),
+            ]);
+            for (at, flip) in flips {
+                let at = at % bytes.len();
+                bytes[at] ^= flip;
+            }
+            let disk = unpack(&bytes, LIMIT, Timestamp(5)).ok().and_then(|unpacked| unpacked.disk);
+            prop_assert!(disk.is_none_or(|disk| disk.used_bytes() <= LIMIT));
+        }
+    }
+}
