@@ -9,6 +9,7 @@ use crate::disk::{Disk, ENTRY_BYTES, FUEL_PER_ENTRY_CHANGE, HARD_LINKS_MAX};
 use crate::error::{Error, Result};
 use crate::inode::{Entries, Entry, Ino, Node, Type};
 use crate::path::{Last, Place, check_path};
+use crate::table::NEXT_INO_MAX;
 use std::sync::Arc;
 
 /// How [`Disk::open_at`] opens.
@@ -271,6 +272,10 @@ impl Disk {
     /// Creates an inode and its entry.
     fn add_entry(&mut self, directory: Ino, name: Arc<str>, node: Node, kind: Type) -> Result<Entry> {
         let target_bytes = if let Node::Link(target) = &node { target.len() as u64 } else { 0 };
+        // Otherwise the table of the next snapshot would be refused.
+        if self.next_ino().get() >= NEXT_INO_MAX {
+            return Err(Error::NoInode);
+        }
         self.reserve(entry_bytes(&name) + target_bytes, 0)?;
         self.fuel += FUEL_PER_ENTRY_CHANGE;
         let entry = Entry { ino: self.add_inode(node), kind };

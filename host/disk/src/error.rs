@@ -40,6 +40,9 @@ pub enum Error {
     /// There is no entry of this name.
     #[error("no such file or directory")]
     NoEntry,
+    /// The inode numbers up to [`NEXT_INO_MAX`](crate::NEXT_INO_MAX) are used up.
+    #[error("no free inode number")]
+    NoInode,
     /// Something else, where a directory is needed.
     #[error("not a directory")]
     NotDirectory,

@@ -22,7 +22,7 @@
 //! | kind | content |
 //! |---|---|
 //! | 1 inodes | their number (varint, as all whole numbers without a size here); then each of them, by number |
-//! | 2 end | the next inode number (8 bytes), the bytes that the quota counts (8 bytes) |
+//! | 2 end | the next inode number (8 bytes), at most [`NEXT_INO_MAX`]; the bytes that the quota counts (8 bytes) |
 //! | 3 packs | their number; then by number: number of the pack (8 bytes), bytes of all of its chunks (8 bytes) |
 //! | 4 places | for each distinct chunk, in the order in which the inodes first name them: index of the pack in section 3; offset in the pack's file |
 //!
@@ -57,8 +57,10 @@ use crate::wire::{Reader, put_varint};
 /// The version of tables that are written, and the newest that is read.
 pub const TABLE_VERSION: u32 = 1;
 
-/// The number of inodes that a disk may have had when its table is read. So the numbers of its future fit in a `u64`.
-pub const NEXT_INO_MAX: u64 = i64::MAX as u64;
+/// The largest next inode number: a table with a larger one is refused, and a disk that has arrived there creates no
+/// more inodes. So every table that a disk exports is read again. A disk with a million new inodes in each second takes
+/// 2,000 years to arrive there.
+pub const NEXT_INO_MAX: u64 = 1 << 56;
 
 /// The kinds of sections.
 pub(crate) mod section {

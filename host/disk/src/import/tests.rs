@@ -250,11 +250,30 @@ fn an_inode_has_possible_numbers() {
     assert_eq!(fault_of(&[root(), Raw { step: 99, ..file(0, &[]) }]), (100, InodeFault::NotBelowNext { next: 100 }));
     let far = 1 << 63;
     assert_eq!(fault_of(&[root(), file(far, &[])]), (2, InodeFault::Length { bytes: far }));
-    assert_eq!(error_of(&[directory(1, &[])], [far, 0]), TableError::NextIno { next: far });
+    for next in [NEXT_INO_MAX + 1, far - 1, far, u64::MAX] {
+        assert_eq!(error_of(&[directory(1, &[])], [next, 0]), TableError::NextIno { next });
+    }
     let full = [root(), file(far - 1, &[])];
     let sum_bytes = (1 << 63) - 1 + 1_025;
     assert_eq!(error_of(&full, [9, 7]), TableError::UsedBytes { used_bytes: 7, sum_bytes });
     check_table(&table_of(&full, [9, sum_bytes as u64])).expect("the sum is right");
+}
+
+#[test]
+fn a_disk_at_the_last_inode_number_exports_a_table_that_is_read() {
+    let table = table_of(&[directory(1, &[])], [NEXT_INO_MAX - 1, 0]);
+    let call = Call { now_ns: 1_000, mark: Mark::new(1, 0), limit_bytes: 1 << 30, is_read_only: false };
+    let mut disk = read(&table, &[]).expect("there is a number left");
+    disk.enter(call);
+    disk.create_directory_at(Ino::ROOT, "last").expect("it gets the last number");
+    for _ in 0..2 {
+        assert_eq!(disk.create_directory_at(Ino::ROOT, "more"), Err(Error::NoInode));
+        assert_eq!(disk.symlink_at("last", Ino::ROOT, "more"), Err(Error::NoInode));
+        let (table, _) = stored(&disk);
+        disk = read(&table, &[]).expect("it is at the bound");
+        assert_eq!(stored(&disk).0, table);
+        disk.enter(call);
+    }
 }
 
 #[test]

@@ -100,6 +100,8 @@ impl From<Error> for FileError {
             Error::Loop => ErrorCode::Loop,
             Error::NameTooLong => ErrorCode::NameTooLong,
             Error::NoEntry => ErrorCode::NoEntry,
+            // As Linux. It depends on the state of the disk alone.
+            Error::NoInode => ErrorCode::InsufficientSpace,
             Error::NotDirectory => ErrorCode::NotDirectory,
             Error::NotEmpty => ErrorCode::NotEmpty,
             Error::NotPermitted => ErrorCode::NotPermitted,
