@@ -114,6 +114,30 @@ async fn a_reply_over_the_limit_is_refused_by_the_host() {
     assert_eq!(ok(&rig.send("hostile", "x").await), "2");
 }
 
+/// Returns `write-outside.wat`, whose `boom` passes this many bytes to the host.
+fn big_arguments(bytes: u64) -> Vec<u8> {
+    let text = String::from_utf8(guest_bytes("write-outside.wat")).expect("text");
+    let call = "(then (call $write (i32.const 32) (i32.const 8)))";
+    assert!(text.contains(call));
+    let big = format!("(then (drop (memory.grow (i32.const 80))) (call $write (i32.const 0) (i32.const {bytes})))");
+    text.replace(call, &big).into_bytes()
+}
+
+#[tokio::test]
+async fn arguments_over_the_limit_are_refused_by_the_host() {
+    let rig = Rig::new();
+    let sizes = [size("s", 2_000_000_000, 100 * MIB)];
+    rig.start_bytes("hostile", &big_arguments(5 * MIB), &sizes).await;
+    assert_eq!(ok(&rig.send("hostile", "x").await), "1");
+    let boom = rig.send("hostile", "boom").await;
+    assert_eq!(cause(&boom), "arguments: over 4 MiB in one call to the host; pass less in one call");
+    assert_eq!(ok(&rig.send("hostile", "x").await), "2");
+    // Shorter arguments arrive at the function.
+    rig.start_bytes("shorter", &big_arguments(MIB), &sizes).await;
+    let boom = rig.send("shorter", "boom").await;
+    assert_eq!(cause(&boom), "trap: the guest called state.write outside of snapshot");
+}
+
 #[tokio::test]
 async fn a_reply_pointer_out_of_bounds_is_a_trap() {
     assert!(boom(&Rig::new(), "bad-reply-pointer.wat").await.starts_with("trap: "));

@@ -39,8 +39,7 @@ pub fn check_id_length(id: &str) -> Result<(), Denial> {
     if id.len() > TRANSACTION_ID_BYTES_MAX { Err(Denial::IdTooLong { bytes: id.len() }) } else { Ok(()) }
 }
 
-/// The longest reply, and the most bytes that any one call may copy from the guest to the host. wasmtime's own default
-/// is 128 MiB.
+/// The longest reply, and the longest arguments of one call from the guest to the host. wasmtime's own default is 128 MiB.
 pub const REPLY_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// The longest transaction or query that a service accepts by default, in bytes.
@@ -215,7 +214,7 @@ pub enum Cause {
         /// The exceeded deadline.
         deadline: Duration,
     },
-    /// The reply, or the data that another call copied to the host, is too long.
+    /// The reply is too long. In records of earlier versions also: the arguments of a call to the host.
     #[error("reply: over {} in one call; return less in one call", ByteCount(*limit_bytes))]
     ReplyBytes {
         /// The limit, in bytes.
@@ -241,6 +240,12 @@ pub enum Cause {
     Disk {
         /// What would have been on the disk, in bytes.
         wanted_bytes: u64,
+        /// The limit, in bytes.
+        limit_bytes: u64,
+    },
+    /// The arguments with which the guest called a function of the host are too long.
+    #[error("arguments: over {} in one call to the host; pass less in one call", ByteCount(*limit_bytes))]
+    ArgumentBytes {
         /// The limit, in bytes.
         limit_bytes: u64,
     },

@@ -33,7 +33,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::runtime::RuntimeFlavor;
 use tokio::time::{Instant, Sleep, sleep_until};
-use wasmtime::{Store, Trap};
+use wasmtime::{Store, Trap, WasmBacktrace};
 
 /// A call's user, id, time and body, as the guest sees them.
 #[derive(Debug, Clone, Copy)]
@@ -480,7 +480,13 @@ fn cause_of(error: &wasmtime::Error, allowance: Allowance) -> Cause {
             let message = error.root_cause().to_string().replace('\n', " ");
             // wasmtime has no type for this error; `a_reply_over_the_limit_is_refused_by_the_host` pins its text.
             if message.contains("fuel allocated for hostcalls has been exhausted") {
-                return Cause::ReplyBytes { limit_bytes: REPLY_BYTES_MAX as u64 };
+                let limit_bytes = REPLY_BYTES_MAX as u64;
+                // The arguments of a host function are copied while the guest is on the stack, and wasmtime adds the
+                // guest's frames to the error. A reply is copied after the guest has returned.
+                return match error.is::<WasmBacktrace>() {
+                    true => Cause::ArgumentBytes { limit_bytes },
+                    false => Cause::ReplyBytes { limit_bytes },
+                };
             }
             Cause::Trap { message }
         }

@@ -73,9 +73,9 @@ pub struct Allowance {
 /// guest finds `disk` at `/`.
 ///
 /// The limits set here are fuel and the yield interval, the quota of the disk, linear memory, table elements, core
-/// instances, memories and tables (through [`ResourceLimiter`]), bytes copied per host call, component handles, and
-/// resource-table capacity. The engine limits the stack and the pool's slots. Replies, state chunks, logs and random
-/// bytes are limited where they arise.
+/// instances, memories and tables (through [`ResourceLimiter`]), bytes of a reply and of the arguments of a host call,
+/// component handles, and resource-table capacity. The engine limits the stack and the pool's slots. State chunks, logs
+/// and random bytes are limited where they arise.
 pub(crate) fn new_store(
     engine: &Engine,
     secret: [u8; 32],

@@ -12,7 +12,28 @@ fn answers() -> impl Strategy<Value = Answer> {
         any::<u64>().prop_map(|limit_fuel| Answer::Failed(Cause::Fuel { limit_fuel })),
         ".{0,40}".prop_map(|message| Answer::Failed(Cause::Trap { message })),
         any::<u32>().prop_map(|ms| Answer::Failed(Cause::Deadline { deadline: Duration::from_millis(ms.into()) })),
+        any::<u64>().prop_map(|limit_bytes| Answer::Failed(Cause::ArgumentBytes { limit_bytes })),
     ]
+}
+
+#[test]
+fn causes_have_the_numbers_of_the_list_of_the_format() {
+    let [wanted_bytes, limit_bytes] = [5, 4];
+    let causes = [
+        (Cause::Fuel { limit_fuel: 4 }, &[0, 4][..]),
+        (Cause::Memory { wanted_bytes, limit_bytes }, &[1, 5, 4]),
+        (Cause::TableElements { wanted: 5, limit: 4 }, &[2, 5, 4]),
+        (Cause::Deadline { deadline: Duration::from_nanos(1_000_000_007) }, &[3, 1, 7]),
+        (Cause::ReplyBytes { limit_bytes }, &[4, 4]),
+        (Cause::Exit { status: "ok".into() }, &[5, 2, b'o', b'k']),
+        (Cause::Trap { message: "no".into() }, &[6, 2, b'n', b'o']),
+        (Cause::Disk { wanted_bytes, limit_bytes }, &[7, 5, 4]),
+        (Cause::ArgumentBytes { limit_bytes }, &[8, 4]),
+    ];
+    for (cause, bytes) in causes {
+        assert_eq!(postcard::to_stdvec(&cause).expect("it has a form"), bytes, "{cause}");
+        assert_eq!(postcard::from_bytes::<Cause>(bytes).expect("it is read"), cause);
+    }
 }
 
 proptest! {
