@@ -249,12 +249,19 @@ async fn a_larger_size_that_no_machine_has_room_for_is_not_taken() {
     let sizes = [size("s", 500_000_000, 4 * MIB), size("l", 500_000_000, 16 * MIB)];
     rig.start("notes", "notes.wasm", &sizes).await;
     let mut kept = 0;
-    while matches!(&rig.send("notes", put(kept, 100_000)).await, Ok(reply) if reply.answer.is_kept()) {
+    let failed = loop {
+        let reply = rig.send("notes", put(kept, 100_000)).await;
+        if !reply.as_ref().expect("it is answered").answer.is_kept() {
+            break cause(&reply);
+        }
         kept += 1;
-    }
+    };
+    let missing = " would exceed the limit of 4 MiB, and no machine has room for size 'l', whose limit is 16 MiB;";
+    assert!(failed.starts_with("memory: ") && failed.contains(missing), "{failed}");
     let status = rig.status("notes").await;
     assert_eq!(status.size, "s");
-    assert!(status.degraded.is_some_and(|reason| reason.contains("no machine has room")));
+    let degraded = status.degraded.expect("it is full");
+    assert!(degraded.contains("no machine has room for size 'l' (16 MiB of memory, "), "{degraded}");
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use lifeboat_api::sla::FailoverMode;
 use lifeboat_api::transaction::Answer;
 use lifeboat_host::catalog::ServiceSettings;
 use lifeboat_host::data::{DataOptions, Locked};
+use lifeboat_host::fleet::Machine;
 use lifeboat_host::portable::{NewIdentity, Portable};
 use lifeboat_host::scratch::Scratch;
 use lifeboat_host::snapshot_file;
@@ -116,6 +117,21 @@ async fn a_transaction_that_fits_no_size_fails_and_leaves_the_disk_as_it_was() {
     assert_eq!((status.vm.number, status.meter.disk.used), (1, used));
     assert!(rig.events().iter().any(|event| matches!(event, Event::NotCured { resource: Resource::Disk, .. })));
     ok(&rig.send("vault", put("b", &"y".repeat(40_000))).await);
+}
+
+#[tokio::test]
+async fn a_larger_disk_that_no_machine_has_room_for_is_named() {
+    let machine = Machine { name: name("m1"), slots: 4, memory_bytes: 64 * MIB, disk_bytes: 128 * KIB };
+    let rig = Rig::with(|config| config.machines = vec![machine]);
+    let sizes = [size("s", 4 * MIB, 64 * KIB), size("m", 4 * MIB, 256 * KIB), size("l", 4 * MIB, MIB)];
+    rig.start("vault", ARCHIVE, &sizes).await;
+    let failed = cause(&rig.send("vault", put("a", &"x".repeat(65_000))).await);
+    let missing = " would exceed the limit of 64 KiB, and no machine has room for size 'm', whose limit is 256 KiB;";
+    assert!(failed.starts_with("disk: ") && failed.contains(missing), "{failed}");
+    ok(&rig.send("vault", put("a", &"x".repeat(63_300))).await);
+    let degraded = rig.status("vault").await.degraded.expect("it is at its threshold");
+    let missing = "no machine has room for size 'm' (4 MiB of memory, 256 KiB of disk), which has enough;";
+    assert!(degraded.contains(missing), "{degraded}");
 }
 
 #[tokio::test]

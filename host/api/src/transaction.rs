@@ -249,6 +249,26 @@ pub enum Cause {
         /// The limit, in bytes.
         limit_bytes: u64,
     },
+    /// Linear memory or the virtual disk reached the limit of the largest size that there was room for. A larger one
+    /// would do, and no machine had room for it.
+    #[error(
+        "{level}: {} would exceed the limit of {}, and no machine has room for size '{}', whose limit is {}; send less \
+         at once, or add a machine, or give one more memory or disk",
+        BytesBeside { bytes: *wanted_bytes, bound: *limit_bytes }, ByteCount(*limit_bytes), Printable(size),
+        ByteCount(*size_bytes)
+    )]
+    NoRoom {
+        /// What reached its limit.
+        level: Resource,
+        /// What would have been in use, in bytes.
+        wanted_bytes: u64,
+        /// The limit, in bytes.
+        limit_bytes: u64,
+        /// The name of the smallest size that would do.
+        size: String,
+        /// The limit of that size, in bytes.
+        size_bytes: u64,
+    },
 }
 
 impl Cause {
@@ -265,6 +285,7 @@ impl Cause {
             Self::Fuel { .. } => Some(Resource::Cpu),
             Self::Memory { .. } => Some(Resource::Memory),
             Self::Disk { .. } => Some(Resource::Disk),
+            Self::NoRoom { level, .. } => Some(*level),
             _ => None,
         }
     }

@@ -14,8 +14,9 @@
 
 use lifeboat_api::event::FailoverCause;
 use lifeboat_api::meter::{Levels, Meter, Resource};
-use lifeboat_api::size::Size;
+use lifeboat_api::size::{Bytes, Size};
 use lifeboat_api::sla::Thresholds;
+use lifeboat_api::transaction::Cause;
 use std::sync::Arc;
 
 /// The distance of a level below its threshold that a failover must reach, in percentage points. With less, the next
@@ -82,9 +83,8 @@ impl Policy {
         has_room: impl Fn(&Size) -> bool,
     ) -> Decision {
         let Some(level) = self.without_headroom(used, size) else { return Decision::Move(Arc::clone(size)) };
-        let mut larger = self.larger(size).filter(|size| self.has_headroom(used, size)).peekable();
-        let none_exists = larger.peek().is_none();
-        if let Some(size) = larger.find(|size| has_room(size)) {
+        let larger: Vec<&Arc<Size>> = self.larger(size).filter(|size| self.has_headroom(used, size)).collect();
+        if let Some(size) = larger.iter().find(|size| has_room(size)) {
             return Decision::Move(Arc::clone(size));
         }
         // No size leaves headroom on every level. One that leaves it on the level that caused this still cures it.
@@ -96,24 +96,47 @@ impl Policy {
                 .chain(self.larger(size).filter(|size| has_room(size)))
                 .find(|size| used.of(of_cause) <= self.headroom(of_cause, size)),
         };
-        let missing = if none_exists { "no larger size has enough" } else { "no machine has room for a larger size" };
+        let missing = match larger.first() {
+            None => "no larger size has enough".to_owned(),
+            Some(size) => format!(
+                "no machine has room for size '{}' ({} of memory, {} of disk), which has enough; add a machine, or give \
+                 one more memory or disk",
+                size.name,
+                Bytes(size.memory_bytes),
+                Bytes(size.disk_bytes),
+            ),
+        };
         match cured {
             Some(cured) => {
                 let level = self.without_headroom(used, cured).unwrap_or(level);
-                Decision::MoveDegraded(Arc::clone(cured), level, self.too_full(used, level, cured, missing))
+                Decision::MoveDegraded(Arc::clone(cured), level, self.too_full(used, level, cured, &missing))
             }
             None => {
                 let level = cause.resource().unwrap_or(level);
-                Decision::Stay(self.too_full(used, level, size, missing))
+                Decision::Stay(self.too_full(used, level, size, &missing))
             }
         }
+    }
+
+    /// Returns the cause of a failure in place of `cause`, if a larger size than `size` has enough of the exhausted level,
+    /// and the fleet has no room for any of these sizes.
+    pub(crate) fn lack_of_room(&self, cause: &Cause, size: &Size, has_room: impl Fn(&Size) -> bool) -> Option<Cause> {
+        let (Cause::Memory { wanted_bytes, limit_bytes } | Cause::Disk { wanted_bytes, limit_bytes }) = *cause else {
+            return None;
+        };
+        let level = cause.exhausted()?;
+        let of_level = |size: &Size| size.levels().of(level).unwrap_or_default();
+        let sufficient: Vec<_> = self.larger(size).filter(|size| of_level(size) >= wanted_bytes).collect();
+        let smallest = sufficient.first().filter(|_| !sufficient.iter().any(|size| has_room(size)))?;
+        let (size, size_bytes) = (smallest.name.clone(), of_level(smallest));
+        Some(Cause::NoRoom { level, wanted_bytes, limit_bytes, size, size_bytes })
     }
 
     /// Describes a level that leaves no headroom on `size`.
     fn too_full(&self, used: Levels, level: Resource, size: &Size, missing: &str) -> String {
         format!(
             "its state takes {} of {level}, over {}% of size '{}', and {missing}",
-            lifeboat_api::size::Bytes(used.of(level).unwrap_or_default()),
+            Bytes(used.of(level).unwrap_or_default()),
             f64::from(self.thresholds.of(level).less_points(HEADROOM_POINTS)),
             size.name,
         )
@@ -220,6 +243,42 @@ mod tests {
             panic!("there is no larger size")
         };
         assert!(reason.starts_with("its state takes 49.0 kB of disk, over 83% of size 'l', and no larger"), "{reason}");
+    }
+
+    #[test]
+    fn a_size_without_room_is_named_in_the_reason() {
+        let policy = policy();
+        let [small, ..] = &policy.sizes[..] else { panic!("three sizes") };
+        let missing = "no machine has room for size 'm' (10.0 kB of memory, 5.0 kB of disk), which has enough; add a \
+                       machine, or give one more memory or disk";
+        match policy.decide(FailoverCause::Disk, small, used(0, 490), |_| false) {
+            Decision::Stay(reason) => assert!(reason.ends_with(missing), "{reason}"),
+            other => panic!("{other:?}"),
+        }
+        match policy.decide(FailoverCause::Cpu, small, used(0, 490), |_| false) {
+            Decision::MoveDegraded(_, Resource::Disk, reason) => assert!(reason.ends_with(missing), "{reason}"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_failure_names_the_size_that_no_machine_has_room_for() {
+        let policy = policy();
+        let [small, _, large] = &policy.sizes[..] else { panic!("three sizes") };
+        let disk = |wanted_bytes| Cause::Disk { wanted_bytes, limit_bytes: 500 };
+        let lack = |cause: &Cause, room: &[&str]| policy.lack_of_room(cause, small, |size| room.contains(&&*size.name));
+        let named = |wanted_bytes, size: &str, size_bytes| {
+            let (level, size) = (Resource::Disk, size.to_owned());
+            Some(Cause::NoRoom { level, wanted_bytes, limit_bytes: 500, size, size_bytes })
+        };
+        assert_eq!(lack(&disk(501), &[]), named(501, "m", 5_000));
+        assert_eq!(lack(&disk(5_001), &["m"]), named(5_001, "l", 50_000));
+        assert_eq!(lack(&disk(501), &["l"]), None, "it was too small as well");
+        assert_eq!(lack(&disk(50_001), &[]), None, "no size has enough");
+        assert_eq!(lack(&Cause::Fuel { limit_fuel: 1_000 }, &[]), None);
+        let memory = Cause::Memory { wanted_bytes: 1_001, limit_bytes: 1_000 };
+        assert!(matches!(lack(&memory, &[]), Some(Cause::NoRoom { level: Resource::Memory, size_bytes: 10_000, .. })));
+        assert_eq!(policy.lack_of_room(&disk(50_001), large, |_| false), None);
     }
 
     #[test]

@@ -411,6 +411,11 @@ impl Service {
                 }
             }
         }
+        if let Answer::Failed(cause) = &last.answer {
+            let (fleet, lease) = (&self.context.fleet, &self.vm.lease);
+            let lack = self.policy.lack_of_room(cause, &self.vm.size, |size| fleet.has_room(lease, size));
+            last.answer = Answer::Failed(lack.unwrap_or_else(|| cause.clone()));
+        }
         self.emit(Event::NotCured { vm: self.vm.id.clone(), resource: exhausted, transaction: work.id.clone() });
         Ok(last)
     }

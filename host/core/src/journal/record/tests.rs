@@ -13,6 +13,10 @@ fn answers() -> impl Strategy<Value = Answer> {
         ".{0,40}".prop_map(|message| Answer::Failed(Cause::Trap { message })),
         any::<u32>().prop_map(|ms| Answer::Failed(Cause::Deadline { deadline: Duration::from_millis(ms.into()) })),
         any::<u64>().prop_map(|limit_bytes| Answer::Failed(Cause::ArgumentBytes { limit_bytes })),
+        (any::<[u64; 3]>(), ".{0,40}").prop_map(|([wanted_bytes, limit_bytes, size_bytes], size)| {
+            let level = Resource::Memory;
+            Answer::Failed(Cause::NoRoom { level, wanted_bytes, limit_bytes, size, size_bytes })
+        }),
     ]
 }
 
@@ -29,6 +33,10 @@ fn causes_have_the_numbers_of_the_list_of_the_format() {
         (Cause::Trap { message: "no".into() }, &[6, 2, b'n', b'o']),
         (Cause::Disk { wanted_bytes, limit_bytes }, &[7, 5, 4]),
         (Cause::ArgumentBytes { limit_bytes }, &[8, 4]),
+        (
+            Cause::NoRoom { level: Resource::Disk, wanted_bytes, limit_bytes, size: "l".into(), size_bytes: 9 },
+            &[9, 2, 5, 4, 1, b'l', 9],
+        ),
     ];
     for (cause, bytes) in causes {
         assert_eq!(postcard::to_stdvec(&cause).expect("it has a form"), bytes, "{cause}");
