@@ -156,6 +156,43 @@ async fn without_a_larger_disk_the_service_is_degraded_and_serves_until_it_has_r
 }
 
 #[tokio::test]
+async fn deleting_files_ends_the_degraded_state() {
+    let rig = Rig::new();
+    rig.start("vault", ARCHIVE, &[size("s", 4 * MIB, 64 * KIB)]).await;
+    let conditions = || {
+        let kind = |event: &Event| matches!(event, Event::Degraded { .. } | Event::Recovered { .. });
+        rig.events().iter().filter(|event| kind(event)).map(Event::kind).collect::<Vec<_>>()
+    };
+    // Three documents of a third: without one of them, the disk is below 83 %, and without a small one it is not.
+    for (document, bytes) in [("a", 19_800), ("b", 19_800), ("c", 19_800), ("d", 800)] {
+        ok(&rig.send("vault", put(document, &"x".repeat(bytes))).await);
+    }
+    assert!(rig.status("vault").await.degraded.is_some());
+    ok(&rig.send("vault", r#"{"delete":"d"}"#).await);
+    assert!(rig.status("vault").await.degraded.is_some(), "it is below the threshold, and has no headroom");
+    assert_eq!(conditions(), ["degraded"]);
+    ok(&rig.send("vault", r#"{"delete":"a"}"#).await);
+    let status = rig.status("vault").await;
+    assert_eq!((status.degraded, status.vm.number, status.snapshot_sequence), (None, 1, Sequence(4)));
+    assert_eq!(conditions(), ["degraded", "recovered"]);
+    // No failover is tried again yet, and the service is degraded nevertheless.
+    for (document, bytes) in [("a", 19_800), ("d", 800)] {
+        ok(&rig.send("vault", put(document, &"x".repeat(bytes))).await);
+    }
+    let degraded = rig.status("vault").await.degraded.expect("it is full again");
+    assert!(degraded.starts_with("its disk is full again"), "{degraded}");
+    assert_eq!(conditions(), ["degraded", "recovered", "degraded"]);
+    let failures = rig.events().into_iter().filter(|event| matches!(event, Event::SlaFailure(_))).count();
+    assert_eq!(failures, 1);
+    // A snapshot with headroom ends the wait for the next attempt.
+    ok(&rig.send("vault", r#"{"delete":"a"}"#).await);
+    rig.snapshot("vault").await;
+    ok(&rig.send("vault", put("a", &"x".repeat(19_800))).await);
+    let degraded = rig.status("vault").await.degraded.expect("it is full again");
+    assert!(degraded.starts_with("its state takes "), "{degraded}");
+}
+
+#[tokio::test]
 async fn a_trap_leaves_the_disk_as_it_was() {
     let rig = Rig::new();
     rig.start("log", "files.wat", &[size("s", 8 * MIB, MIB)]).await;

@@ -7,7 +7,8 @@
 //! a consumable it is a full tank. For memory it is the same state, compacted; for the disk, only a larger size helps.
 //! A failover for a level is worth its pause only if that level ends [`HEADROOM_POINTS`] below the threshold. The same
 //! size is preferred to the next larger one with room. If none suffices, the service is *degraded*: it stays, serves up
-//! to the hard limit, and tries again after a while (`service/backoff.rs`).
+//! to the hard limit, and tries again after a while (`service/backoff.rs`). If its guest removes files until the disk
+//! has that headroom, it is no longer degraded.
 //!
 //! "Larger" is a partial order: a larger size has more of some level and less of none. So a service never gets more
 //! memory for less disk.
@@ -59,7 +60,12 @@ impl Policy {
 
     /// Returns the first level without that headroom.
     fn without_headroom(&self, used: Levels, size: &Size) -> Option<Resource> {
-        Levels::ALL.into_iter().find(|level| used.of(*level) > self.headroom(*level, size))
+        Levels::ALL.into_iter().find(|level| !self.level_has_headroom(*level, used, size))
+    }
+
+    /// Returns whether `level` of `used` leaves that headroom.
+    pub(crate) fn level_has_headroom(&self, level: Resource, used: Levels, size: &Size) -> bool {
+        used.of(level) <= self.headroom(level, size)
     }
 
     /// Returns the most of a level on `size` that a move may leave in use.
@@ -94,7 +100,7 @@ impl Policy {
             Some(of_cause) => [size]
                 .into_iter()
                 .chain(self.larger(size).filter(|size| has_room(size)))
-                .find(|size| used.of(of_cause) <= self.headroom(of_cause, size)),
+                .find(|size| self.level_has_headroom(of_cause, used, size)),
         };
         let missing = match larger.first() {
             None => "no larger size has enough".to_owned(),

@@ -780,6 +780,7 @@ impl Service {
     /// Fails over if kept work brought a resource to its threshold. The answer waits for the failover, so that it can
     /// report it.
     async fn fail_over_if_crossed(&mut self, work: &Work) {
+        self.watch_disk();
         let may_try = |resource| self.may_fail_over(resource);
         let Some(resource) = self.policy.crossing(&self.vm.meter, may_try) else { return };
         if self.shadow.as_ref().and_then(Shadow::failover_cause).is_some() {
@@ -798,6 +799,23 @@ impl Service {
         }
         // A failed move is reported by an event, and leaves the service in one of its conditions.
         let _ = self.fail_over(resource.into()).await;
+    }
+
+    /// Notes whether the disk of a degraded service has its headroom again, or is full again. Memory is never released
+    /// without a restore, so only a snapshot or a move can do that for memory.
+    fn watch_disk(&mut self) {
+        const LEVEL: Resource = Resource::Disk;
+        let usage = self.vm.meter.usage(LEVEL);
+        let due = if self.policy.level_has_headroom(LEVEL, self.vm.meter.levels(), &self.vm.size) {
+            self.conditions.relieved(&self.vm.id, LEVEL)
+        } else if self.policy.thresholds.of(LEVEL).reached(usage.used, usage.limit) && !self.may_fail_over(LEVEL) {
+            self.conditions.full_again(&self.vm.id, LEVEL)
+        } else {
+            None
+        };
+        if let Some(event) = due {
+            self.emit_once_durable(event);
+        }
     }
 
     /// Takes a snapshot if the tail is long.

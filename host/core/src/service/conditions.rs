@@ -5,7 +5,7 @@
 //!             failover_failed, shadow_failed
 //!      sound ----------------------------------> degraded
 //!            <----------------------------------
-//!             failed_over; exported, with headroom
+//!             failed_over; exported, with headroom; relieved
 //!
 //!             export_failed
 //!    movable ----------------------------------> unmovable
@@ -29,6 +29,11 @@
 //! These conditions are independent of one another, so a service may be in several at once. A condition is reported
 //! when it begins, and once more when it continues for another reason.
 //!
+//! A service may be degraded for several resources. It is no longer degraded for its disk once files were removed
+//! (`relieved`), but the wait before the next failover for the disk goes on: otherwise a guest that fills its disk and
+//! removes files in turn would pause for a failover each time. If the disk is full again within that wait, the service
+//! is degraded without another attempt (`full_again`).
+//!
 //! This module is pure. A transition takes facts about the service (its VM, the number of requests so far, the bytes in
 //! its journal) and returns the due events in order. The caller of a transition reports them at once.
 
@@ -46,8 +51,8 @@ use lifeboat_api::transaction::Denial;
 pub(super) struct Conditions {
     /// The reason why its state cannot be brought back, or its journal takes no more records.
     stopped: Option<String>,
-    /// The reason why no failover cured a crossing.
-    degraded: Option<String>,
+    /// Why no failover cured a crossing, for each cause of one. The last reason is the newest, and is the reported one.
+    degraded: Vec<(FailoverCause, String)>,
     /// The reason why its state could not be exported and restored.
     unmovable: Option<String>,
     journal: Fullness,
@@ -79,7 +84,7 @@ impl Conditions {
 
     /// Returns the reason why the service is degraded, if it is.
     pub(super) fn degraded(&self) -> Option<&str> {
-        self.degraded.as_deref()
+        self.degraded.last().map(|(_, reason)| reason.as_str())
     }
 
     /// Returns the reason why the service is unmovable, if it is.
@@ -107,8 +112,8 @@ impl Conditions {
 
     /// Returns the reason why the last attempt to move the service failed.
     pub(super) fn why_not_moved(&self) -> String {
-        let reason = self.unmovable.as_ref().or(self.degraded.as_ref());
-        reason.cloned().unwrap_or_else(|| "its last move failed, and it is not tried again yet".into())
+        let reason = self.unmovable().or(self.degraded());
+        reason.unwrap_or("its last move failed, and it is not tried again yet").to_owned()
     }
 
     /// Records that the state could not be exported and restored at the service's `request`th request.
@@ -127,8 +132,7 @@ impl Conditions {
         // reason.
         let of_journal = self.journal_holds(vm, held_bytes);
         let movable = self.unmovable.take().map(|_| Event::Movable { vm: vm.clone() });
-        let is_cured = self.degraded.is_some() && has_headroom;
-        let recovered = is_cured.then(|| self.failed_over(vm)).flatten();
+        let recovered = has_headroom.then(|| self.failed_over(vm)).flatten();
         [of_journal, movable, recovered].into_iter().flatten().collect()
     }
 
@@ -144,7 +148,55 @@ impl Conditions {
         if let Some(resource) = cause.resource() {
             self.failover_backoffs[resource as usize].fail(request);
         }
-        begin(&mut self.degraded, reason).map(|reason| Event::Degraded { vm: vm.clone(), reason })
+        let before = self.degraded().map(str::to_owned);
+        self.degraded.retain(|(of, _)| *of != cause);
+        self.degraded.push((cause, reason));
+        self.degraded_since(vm, before)
+    }
+
+    /// Records that the service continues in a fresh VM at its `request`th request, which cures all but `level`.
+    #[must_use]
+    pub(super) fn failed_over_degraded(
+        &mut self,
+        vm: &VmId,
+        level: Resource,
+        reason: String,
+        request: u64,
+    ) -> Option<Event> {
+        self.failover_backoffs[level as usize].fail(request);
+        let before = self.degraded().map(str::to_owned);
+        self.degraded = vec![(level.into(), reason)];
+        self.degraded_since(vm, before)
+    }
+
+    /// Records that `level` has headroom again, although the service has not moved.
+    #[must_use]
+    pub(super) fn relieved(&mut self, vm: &VmId, level: Resource) -> Option<Event> {
+        let before = self.degraded().map(str::to_owned);
+        self.degraded.retain(|(cause, _)| cause.resource() != Some(level));
+        self.degraded_since(vm, before)
+    }
+
+    /// Records that `level` is at its threshold while no failover for it is tried.
+    #[must_use]
+    pub(super) fn full_again(&mut self, vm: &VmId, level: Resource) -> Option<Event> {
+        if self.degraded.iter().any(|(cause, _)| cause.resource() == Some(level)) {
+            return None;
+        }
+        let before = self.degraded().map(str::to_owned);
+        let reason =
+            format!("its {level} is full again, and the last failover for that failed and is not tried again yet");
+        self.degraded.push((level.into(), reason));
+        self.degraded_since(vm, before)
+    }
+
+    /// Returns the event that is due if `before` was the reason to report.
+    fn degraded_since(&self, vm: &VmId, before: Option<String>) -> Option<Event> {
+        match self.degraded() {
+            now if now == before.as_deref() => None,
+            Some(reason) => Some(Event::Degraded { vm: vm.clone(), reason: reason.to_owned() }),
+            None => Some(Event::Recovered { vm: vm.clone() }),
+        }
     }
 
     /// Records that the shadow of a failover for `cause` failed at the service's `request`th request. The export may
@@ -165,7 +217,8 @@ impl Conditions {
     #[must_use]
     pub(super) fn failed_over(&mut self, vm: &VmId) -> Option<Event> {
         self.failover_backoffs.iter_mut().for_each(Backoff::succeed);
-        self.degraded.take().map(|_| Event::Recovered { vm: vm.clone() })
+        let was_degraded = !std::mem::take(&mut self.degraded).is_empty();
+        was_degraded.then(|| Event::Recovered { vm: vm.clone() })
     }
 
     /// Records that the journal holds `held_bytes` since the last snapshot. A journal that fills up is reported at each

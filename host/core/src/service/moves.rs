@@ -260,7 +260,11 @@ impl Service {
             },
             Decision::MoveDegraded(size, level, reason) => {
                 match self.promote(cause, size, replayed_transactions, start.elapsed()) {
-                    Ok(()) => self.degrade(level.into(), reason),
+                    Ok(()) => {
+                        let (vm, request) = (&self.vm.id, self.counters.requests());
+                        let due = self.conditions.failed_over_degraded(vm, level, reason, request);
+                        self.report(due);
+                    }
                     Err(no_room) => self.degrade(cause, no_room.to_string()),
                 }
             }

@@ -10,6 +10,9 @@ enum Step {
     FailoverFailed(FailoverCause, &'static str),
     ShadowFailed(FailoverCause, &'static str),
     FailedOver,
+    FailedOverDegraded(Resource, &'static str),
+    Relieved(Resource),
+    FullAgain(Resource),
     JournalHolds(u64),
     JournalDenies(u64),
     Stop(&'static str),
@@ -19,6 +22,7 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let reason = || prop::sample::select(vec!["it trapped", "no machine has room"]);
     let cause = || prop::sample::select(FailoverCause::ALL.to_vec());
+    let level = || prop::sample::select(vec![Resource::Memory, Resource::Disk]);
     // Values around each of the bounds.
     let held_bytes = || {
         (prop::sample::select(vec![0_u64, 50, 80, 100]), 0..3_u64)
@@ -31,6 +35,9 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (cause(), reason()).prop_map(|(cause, reason)| Step::FailoverFailed(cause, reason)),
         1 => (cause(), reason()).prop_map(|(cause, reason)| Step::ShadowFailed(cause, reason)),
         2 => Just(Step::FailedOver),
+        1 => (level(), reason()).prop_map(|(level, reason)| Step::FailedOverDegraded(level, reason)),
+        2 => level().prop_map(Step::Relieved),
+        2 => level().prop_map(Step::FullAgain),
         3 => held_bytes().prop_map(Step::JournalHolds),
         1 => held_bytes().prop_map(Step::JournalDenies),
         1 => reason().prop_map(Step::Stop),
@@ -42,7 +49,8 @@ fn step() -> impl Strategy<Value = Step> {
 #[derive(Debug, Clone, Default)]
 struct Facts {
     unmovable: Option<&'static str>,
-    degraded: Option<&'static str>,
+    /// The causes, oldest first, with the reason of each.
+    degraded: Vec<(FailoverCause, &'static str)>,
     stopped: Option<&'static str>,
     filled_percent: u64,
     is_full: bool,
@@ -64,7 +72,7 @@ impl Facts {
                 after.hold(held_bytes);
                 after.failed_exports.clear();
                 after.unmovable = None;
-                if self.degraded.is_some() && has_headroom {
+                if has_headroom {
                     after.recover();
                 }
             }
@@ -74,6 +82,18 @@ impl Facts {
                 after.degrade(cause, reason);
             }
             Step::FailedOver => after.recover(),
+            Step::FailedOverDegraded(level, reason) => {
+                after.degraded.clear();
+                after.degrade(level.into(), reason);
+            }
+            // The wait before the next failover goes on.
+            Step::Relieved(level) => after.degraded.retain(|(cause, _)| *cause != level.into()),
+            Step::FullAgain(level) => {
+                let cause = level.into();
+                if after.degraded.iter().all(|(of, _)| *of != cause) {
+                    after.degraded.push((cause, full_again(level)));
+                }
+            }
             Step::JournalHolds(bytes) => after.hold(bytes),
             Step::JournalDenies(_) => after.is_full = true,
             Step::Stop(reason) => after.stopped = self.stopped.or(Some(reason)),
@@ -86,11 +106,17 @@ impl Facts {
         if let Some(resource) = cause.resource() {
             self.failed_for.entry(resource).or_default().push(self.request);
         }
-        self.degraded = Some(reason);
+        self.degraded.retain(|(of, _)| *of != cause);
+        self.degraded.push((cause, reason));
+    }
+
+    /// Returns the reason that is reported.
+    fn degraded(&self) -> Option<&'static str> {
+        self.degraded.last().map(|(_, reason)| *reason)
     }
 
     fn recover(&mut self) {
-        self.degraded = None;
+        self.degraded.clear();
         self.failed_for.clear();
     }
 
@@ -124,8 +150,8 @@ impl Facts {
                 None => Event::Movable { vm: vm.clone() },
             });
         }
-        if after.degraded != self.degraded {
-            due.push(match after.degraded {
+        if after.degraded() != self.degraded() {
+            due.push(match after.degraded() {
                 Some(reason) => Event::Degraded { vm: vm.clone(), reason: reason.into() },
                 None => Event::Recovered { vm: vm.clone() },
             });
@@ -134,6 +160,14 @@ impl Facts {
             due.push(Event::Stopped { service: vm.service, reason: reason.into() });
         }
         due
+    }
+}
+
+/// Returns the reason of a level that is full again before the next failover for it.
+fn full_again(level: Resource) -> &'static str {
+    match level {
+        Resource::Disk => "its disk is full again, and the last failover for that failed and is not tried again yet",
+        _ => "its memory is full again, and the last failover for that failed and is not tried again yet",
     }
 }
 
@@ -168,6 +202,11 @@ proptest! {
                     Vec::from_iter(conditions.shadow_failed(&vm, cause, reason.into(), request))
                 }
                 Step::FailedOver => Vec::from_iter(conditions.failed_over(&vm)),
+                Step::FailedOverDegraded(level, reason) => {
+                    Vec::from_iter(conditions.failed_over_degraded(&vm, level, reason.into(), request))
+                }
+                Step::Relieved(level) => Vec::from_iter(conditions.relieved(&vm, level)),
+                Step::FullAgain(level) => Vec::from_iter(conditions.full_again(&vm, level)),
                 Step::JournalHolds(held) => {
                     held_bytes = held;
                     Vec::from_iter(conditions.journal_holds(&vm, held))
@@ -187,7 +226,7 @@ proptest! {
             prop_assert_eq!(due, facts.due(&after, held_bytes), "{:?}", step);
             facts = after;
             prop_assert_eq!(conditions.unmovable(), facts.unmovable);
-            prop_assert_eq!(conditions.degraded(), facts.degraded);
+            prop_assert_eq!(conditions.degraded(), facts.degraded());
             prop_assert_eq!(conditions.stopped(), facts.stopped);
             let journal = conditions.journal(&vm, held_bytes);
             prop_assert_eq!(journal.is_some(), facts.filled_percent > 0 || facts.is_full);
@@ -202,4 +241,32 @@ proptest! {
             prop_assert_eq!(may_fail_over, expected);
         }
     }
+}
+
+#[test]
+fn a_disk_that_is_relieved_leaves_the_service_degraded_for_its_memory() {
+    let vm = vm();
+    let mut conditions = Conditions::default();
+    let degraded = |reason: &str| Some(Event::Degraded { vm: vm.clone(), reason: reason.into() });
+    assert_eq!(conditions.failover_failed(&vm, FailoverCause::Memory, "memory".into(), 1), degraded("memory"));
+    assert_eq!(conditions.failover_failed(&vm, FailoverCause::Disk, "disk".into(), 2), degraded("disk"));
+    assert_eq!(conditions.relieved(&vm, Resource::Disk), degraded("memory"));
+    assert_eq!(conditions.relieved(&vm, Resource::Disk), None);
+    assert_eq!(conditions.degraded(), Some("memory"));
+    assert_eq!(conditions.failed_over(&vm), Some(Event::Recovered { vm: vm.clone() }));
+}
+
+#[test]
+fn a_disk_that_is_full_again_waits_as_before_for_the_next_failover() {
+    let vm = vm();
+    let mut conditions = Conditions::default();
+    let _ = conditions.failover_failed(&vm, FailoverCause::Disk, "no larger size".into(), 10);
+    assert_eq!(conditions.relieved(&vm, Resource::Disk), Some(Event::Recovered { vm: vm.clone() }));
+    assert!(!conditions.may_fail_over(Resource::Disk, 73) && conditions.may_fail_over(Resource::Disk, 74));
+    assert!(matches!(conditions.full_again(&vm, Resource::Disk), Some(Event::Degraded { .. })));
+    assert_eq!(conditions.full_again(&vm, Resource::Disk), None, "it is reported once");
+    // A snapshot with headroom ends the wait.
+    let _ = conditions.relieved(&vm, Resource::Disk);
+    assert_eq!(conditions.exported(&vm, 0, true), []);
+    assert!(conditions.may_fail_over(Resource::Disk, 11));
 }
