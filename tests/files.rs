@@ -2,7 +2,7 @@
 
 use crate::durable::{create, disk_with, new_service, settings};
 use crate::rig::{MIB, Rig, cause, guest_bytes, name, ok};
-use lifeboat_api::event::{Event, FailoverCause};
+use lifeboat_api::event::{Event, FailoverCause, Fallback};
 use lifeboat_api::id::{Epoch, Sequence};
 use lifeboat_api::meter::Resource;
 use lifeboat_api::size::Size;
@@ -455,7 +455,9 @@ async fn a_damaged_chunk_is_named_and_the_older_snapshot_is_used() {
     );
     let rig = start(&storage, FailoverMode::Direct).await;
     let reason = rig.events().into_iter().find_map(|event| match event {
-        Event::SnapshotDamaged { file, reason, .. } if file == newest => Some(reason),
+        Event::SnapshotDamaged { file, reason, instead: Fallback::Snapshot(Sequence(1)), .. } if file == newest => {
+            Some(reason)
+        }
         _ => None,
     });
     assert!(reason.as_deref().is_some_and(is_named), "{:?}", rig.events());
@@ -501,7 +503,7 @@ async fn a_service_whose_snapshots_are_all_damaged_is_replayed_from_its_beginnin
     storage.flip(&oldest_pack, 76 + 2 * 44 + 5, 1);
     let rig = start(&storage, FailoverMode::Direct).await;
     let damaged = rig.events().into_iter().filter_map(|event| match event {
-        Event::SnapshotDamaged { file, .. } => Some(file),
+        Event::SnapshotDamaged { file, instead: Fallback::Beginning, .. } => Some(file),
         _ => None,
     });
     assert_eq!(damaged.collect::<BTreeSet<_>>(), both.into_iter().collect());

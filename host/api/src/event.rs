@@ -141,8 +141,10 @@ pub enum Event {
         file: String,
         /// The damage.
         reason: String,
+        /// What the service is brought back from instead.
+        instead: Fallback,
     },
-    /// A snapshot could not be restored, and an older one was tried.
+    /// A snapshot could not be restored.
     SnapshotUnusable {
         /// The service.
         service: Name,
@@ -150,6 +152,8 @@ pub enum Event {
         sequence: Sequence,
         /// The reason.
         reason: String,
+        /// What the service is brought back from instead.
+        instead: Fallback,
     },
     /// A snapshot could not be written. The older ones are retained.
     SnapshotNotKept {
@@ -421,6 +425,43 @@ impl fmt::Display for FailoverCause {
     }
 }
 
+/// What a service is brought back from, in place of a snapshot that is damaged or cannot be restored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fallback {
+    /// Another snapshot, whose last transaction this is.
+    Snapshot(Sequence),
+    /// The beginning of its journal: there is no other snapshot.
+    Beginning,
+    /// Nothing: the service is quarantined.
+    Nothing,
+}
+
+impl fmt::Display for Fallback {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Snapshot(sequence) => write!(f, "uses its snapshot of transaction {}", grouped(sequence.0)),
+            Self::Beginning => f.write_str("has no other one, and is replayed from the beginning of its journal"),
+            Self::Nothing => f.write_str("is quarantined"),
+        }
+    }
+}
+
+impl Fallback {
+    /// Returns the remedy for a snapshot that this replaces.
+    fn remedy(self) -> &'static str {
+        match self {
+            Self::Snapshot(_) | Self::Beginning => {
+                "with the server stopped, lifeboat data verify --data DIR checks the rest of its data"
+            }
+            Self::Nothing => {
+                "put back an intact copy of the file, or restore a portable snapshot of the service under another name \
+                 (lifeboat data restore)"
+            }
+        }
+    }
+}
+
 /// The move of a service to a fresh VM.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Failover {
@@ -579,14 +620,16 @@ impl fmt::Display for Event {
                 write!(f, "Quarantined: {service} is not started, and its data stays unchanged: {}", Printable(reason))
             }
             Self::Removed { service } => write!(f, "Removed: {service}, with its history"),
-            Self::SnapshotDamaged { service, file, reason } => write!(
+            Self::SnapshotDamaged { service, file, reason, instead } => {
+                write!(f, "Snapshot damaged: {service} {instead}: {reason}; ")?;
+                if *instead != Fallback::Nothing {
+                    write!(f, "the damaged file is renamed to '{file}.damaged'; ")?;
+                }
+                f.write_str(instead.remedy())
+            }
+            Self::SnapshotUnusable { service, sequence, reason, instead } => write!(
                 f,
-                "Snapshot damaged: {service} uses an older one: {reason}; the damaged file is renamed to \
-                 '{file}.damaged'"
-            ),
-            Self::SnapshotUnusable { service, sequence, reason } => write!(
-                f,
-                "Snapshot unusable: {service} uses one from before transaction {}: {}",
+                "Snapshot unusable: {service} {instead}: its snapshot of transaction {}: {}",
                 grouped(sequence.0),
                 Printable(reason)
             ),
@@ -599,7 +642,11 @@ impl fmt::Display for Event {
                  this user remove it: the next snapshot tries again",
                 Printable(reason)
             ),
-            Self::JournalDamaged { damage } => write!(f, "Journal damaged: {damage}"),
+            Self::JournalDamaged { damage } => write!(
+                f,
+                "Journal damaged: {damage}; with the server stopped, lifeboat data verify --data DIR reports what is \
+                 affected"
+            ),
             Self::JournalPinned { service, journal_bytes } => write!(
                 f,
                 "Journal pinned: it takes {}, because records of {service} are damaged, and damaged records are not \
@@ -666,6 +713,32 @@ mod tests {
         assert!(relieved(929).starts_with("Relieved: host memory 92.9% ("), "{}", relieved(929));
         let printed = "Relieved: the utilisation of the host's memory can no longer be read; it was memory 99.0% (";
         assert!(relieved(990).starts_with(printed), "{}", relieved(990));
+    }
+
+    #[test]
+    fn a_damaged_snapshot_is_reported_with_what_replaces_it() {
+        let printed = |instead| {
+            let (service, reason) = (Name::new("bank").expect("a name"), "it is short".into());
+            Event::SnapshotDamaged { service, file: "bank.7.snapshot".into(), reason, instead }.to_string()
+        };
+        let verify = "the damaged file is renamed to 'bank.7.snapshot.damaged'; with the server stopped, lifeboat data \
+                      verify --data DIR checks the rest of its data";
+        assert_eq!(
+            printed(Fallback::Snapshot(Sequence(1_234))),
+            format!("Snapshot damaged: bank uses its snapshot of transaction 1,234: it is short; {verify}")
+        );
+        assert_eq!(
+            printed(Fallback::Beginning),
+            format!(
+                "Snapshot damaged: bank has no other one, and is replayed from the beginning of its journal: it is \
+                 short; {verify}"
+            )
+        );
+        assert_eq!(
+            printed(Fallback::Nothing),
+            "Snapshot damaged: bank is quarantined: it is short; put back an intact copy of the file, or restore a \
+             portable snapshot of the service under another name (lifeboat data restore)"
+        );
     }
 
     #[test]

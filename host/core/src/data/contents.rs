@@ -12,7 +12,7 @@ use crate::journal::record::{self, AnswerCheck};
 use crate::journal::{Record, RelocatedAnswer, TailEntry, TransactionRecord};
 use crate::snapshot_file::{self, Checked, ResumePoint, SECTION_FORGOTTEN, SnapshotHeader};
 use lifeboat_api::clock::Timestamp;
-use lifeboat_api::event::Event;
+use lifeboat_api::event::{Event, Fallback};
 use lifeboat_api::id::WorkloadHash;
 use lifeboat_api::id::id_time;
 use lifeboat_api::id::{Epoch, Sequence};
@@ -102,6 +102,11 @@ impl FoundSnapshot {
     #[must_use]
     pub fn timestamp(&self) -> Timestamp {
         self.header.as_ref().map_or(Timestamp(0), |header| header.timestamp)
+    }
+
+    /// Returns this snapshot as what replaces a damaged one.
+    pub(crate) fn as_fallback(&self) -> Fallback {
+        if self.file.is_some() { Fallback::Snapshot(self.sequence()) } else { Fallback::Beginning }
     }
 
     /// Returns the bytes of its state.
@@ -547,9 +552,13 @@ pub fn findings(contents: &Contents) -> Vec<Event> {
         events.push(Event::JournalTorn { position: torn.position.0 });
     }
     for found in &contents.services {
+        let instead = match found.usable().next() {
+            Some(snapshot) if found.standing.is_ok() => snapshot.as_fallback(),
+            _ => Fallback::Nothing,
+        };
         for (file, reason) in &found.damaged_snapshots {
             let (file, reason) = (file.clone(), reason.clone());
-            events.push(Event::SnapshotDamaged { service: found.name.clone(), file, reason });
+            events.push(Event::SnapshotDamaged { service: found.name.clone(), file, reason, instead });
         }
         for (_, reason) in &found.unreadable_snapshots {
             events.push(Event::OldSnapshotsNotRemoved { service: found.name.clone(), reason: reason.clone() });

@@ -12,10 +12,11 @@ use crate::journal::{Commit, JournalError, Record, TailEntry, record};
 use crate::snapshot_file::{self, FIRST_RECORD, ResumePoint, SnapshotFileError, SnapshotHeader};
 use crate::vm::Vm;
 use futures::future::BoxFuture;
-use lifeboat_api::event::Event;
+use lifeboat_api::event::{Event, Fallback};
 use lifeboat_api::id::{Sequence, VmId, WorkloadHash};
 use lifeboat_api::name::Name;
 use lifeboat_api::size::Size;
+use lifeboat_api::text::chain;
 use lifeboat_disk::Packs;
 use lifeboat_journal::frame::RecordNumber;
 use lifeboat_journal::storage::Storage;
@@ -34,6 +35,16 @@ pub(crate) enum RecoverError {
     /// The remaining data does not suffice.
     #[error("{0}")]
     Standing(String),
+    /// The chunks of every snapshot are damaged, and there is nothing else to begin with.
+    #[error(
+        "all its snapshots are damaged, and no replay can begin without one: {}; put back intact copies \
+         of the files, or restore a portable snapshot of the service under another name (lifeboat data restore)",
+        chain(.error)
+    )]
+    AllDamaged {
+        /// The damage of one of them.
+        error: DataError,
+    },
     /// No machine has room for the service, or its size does not hold the workload.
     #[error(transparent)]
     Launch(#[from] LaunchError),
@@ -129,24 +140,29 @@ impl Service {
             accepted_divergences: &spec.accepted_divergences,
             maintenance: context.maintenance,
         };
-        let mut damaged = BTreeMap::new();
+        let mut passed_over = PassedOver::default();
         let base = loop {
-            match base(&directory, &found, replay_context, &context, &mut damaged).await {
+            match base(&directory, &found, replay_context, &mut passed_over).await {
                 // Every snapshot that was found has a damaged disk. Without these, the journal may still lead from its
                 // beginning to the same state. Each round leaves out at least one more file.
                 Err(RecoverError::Data(DataError::Snapshot(error))) if error.is_damage() => {
-                    match directory.find_without(&spec.name, damaged.keys().cloned().collect()).await? {
+                    match directory.find_without(&spec.name, passed_over.damaged.keys().cloned().collect()).await? {
                         Some(again) if again.standing.is_ok() => found = again,
-                        _ => return Err(DataError::from(error).into()),
+                        _ => return Err(RecoverError::AllDamaged { error: error.into() }),
                     }
                 }
-                base => break base?,
+                base => break base,
             }
         };
+        let instead = base.as_ref().map_or(Fallback::Nothing, |base| base.found.as_fallback());
+        for (sequence, reason) in passed_over.unusable {
+            (context.events)(&Event::SnapshotUnusable { service: spec.name.clone(), sequence, reason, instead });
+        }
+        let base = base?;
         // Only now another state takes their place.
-        for (file, reason) in damaged {
+        for (file, reason) in passed_over.damaged {
             set_aside(&**directory.storage(), &file)?;
-            (context.events)(&Event::SnapshotDamaged { service: spec.name.clone(), file, reason });
+            (context.events)(&Event::SnapshotDamaged { service: spec.name.clone(), file, reason, instead });
         }
         let Base { found: base, snapshot, forgotten, tail, rehydrated } = base;
         let Rehydrated { instance, replayed_transactions, fuel_used, .. } = rehydrated;
@@ -271,13 +287,21 @@ struct Base {
     rehydrated: Rehydrated,
 }
 
-/// Rehydrates from the newest snapshot that can be restored. Adds the files of damaged ones, and the damage of each.
+/// The snapshots from which a service could not be brought back.
+#[derive(Default)]
+struct PassedOver {
+    /// The files of damaged ones, and the damage of each.
+    damaged: BTreeMap<String, String>,
+    /// The last transactions of those that could not be restored, and the reasons.
+    unusable: Vec<(Sequence, String)>,
+}
+
+/// Rehydrates from the newest snapshot that can be restored. Adds those that it passes over.
 async fn base(
     directory: &Arc<DataDirectory>,
     found: &FoundService,
     replay_context: ReplayContext<'_>,
-    context: &ServiceContext,
-    damaged_files: &mut BTreeMap<String, String>,
+    passed_over: &mut PassedOver,
 ) -> Result<Base, RecoverError> {
     let (mut unusable, mut damaged) = (None, None);
     for candidate in found.usable() {
@@ -289,7 +313,7 @@ async fn base(
             // The chunks of its disk are read only here.
             Err(DataError::Snapshot(error)) if error.is_damage() => {
                 if let Some(file) = &candidate.file {
-                    damaged_files.insert(file.clone(), error.to_string());
+                    passed_over.damaged.insert(file.clone(), error.to_string());
                 }
                 damaged = Some(DataError::Snapshot(error));
                 continue;
@@ -311,11 +335,7 @@ async fn base(
                 return Err(RecoverError::Diverged { service: found.name.clone(), sequence, error });
             }
             Err(error) => {
-                (context.events)(&Event::SnapshotUnusable {
-                    service: found.name.clone(),
-                    sequence: snapshot.sequence(),
-                    reason: error.to_string(),
-                });
+                passed_over.unusable.push((snapshot.sequence(), error.to_string()));
                 unusable = Some(error);
             }
         }
