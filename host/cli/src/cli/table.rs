@@ -26,18 +26,23 @@ pub(crate) fn terminal_table(rows: &[Vec<String>]) -> String {
     help::output_columns().map_or_else(|| table(rows), |columns| folded_table(rows, columns))
 }
 
+/// Returns whether no line of `text` is longer than `columns`.
+pub(crate) fn fits(text: &str, columns: usize) -> bool {
+    text.lines().all(|line| line.chars().count() <= columns)
+}
+
 /// Returns a table of at most `columns` characters, if its cells allow it.
-fn folded_table(rows: &[Vec<String>], columns: usize) -> String {
+pub(crate) fn folded_table(rows: &[Vec<String>], columns: usize) -> String {
     let whole = table(rows);
-    if whole.lines().all(|line| line.chars().count() <= columns) {
+    if fits(&whole, columns) {
         return whole;
     }
     let Some((head, _)) = rows.split_first() else { return whole };
-    let fits = |count: usize| {
+    let is_short = |count: usize| {
         let part: Vec<Vec<String>> = rows.iter().map(|row| row.iter().take(count).cloned().collect()).collect();
-        table(&part).lines().all(|line| line.chars().count() <= columns)
+        fits(&table(&part), columns)
     };
-    let kept = (1..=head.len()).rev().find(|count| fits(*count)).unwrap_or(1);
+    let kept = (1..=head.len()).rev().find(|count| is_short(*count)).unwrap_or(1);
     let part: Vec<Vec<String>> = rows.iter().map(|row| row.iter().take(kept).cloned().collect()).collect();
     let mut text = String::new();
     for (index, line) in table(&part).lines().enumerate() {
