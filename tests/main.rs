@@ -20,8 +20,8 @@
 //! - `readme`, `tutorial`: the commands of README.md, docs/tutorial.md and other pages, their links, and the length of
 //!   sentences in README.md.
 //! - `client`: the client commands of the built binary, against a server of it.
-//! - `server`, `server_disk`: the HTTP API of a server in this process, which `site` starts. `operators`: what operators see of it and
-//!   of `lifeboat serve` itself.
+//! - `server`, `server_disk`: the HTTP API of a server in this process, which `site` starts. `operators`: what operators
+//!   see of it and of `lifeboat serve` itself.
 //! - `serving` runs `lifeboat serve`, `util` any other command of the built binary, and `rig` a host in this process.
 //!   `world` generates guests as text.
 //!

@@ -184,6 +184,8 @@ async fn check(prepared: &SimulatedStorage, order: Order, kind: Kind, nth: u64) 
         Err(_) => Told::NotDone,
     };
     let now = stands(&rig, &storage, order);
+    let mut files_of_new = storage.list().expect("the power is on");
+    files_of_new.retain(|file| file.starts_with("new.") && !file.ends_with(".tmp"));
     let mut acknowledged = BTreeSet::new();
     for service in ["ant", "idle", "new"] {
         if rig.send_as(service, "last", "1").await.is_ok() {
@@ -213,7 +215,10 @@ async fn check(prepared: &SimulatedStorage, order: Order, kind: Kind, nth: u64) 
         Told::Done => assert!(is_done(&now) && is_done(&found), "{what}"),
         // An additional snapshot does no harm.
         Told::NotDone if order == Order::Snapshot => {}
-        Told::NotDone => assert!(!is_done(&now) && !is_done(&found) && now.runs == old.runs, "{what}"),
+        Told::NotDone => {
+            assert!(!is_done(&now) && !is_done(&found) && now.runs == old.runs, "{what}");
+            assert!(!order.creates() || files_of_new.is_empty(), "{what}: {files_of_new:?}");
+        }
         Told::Unknown => assert!(!now.runs, "{what}"),
     }
     if found.is_there && !order.creates() {

@@ -7,7 +7,7 @@ use lifeboat_api::id::{Epoch, Sequence};
 use lifeboat_api::name::Name;
 use lifeboat_api::size::Size;
 use lifeboat_api::sla::{FailoverMode, Thresholds};
-use lifeboat_api::transaction::{Answer, Kind, Reply, Request, RequestError};
+use lifeboat_api::transaction::{Answer, Denial, Kind, Reply, Request, RequestError};
 use lifeboat_disk::Disk;
 use lifeboat_host::answers::DeduplicationWindow;
 use lifeboat_host::catalog::ServiceSettings;
@@ -199,7 +199,7 @@ impl Rig {
     }
 
     /// Returns a copy of the virtual disk of a service, and the last transaction that it shows.
-    pub(crate) async fn disk(&self, service: &str) -> Result<(Disk, Sequence), RequestError> {
+    pub(crate) async fn disk(&self, service: &str) -> Result<(Disk, Sequence), Denial> {
         let ada = self.host.authenticate(self.token.reveal()).expect("valid");
         self.host.disk_of(&ada, service).await
     }

@@ -90,7 +90,7 @@ async fn a_path_that_is_no_file_is_refused_with_its_reason() {
         ("path=/documents/../../x", 400, "path", "operation not permitted"),
         ("path=/documents/a/b", 400, "path", "not a directory"),
         ("path=%00", 400, "path", "invalid argument"),
-        ("path=/documents/a&offset=18446744073709551615", 400, "path", "invalid argument"),
+        ("path=/documents/a&offset=18446744073709551615", 400, "query", "up to 2^62"),
         ("path=/documents/a&offset=-1", 400, "query", "the parameter 'offset' is '-1'"),
         ("offset=1", 400, "query", "the parameter 'path' is missing"),
         ("path=/documents/a&at=1", 400, "query", "there is no parameter 'at'"),

@@ -9,7 +9,7 @@ fn every_command_does_what_the_tutorial_says() {
     std::os::unix::fs::symlink(root().join("workloads"), folder.path().join("workloads")).expect("a link");
     let home = folder.path().join("home");
     let blocks = blocks("docs/tutorial.md", "sh");
-    let [set_up, serve, first, opening, ada, see, operate, prove] = &blocks[..] else { panic!("{blocks:?}") };
+    let [set_up, serve, first, opening, ada, see, operate, files, prove] = &blocks[..] else { panic!("{blocks:?}") };
     // Only the address of the server differs from the document.
     let run = |script: &str, server: Option<&Serving>| -> Output {
         let shell = shell(&format!("set -e\n{script}")).within(folder.path()).env("XDG_CONFIG_HOME", &home);
@@ -39,6 +39,9 @@ fn every_command_does_what_the_tutorial_says() {
         assert!(seen.exits(0).contains(words), "no `{words}` in: {}", seen.exits(0));
     }
     to_server(operate).exits(0);
+    let shown = to_server(files);
+    assert!(shown.exits(0).contains("  second.txt\n"), "{}", shown.exits(0));
+    assert!(shown.exits(0).ends_with("A lifeboat begins with documents as well.\n"), "{}", shown.exits(0));
     // As in a power cut.
     server.kill();
     let proven = run(prove, None);

@@ -29,7 +29,7 @@ impl Timestamp {
     pub fn of_utc([year, month, day, hour, minute, second]: [i64; 6]) -> Option<Self> {
         let is_time = (0..10_000).contains(&year)
             && (1..=12).contains(&month)
-            && (1..=31).contains(&day)
+            && (1..=days_of(year, month)).contains(&day)
             && (0..24).contains(&hour)
             && (0..60).contains(&minute)
             && (0..61).contains(&second);
@@ -54,8 +54,18 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// A point in time in the format for people, which is also one of RFC 3339: `2026-03-01T12:00:00.123Z`. The seconds have three decimals unless the
-/// format's precision asks for another number, up to nine.
+/// Returns the days of a month in the Gregorian calendar.
+fn days_of(year: i64, month: i64) -> i64 {
+    match month {
+        2 if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) => 29,
+        2 => 28,
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    }
+}
+
+/// A point in time in the format for people, which is also one of RFC 3339: `2026-03-01T12:00:00.123Z`. The seconds have
+/// three decimals unless the format's precision asks for another number, up to nine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Utc(
     /// The time.
@@ -224,6 +234,9 @@ mod tests {
             "Z",
             "2026-03-01T12:00:00",
             "2026-13-01T12:00:00Z",
+            "2026-02-29T12:00:00Z",
+            "1900-02-29T12:00:00Z",
+            "2026-04-31T12:00:00Z",
             "2026-03-01T24:00:00Z",
             "2026-03-01 12:00:00Z",
             "2026-03-01T12:00:00.Z",

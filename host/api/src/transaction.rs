@@ -39,7 +39,8 @@ pub fn check_id_length(id: &str) -> Result<(), Denial> {
     if id.len() > TRANSACTION_ID_BYTES_MAX { Err(Denial::IdTooLong { bytes: id.len() }) } else { Ok(()) }
 }
 
-/// The longest reply, and the longest arguments of one call from the guest to the host. wasmtime's own default is 128 MiB.
+/// The longest reply, and the longest arguments of one call from the guest to the host. wasmtime's own default is
+/// 128 MiB.
 pub const REPLY_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// The longest transaction or query that a service accepts by default, in bytes.
@@ -275,7 +276,7 @@ impl Cause {
     /// Returns whether the host caused the failure, so that the same id may run again.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Deadline { .. })
+        matches!(self, Self::Deadline { .. } | Self::NoRoom { .. })
     }
 
     /// Returns the exhausted resource, if it is one that a failover could cure.

@@ -142,19 +142,9 @@ impl DataDirectory {
         &self.committer
     }
 
-    /// Renames damaged snapshots, so that new ones can have their names. Ends the journals of services that were not
-    /// fully created, or were removed.
-    fn set_aside(&self, contents: &Contents) -> Result<(), DataError> {
-        let mut is_changed = false;
-        let usable = contents.services.iter().filter(|found| found.standing.is_ok());
-        for (file, _) in usable.flat_map(|found| &found.damaged_snapshots) {
-            let failed = DataError::storage(format!("rename the damaged '{file}'"));
-            self.storage.rename(file, &format!("{file}.damaged")).map_err(failed)?;
-            is_changed = true;
-        }
-        if is_changed {
-            self.storage.sync_directory().map_err(DataError::storage("sync the data directory"))?;
-        }
+    /// Notes what each service needs of the journal. Ends the journals of services that were not fully created, or were
+    /// removed.
+    fn clear_up(&self, contents: &Contents) -> Result<(), DataError> {
         // A service that is not started, for any reason, needs only what its snapshots need.
         for found in contents.services.iter().filter(|found| found.is_journal_sound) {
             let newest = || found.usable().take(snapshot_writer::SNAPSHOTS_RETAINED);

@@ -483,14 +483,11 @@ impl Service {
                 self.after_events(move |_| drop(done.send(status)));
             }
             Message::Disk { done, .. } => {
-                if let Err(denial) = self.revive().await {
-                    return drop(done.send(Err(denial.into())));
-                }
-                let (copy, service) = ((self.vm.instance.disk().clone(), self.last_sequence), self.name.clone());
-                self.last_commit.clone().then_or_held(move |durable| {
-                    let unknown = |error: JournalError| OutcomeUnknown { service, id: None, reason: error.to_string() };
-                    drop(done.send(durable.map(|()| copy).map_err(|error| unknown(error).into())));
-                });
+                let copy = self
+                    .revive()
+                    .await
+                    .map(|()| (self.vm.instance.disk().clone(), self.last_sequence, self.last_commit.clone()));
+                drop(done.send(copy));
             }
             Message::Find { user, incarnation, id, found, .. } => {
                 self.find(&Caller { user, incarnation }, id, found).await;
@@ -801,19 +798,12 @@ impl Service {
         let _ = self.fail_over(resource.into()).await;
     }
 
-    /// Notes whether the disk of a degraded service has its headroom again, or is full again. Memory is never released
-    /// without a restore, so only a snapshot or a move can do that for memory.
+    /// Notes whether the disk of a degraded service has its headroom again. Memory is never released without a restore,
+    /// so only a snapshot or a move can do that for memory.
     fn watch_disk(&mut self) {
-        const LEVEL: Resource = Resource::Disk;
-        let usage = self.vm.meter.usage(LEVEL);
-        let due = if self.policy.level_has_headroom(LEVEL, self.vm.meter.levels(), &self.vm.size) {
-            self.conditions.relieved(&self.vm.id, LEVEL)
-        } else if self.policy.thresholds.of(LEVEL).reached(usage.used, usage.limit) && !self.may_fail_over(LEVEL) {
-            self.conditions.full_again(&self.vm.id, LEVEL)
-        } else {
-            None
-        };
-        if let Some(event) = due {
+        if self.policy.level_has_headroom(Resource::Disk, self.vm.meter.levels(), &self.vm.size)
+            && let Some(event) = self.conditions.relieved(&self.vm.id, Resource::Disk)
+        {
             self.emit_once_durable(event);
         }
     }

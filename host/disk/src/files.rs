@@ -91,6 +91,22 @@ impl Disk {
         Ok(())
     }
 
+    /// Returns a hash of the length and the contents of a file. Files with equal hashes have equal bytes; the reverse
+    /// need not hold, because zeros and a hole differ. Only the first call after a write hashes what was written.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadDescriptor`] if it is not a file.
+    pub fn file_digest(&self, ino: Ino) -> Result<[u8; 32]> {
+        let file = self.file(ino)?;
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&file.len().to_le_bytes());
+        for (index, chunk) in file.chunks().iter() {
+            hasher.update(&index.to_le_bytes()).update(chunk.hash());
+        }
+        Ok(hasher.finalize().into())
+    }
+
     /// Describes an inode.
     ///
     /// # Errors

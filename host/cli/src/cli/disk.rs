@@ -165,7 +165,7 @@ enum CopyError {
     Write(io::Error),
 }
 
-/// Writes the bytes of a file, all of the same version. Returns its last part, which is empty.
+/// Writes the bytes of a file, all of the same version. Returns its last part.
 fn copy(files: &mut dyn Files, path: &str, out: &mut impl Write) -> Result<FilePart, CopyError> {
     let (mut offset, mut version) = (0, None);
     loop {

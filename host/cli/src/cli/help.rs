@@ -19,8 +19,8 @@ const GROUPS: [(&str, &[&str]); 4] = [
     (
         "Services of a server:",
         &[
-            "deploy", "services", "tx", "batch", "query", "usage", "events", "logs", "failover", "stop", "start",
-            "drop", "remove",
+            "deploy", "services", "tx", "batch", "query", "disk", "usage", "events", "logs", "failover", "stop",
+            "start", "drop", "remove",
         ],
     ),
 ];

@@ -542,7 +542,8 @@ pub(super) fn service_of(file: &str) -> Option<Name> {
     snapshot_writer::service_of(file).filter(|_| file.ends_with(".snapshot"))
 }
 
-/// Returns the events that report damage to a directory.
+/// Returns the events that report damage to a directory. The damaged snapshots of a service that can continue are
+/// reported when it is brought back: only then it is certain what takes their place.
 #[must_use]
 pub fn findings(contents: &Contents) -> Vec<Event> {
     let recovery = &contents.recovery;
@@ -552,13 +553,9 @@ pub fn findings(contents: &Contents) -> Vec<Event> {
         events.push(Event::JournalTorn { position: torn.position.0 });
     }
     for found in &contents.services {
-        let instead = match found.usable().next() {
-            Some(snapshot) if found.standing.is_ok() => snapshot.as_fallback(),
-            _ => Fallback::Nothing,
-        };
-        for (file, reason) in &found.damaged_snapshots {
-            let (file, reason) = (file.clone(), reason.clone());
-            events.push(Event::SnapshotDamaged { service: found.name.clone(), file, reason, instead });
+        for (file, reason) in found.damaged_snapshots.iter().filter(|_| found.standing.is_err()) {
+            let (service, file, reason) = (found.name.clone(), file.clone(), reason.clone());
+            events.push(Event::SnapshotDamaged { service, file, reason, instead: Fallback::Nothing });
         }
         for (_, reason) in &found.unreadable_snapshots {
             events.push(Event::OldSnapshotsNotRemoved { service: found.name.clone(), reason: reason.clone() });

@@ -182,7 +182,7 @@ impl Locked {
             is_reclaim_waiting: AtomicBool::new(false),
             _lock: lock,
         });
-        directory.set_aside(&contents)?;
+        directory.clear_up(&contents)?;
         Ok((directory, contents))
     }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::size::Bytes as ByteCount;
 use lifeboat_api::text::Printable;
-use lifeboat_disk::{Call, Disk, Error, Ino, Mark, OpenHow, READ_BYTES_MAX, SetTimes};
+use lifeboat_disk::{Call, Disk, Error, Ino, Mark, OpenHow, PATH_BYTES_MAX, READ_BYTES_MAX, SetTimes, Type};
 use lifeboat_vm::workload::MODULE_BYTES_MAX;
 use std::io::{self, Read};
 use tar::{Archive, Entry, EntryType};
@@ -21,6 +21,15 @@ pub const ARCHIVE_WORKLOAD: &str = "workload";
 
 /// The directory of the files in an archive.
 pub const ARCHIVE_DISK: &str = "disk";
+
+/// The fuel that a guest would burn to make the files of the largest archive: some seconds of host time.
+const UNPACK_FUEL_MAX: u64 = 5_000_000_000;
+
+/// The bytes of a tar archive's block: a header, or a part of a file.
+const BLOCK_BYTES: usize = 512;
+
+/// The bytes of a path that is too long that an error shows.
+const NAME_SHOWN_BYTES: usize = 100;
 
 /// The contents of an archive.
 #[derive(Debug)]
@@ -71,12 +80,29 @@ pub enum UnpackError {
 /// # Errors
 /// [`UnpackError`].
 pub fn unpack(archive: &[u8], limit_bytes: u64, now: Timestamp) -> Result<Unpacked, UnpackError> {
+    unpack_within(archive, limit_bytes, now, UNPACK_FUEL_MAX)
+}
+
+fn unpack_within(archive: &[u8], limit_bytes: u64, now: Timestamp, fuel_max: u64) -> Result<Unpacked, UnpackError> {
     let mut disk = Disk::new(0);
     disk.enter(Call { now_ns: now.0, mark: Mark::default(), limit_bytes, is_read_only: false });
-    let mut unpacking = Unpacking { disk, limit_bytes, workload: None, directory_times: Vec::new() };
+    let mut unpacking = Unpacking {
+        disk,
+        limit_bytes,
+        workload: None,
+        directory_times: Vec::new(),
+        last_parent: String::new(),
+        fuel: 0,
+        fuel_max,
+        part: vec![0; READ_BYTES_MAX],
+    };
+    let mut end = 0;
     for entry in Archive::new(archive).entries().map_err(UnpackError::Archive)? {
-        unpacking.add(entry.map_err(UnpackError::Archive)?)?;
+        let entry = entry.map_err(UnpackError::Archive)?;
+        end = entry.raw_file_position().saturating_add(entry.header().entry_size().map_err(UnpackError::Archive)?);
+        unpacking.add(entry)?;
     }
+    check_end(archive, end)?;
     let Unpacking { mut disk, workload, directory_times, .. } = unpacking;
     // What was added to a directory has set its times.
     for (path, times) in directory_times {
@@ -86,10 +112,30 @@ pub fn unpack(archive: &[u8], limit_bytes: u64, now: Timestamp) -> Result<Unpack
     Ok(Unpacked { workload, disk: (!disk.is_untouched()).then_some(disk) })
 }
 
+/// Checks that a block of zeros follows on the last entry, which ends at `end`: the mark of an archive's end (POSIX.1,
+/// `pax`, "ustar Interchange Format"). The reader takes an archive without it, which may have been cut off between two
+/// entries.
+fn check_end(archive: &[u8], end: u64) -> Result<(), UnpackError> {
+    let block = usize::try_from(end).ok().and_then(|end| end.checked_next_multiple_of(BLOCK_BYTES));
+    let block = block.and_then(|start| archive.get(start..)?.get(..BLOCK_BYTES));
+    if block.is_some_and(|block| block.iter().all(|byte| *byte == 0)) {
+        return Ok(());
+    }
+    Err(UnpackError::Archive(io::Error::new(io::ErrorKind::UnexpectedEof, "its end is missing")))
+}
+
 struct Unpacking {
     disk: Disk,
     limit_bytes: u64,
     workload: Option<Bytes>,
+    /// The directory of the last entry. It is there.
+    last_parent: String,
+    /// The fuel that a guest would have burnt to make all entries so far.
+    fuel: u64,
+    /// The most of that.
+    fuel_max: u64,
+    /// A buffer for parts of files.
+    part: Vec<u8>,
     /// The times of the directories so far, by path.
     directory_times: Vec<(String, SetTimes)>,
 }
@@ -99,6 +145,12 @@ impl Unpacking {
         let kind = entry.header().entry_type();
         if kind == EntryType::XGlobalHeader {
             return Ok(());
+        }
+        let is_long = |name: &[u8]| name.len() > PATH_BYTES_MAX + ARCHIVE_DISK.len() + 1;
+        if is_long(&entry.path_bytes()) || entry.link_name_bytes().is_some_and(|name| is_long(&name)) {
+            let path = String::from_utf8_lossy(&entry.path_bytes()[..NAME_SHOWN_BYTES]).into_owned() + "...";
+            let reason = format!("has, or leads to, a path of over {PATH_BYTES_MAX} bytes; shorten it");
+            return Err(UnpackError::Entry { path, reason });
         }
         let shown = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
         let wrong = |reason: &str| UnpackError::Entry { path: shown.clone(), reason: reason.to_owned() };
@@ -116,6 +168,10 @@ impl Unpacking {
             _ => return Err(wrong("is neither the workload, nor below disk/; move it there, or remove it")),
         };
         self.make_parents(&path)?;
+        self.fuel = self.fuel.saturating_add(self.disk.take_fuel());
+        if self.fuel > self.fuel_max {
+            return Err(wrong("takes too long to reach: the paths so far are too deep, or too many; shorten them"));
+        }
         let modified_ns = entry.header().mtime().map_err(UnpackError::Archive)?.saturating_mul(1_000_000_000);
         let times = SetTimes { accessed_ns: Some(modified_ns), modified_ns: Some(modified_ns) };
         let limit_bytes = self.limit_bytes;
@@ -129,13 +185,13 @@ impl Unpacking {
             EntryType::Regular | EntryType::Continuous => {
                 let how = OpenHow { create: true, truncate: true, write: true, ..OpenHow::default() };
                 let (ino, _) = self.disk.open_at(Ino::ROOT, &path, how).map_err(refused)?;
-                let (mut offset, mut part) = (0, vec![0; READ_BYTES_MAX]);
+                let mut offset = 0;
                 loop {
-                    let length = entry.read(&mut part).map_err(UnpackError::Archive)?;
+                    let length = entry.read(&mut self.part).map_err(UnpackError::Archive)?;
                     if length == 0 {
                         break;
                     }
-                    self.disk.write(ino, offset, &part[..length]).map_err(refused)?;
+                    self.disk.write(ino, offset, &self.part[..length]).map_err(refused)?;
                     offset += length as u64;
                 }
                 self.disk.close(ino);
@@ -173,8 +229,22 @@ impl Unpacking {
 
     /// Makes the directories on the way to `path`. An archive need not have entries for them.
     fn make_parents(&mut self, path: &str) -> Result<(), UnpackError> {
-        for (end, _) in path.match_indices('/') {
-            let parent = &path[..end];
+        let Some((directory, _)) = path.rsplit_once('/') else { return Ok(()) };
+        // The entries of a directory usually follow one another.
+        if self.last_parent == directory {
+            return Ok(());
+        }
+        if !self.disk.stat_at(Ino::ROOT, directory, true).is_ok_and(|found| found.kind == Type::Directory) {
+            self.make_all(directory)?;
+        }
+        self.last_parent = directory.to_owned();
+        Ok(())
+    }
+
+    /// Makes a directory, and those on the way to it.
+    fn make_all(&mut self, directory: &str) -> Result<(), UnpackError> {
+        let ends = directory.match_indices('/').map(|(end, _)| end).chain([directory.len()]);
+        for parent in ends.map(|end| &directory[..end]) {
             self.make_directory(parent).map_err(|error| refused(parent, error, self.limit_bytes))?;
         }
         Ok(())
@@ -182,7 +252,7 @@ impl Unpacking {
 
     fn make_directory(&mut self, path: &str) -> Result<(), Error> {
         match self.disk.create_directory_at(Ino::ROOT, path) {
-            Err(Error::Exist) => Ok(()),
+            Err(Error::Exist) if self.disk.stat_at(Ino::ROOT, path, true)?.kind == Type::Directory => Ok(()),
             made => made,
         }
     }
@@ -298,16 +368,66 @@ mod tests {
             (EntryType::Link, "disk/l", b"disk/none", "no such file or directory"),
             (EntryType::Regular, "disk/long", &long, "the files in the archive use more than the 1 MiB of the disk"),
             (EntryType::Regular, "workload", b"again", "more than one entry 'workload'"),
+            (
+                EntryType::Regular,
+                "disk/there/x",
+                b"",
+                "'disk/there' in the archive cannot be on a virtual disk: file exists",
+            ),
+            (
+                EntryType::Directory,
+                "disk/there/",
+                b"",
+                "'disk/there/' in the archive cannot be on a virtual disk: file exists",
+            ),
         ] {
-            let refused = unpacked(&[(kind, path, content)]).expect_err("refused").to_string();
+            let there = (EntryType::Regular, "disk/there", &b"a file"[..]);
+            let refused = unpacked(&[there, (kind, path, content)]).expect_err("refused").to_string();
             assert!(refused.contains(words), "{path}: {refused}");
         }
         let mut builder = Builder::new(Vec::new());
         entry(&mut builder, EntryType::Regular, "disk/a", b"a");
         let none = unpack(&builder.into_inner().expect("in memory"), LIMIT, Timestamp(0));
         assert!(matches!(none, Err(UnpackError::NoWorkload)));
-        let cut = archive(&[(EntryType::Regular, "disk/a", &[1; 5_000])]);
-        assert!(matches!(unpack(&cut[..2_500], LIMIT, Timestamp(0)), Err(UnpackError::Archive(_))));
+    }
+
+    #[test]
+    fn an_archive_that_is_cut_off_anywhere_is_refused() {
+        let whole = archive(&[(EntryType::Regular, "disk/a", &[1; 5_000]), (EntryType::Regular, "disk/b", b"b")]);
+        let end = whole.len() - 2 * BLOCK_BYTES;
+        assert!(
+            unpack(&whole, LIMIT, Timestamp(0)).is_ok()
+                && unpack(&whole[..end + BLOCK_BYTES], LIMIT, Timestamp(0)).is_ok()
+        );
+        for length in (0..=end).step_by(BLOCK_BYTES).chain([1, 700, 2_500, end + 1]) {
+            let cut = unpack(&whole[..length], LIMIT, Timestamp(0));
+            assert!(matches!(cut, Err(UnpackError::Archive(_))), "{length} of {}: {cut:?}", whole.len());
+        }
+    }
+
+    #[test]
+    fn long_and_deep_paths_are_refused_before_they_take_time_or_memory() {
+        let deep = |length: usize| "disk/".to_owned() + &"d/".repeat(length / 2) + "f";
+        let mut builder = Builder::new(Vec::new());
+        let add = |builder: &mut Builder<Vec<u8>>, path: &str| {
+            let mut header = Header::new_gnu();
+            header.set_size(0);
+            builder.append_data(&mut header, path, &[][..]).expect("in memory");
+        };
+        add(&mut builder, "workload");
+        add(&mut builder, &deep(4_000_000));
+        let long = unpack(&builder.into_inner().expect("in memory"), LIMIT, Timestamp(0)).expect_err("refused");
+        assert!(long.to_string().contains("a path of over 4095 bytes; shorten it"), "{long}");
+        let mut builder = Builder::new(Vec::new());
+        add(&mut builder, "workload");
+        for number in 0..20 {
+            add(&mut builder, &format!("disk/{}{}/f{number}", number % 2, "/d".repeat(1_500)));
+        }
+        let archive = builder.into_inner().expect("in memory");
+        assert!(unpack(&archive, 8 << 20, Timestamp(0)).is_ok());
+        let many =
+            unpack_within(&archive, 8 << 20, Timestamp(0), 100_000_000).expect_err("the directories alone take it");
+        assert!(many.to_string().contains("the paths so far are too deep, or too many; shorten them"), "{many}");
     }
 
     proptest! {

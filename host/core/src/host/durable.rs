@@ -225,11 +225,13 @@ impl Host {
         // This protects the workload's file until the catalog refers to it.
         let _kept = kept.await?;
         let launching = Service::launch_durable(spec, hash, self.context.clone(), Arc::clone(directory));
-        let (service, begun, snapshot_writer) = self.on_guests(launching).await?;
+        let launched = self.on_guests(launching).await;
+        if launched.is_err() {
+            undo_creation(directory, &name).await;
+        }
+        let (service, begun, snapshot_writer) = launched?;
         if let Err(error) = begun.durable_or_held().await {
-            directory.end_journal(&name);
-            // The next start removes the first snapshot, if there is one, or the creation of another service of the name
-            // does.
+            undo_creation(directory, &name).await;
             return Err(LaunchError::Begin { name, error });
         }
         let added = name.clone();
@@ -240,7 +242,10 @@ impl Host {
             (self.context.events)(&Event::Quarantined { service: name, reason });
             return Err(error.into());
         }
-        added.inspect_err(|_| directory.end_journal(&name))?;
+        if let Err(error) = added {
+            undo_creation(directory, &name).await;
+            return Err(error.into());
+        }
         let Status { vm, machine, size, .. } = service.status();
         place.run(service, QUEUE_MAX, Some(snapshot_writer));
         (self.context.events)(&Event::Created { vm, machine, size, workload: hash });
@@ -388,6 +393,14 @@ pub(super) async fn on_disk<T: Send + 'static>(
 ) -> T {
     let directory = Arc::clone(directory);
     joined(tokio::task::spawn_blocking(move || work(&directory))).await
+}
+
+/// Removes what a service has that could not be created. The next start removes what cannot be removed now, and so does
+/// the creation of another service of the name.
+async fn undo_creation(directory: &Arc<DataDirectory>, name: &Name) {
+    directory.end_journal(name);
+    let service = name.clone();
+    let _ = on_disk(directory, move |directory| directory.clear_snapshots(&service)).await;
 }
 
 /// Returns the specification of a service from its catalog entry.

@@ -13,7 +13,7 @@ use lifeboat_api::event::Event;
 use lifeboat_api::id::{Epoch, Sequence};
 use lifeboat_api::name::Name;
 use lifeboat_api::text::chain;
-use lifeboat_api::transaction::{Denial, RequestError};
+use lifeboat_api::transaction::Denial;
 use lifeboat_disk::Disk;
 use std::collections::BTreeMap;
 use std::future::ready;
@@ -89,9 +89,9 @@ impl Host {
     /// the copy shows. A copy keeps what the service changes later in memory, so callers drop it soon.
     ///
     /// # Errors
-    /// A denial without the grant to observe, or if the service does not run;
-    /// [`OutcomeUnknown`](lifeboat_api::transaction::OutcomeUnknown) if what the copy shows did not become durable.
-    pub async fn disk_of(&self, by: &Identity, service: &str) -> Result<(Disk, Sequence), RequestError> {
+    /// A denial without the grant to observe, if the service does not run, or if what the copy shows cannot become
+    /// durable for now.
+    pub async fn disk_of(&self, by: &Identity, service: &str) -> Result<(Disk, Sequence), Denial> {
         self.enter(by, service, Grant::Observe)?.disk().await
     }
 

@@ -31,8 +31,8 @@
 //!
 //! A service may be degraded for several resources. It is no longer degraded for its disk once files were removed
 //! (`relieved`), but the wait before the next failover for the disk goes on: otherwise a guest that fills its disk and
-//! removes files in turn would pause for a failover each time. If the disk is full again within that wait, the service
-//! is degraded without another attempt (`full_again`).
+//! removes files in turn would pause for a failover, and cause two events, each time. A disk that is full again within
+//! that wait makes the service degraded after it.
 //!
 //! This module is pure. A transition takes facts about the service (its VM, the number of requests so far, the bytes in
 //! its journal) and returns the due events in order. The caller of a transition reports them at once.
@@ -174,19 +174,6 @@ impl Conditions {
     pub(super) fn relieved(&mut self, vm: &VmId, level: Resource) -> Option<Event> {
         let before = self.degraded().map(str::to_owned);
         self.degraded.retain(|(cause, _)| cause.resource() != Some(level));
-        self.degraded_since(vm, before)
-    }
-
-    /// Records that `level` is at its threshold while no failover for it is tried.
-    #[must_use]
-    pub(super) fn full_again(&mut self, vm: &VmId, level: Resource) -> Option<Event> {
-        if self.degraded.iter().any(|(cause, _)| cause.resource() == Some(level)) {
-            return None;
-        }
-        let before = self.degraded().map(str::to_owned);
-        let reason =
-            format!("its {level} is full again, and the last failover for that failed and is not tried again yet");
-        self.degraded.push((level.into(), reason));
         self.degraded_since(vm, before)
     }
 

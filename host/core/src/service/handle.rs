@@ -4,7 +4,7 @@ use super::queue::{Entrance, Queued, Refused};
 use super::reply::{Answered, ReplySender};
 use super::{Caller, Status};
 use crate::budget::Account;
-use crate::journal::JournalError;
+use crate::journal::{Commit, JournalError};
 use lifeboat_api::id::{Sequence, VmId};
 use lifeboat_api::name::Name;
 use lifeboat_api::transaction::{Denial, Kind, OutcomeUnknown, Reply, Request, RequestError};
@@ -89,7 +89,7 @@ pub(super) enum Message {
     },
     /// Copies the virtual disk.
     Disk {
-        done: oneshot::Sender<Result<(Disk, Sequence), RequestError>>,
+        done: oneshot::Sender<Result<(Disk, Sequence, Commit), Denial>>,
         _place: OwnedSemaphorePermit,
     },
     Stop {
@@ -233,9 +233,16 @@ impl ServiceHandle {
 
     /// Returns a copy of the virtual disk once everything that was sent before is done and durable, and the last
     /// transaction that it shows.
-    pub(crate) async fn disk(&self) -> Result<(Disk, Sequence), RequestError> {
+    pub(crate) async fn disk(&self) -> Result<(Disk, Sequence), Denial> {
         let place = self.look().await;
-        self.ask(|done| Message::Disk { done, _place: place }).await?
+        let (disk, sequence, commit) = self.ask(|done| Message::Disk { done, _place: place }).await??;
+        match commit.durable_or_held().await {
+            Ok(()) => Ok((disk, sequence)),
+            Err(error) => {
+                let reason = format!("what its disk shows is not durable yet: {error}");
+                Err(Denial::Stalled { service: self.name.clone(), reason })
+            }
+        }
     }
 
     /// Fails over now, on the order of operator `by`.

@@ -119,6 +119,7 @@ impl Service {
     }
 
     /// Brings a service back from `found`: from its newest snapshot that can be restored and the transactions after it.
+    /// Damaged snapshots are renamed, so that new ones can have their names, once another state has taken their place.
     ///
     /// # Errors
     /// Returns a [`RecoverError`], and changes none of the service's data.
@@ -140,30 +141,37 @@ impl Service {
             accepted_divergences: &spec.accepted_divergences,
             maintenance: context.maintenance,
         };
-        let mut passed_over = PassedOver::default();
+        let damaged = std::mem::take(&mut found.damaged_snapshots).into_iter().collect();
+        let mut passed_over = PassedOver { damaged, ..PassedOver::default() };
         let base = loop {
-            match base(&directory, &found, replay_context, &mut passed_over).await {
-                // Every snapshot that was found has a damaged disk. Without these, the journal may still lead from its
-                // beginning to the same state. Each round leaves out at least one more file.
-                Err(RecoverError::Data(DataError::Snapshot(error))) if error.is_damage() => {
-                    match directory.find_without(&spec.name, passed_over.damaged.keys().cloned().collect()).await? {
-                        Some(again) if again.standing.is_ok() => found = again,
-                        _ => return Err(RecoverError::AllDamaged { error: error.into() }),
-                    }
-                }
-                base => break base,
+            let known = passed_over.damaged.len();
+            let failed = match base(&directory, &found, replay_context, &mut passed_over).await {
+                Ok(base) => break Ok(base),
+                Err(failed) => failed,
+            };
+            // Without snapshots with a damaged disk, the journal may still lead from its beginning to the same state. Each
+            // round leaves out at least one more file.
+            if passed_over.damaged.len() == known {
+                break Err(failed);
+            }
+            match directory.find_without(&spec.name, passed_over.damaged.keys().cloned().collect()).await? {
+                Some(again) if again.standing.is_ok() => found = again,
+                _ => break Err(failed),
             }
         };
-        let instead = base.as_ref().map_or(Fallback::Nothing, |base| base.found.as_fallback());
-        for (sequence, reason) in passed_over.unusable {
-            (context.events)(&Event::SnapshotUnusable { service: spec.name.clone(), sequence, reason, instead });
-        }
-        let base = base?;
-        // Only now another state takes their place.
-        for (file, reason) in passed_over.damaged {
-            set_aside(&**directory.storage(), &file)?;
-            (context.events)(&Event::SnapshotDamaged { service: spec.name.clone(), file, reason, instead });
-        }
+        let base = match base {
+            Ok(base) => base,
+            Err(failed) => {
+                passed_over.report(&context, &spec.name, Fallback::Nothing);
+                return Err(match failed {
+                    RecoverError::Data(DataError::Snapshot(error)) if error.is_damage() => {
+                        RecoverError::AllDamaged { error: error.into() }
+                    }
+                    failed => failed,
+                });
+            }
+        };
+        let instead = base.found.as_fallback();
         let Base { found: base, snapshot, forgotten, tail, rehydrated } = base;
         let Rehydrated { instance, replayed_transactions, fuel_used, .. } = rehydrated;
         drop(permit);
@@ -174,6 +182,10 @@ impl Service {
         let id = VmId { service: spec.name.clone(), number: resume_point.vm_number };
         let mut vm = Vm::new(id, size, lease, instance);
         vm.charge(resume_point.fuel_used);
+        for file in passed_over.damaged.keys() {
+            set_aside(&**directory.storage(), file)?;
+        }
+        passed_over.report(&context, &spec.name, instead);
         let of_snapshot = (snapshot.sequence(), snapshot.timestamp());
         let (last_sequence, last_timestamp) =
             last_transaction(&found.records).map_or(of_snapshot, |last| last.max(of_snapshot));
@@ -234,7 +246,6 @@ impl Service {
         Ok((service, task))
     }
 
-    /// Begins the service's epoch, and starts its snapshot writer with the retained snapshots `kept`, oldest first.
     /// Returns the header of the snapshot from which a service begins that has a disk before its first record.
     fn first_header(&self, workload: WorkloadHash) -> SnapshotHeader {
         SnapshotHeader {
@@ -249,6 +260,7 @@ impl Service {
         }
     }
 
+    /// Begins the service's epoch, and starts its snapshot writer with the retained snapshots `kept`, oldest first.
     fn open(&mut self, directory: Arc<DataDirectory>, kept: VecDeque<RetainedSnapshot>) -> SnapshotWriterTask {
         self.journal_event(Record::Opened { timestamp: self.service_time(), epoch: self.epoch });
         let events = self.events.sink();
@@ -293,7 +305,20 @@ struct PassedOver {
     /// The files of damaged ones, and the damage of each.
     damaged: BTreeMap<String, String>,
     /// The last transactions of those that could not be restored, and the reasons.
-    unusable: Vec<(Sequence, String)>,
+    unusable: BTreeMap<Sequence, String>,
+}
+
+impl PassedOver {
+    /// Reports each of them, with what the service is brought back from.
+    fn report(self, context: &ServiceContext, service: &Name, instead: Fallback) {
+        let Self { damaged, unusable } = self;
+        for (sequence, reason) in unusable {
+            (context.events)(&Event::SnapshotUnusable { service: service.clone(), sequence, reason, instead });
+        }
+        for (file, reason) in damaged {
+            (context.events)(&Event::SnapshotDamaged { service: service.clone(), file, reason, instead });
+        }
+    }
 }
 
 /// Rehydrates from the newest snapshot that can be restored. Adds those that it passes over.
@@ -335,7 +360,7 @@ async fn base(
                 return Err(RecoverError::Diverged { service: found.name.clone(), sequence, error });
             }
             Err(error) => {
-                passed_over.unusable.push((snapshot.sequence(), error.to_string()));
+                passed_over.unusable.insert(snapshot.sequence(), error.to_string());
                 unusable = Some(error);
             }
         }

@@ -61,6 +61,7 @@ impl<S> Store<S> {
     }
 
     pub(crate) fn write_table(&mut self, export: &Export, state: S) {
+        self.written_bytes += export.table().len() as u64;
         let snapshot = Snapshot { table: export.table().to_vec(), packs: export.packs().clone(), state };
         self.snapshots.push_back(snapshot);
         if self.snapshots.len() > RETAINED {

@@ -17,6 +17,9 @@ const BUFFER_BYTES: usize = 16 * 1024;
 /// connection would then need a new buffer for its next request.
 const COPIED_BYTES_MAX: usize = 4 * 1024;
 
+/// The bound of a body of unknown length up to which its buffer grows by doubling, in bytes.
+const DOUBLED_BYTES_MAX: usize = 16 * 1024 * 1024;
+
 /// Returns what a body of this length takes of the budgets, in bytes.
 ///
 /// A copied body takes nothing. Any other takes at least a connection's buffer, of which it may be a slice, and which
@@ -46,8 +49,10 @@ async fn collect(mut body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
             format!("the body is longer than {}; send less", ByteCount(bytes_max as u64)),
         )
     };
-    // A buffer that doubles would take twice as much as the budgets count.
-    let length = usize::try_from(body.size_hint().upper().unwrap_or(0)).unwrap_or(usize::MAX).min(bytes_max);
+    // A buffer that doubles would take twice as much as the budgets count. For a long body of unknown length it begins
+    // with the greatest length: what is not written takes addresses, and no memory.
+    let unknown = if bytes_max > DOUBLED_BYTES_MAX { bytes_max as u64 } else { 0 };
+    let length = usize::try_from(body.size_hint().upper().unwrap_or(unknown)).unwrap_or(usize::MAX).min(bytes_max);
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     while let Some(frame) = body.frame().await {

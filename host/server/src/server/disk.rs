@@ -22,6 +22,9 @@ use std::time::Duration;
 /// The longest time that a request for the disk of a service waits for the requests before it.
 pub const DISK_WAIT_MAX: Duration = Duration::from_secs(30);
 
+/// The largest offset in a file that a request may name: no file of a disk is as long.
+const OFFSET_MAX: u64 = 1 << 62;
+
 const SEQUENCE: HeaderName = HeaderName::from_static(SEQUENCE_HEADER);
 const FILE_BYTES: HeaderName = HeaderName::from_static(FILE_BYTES_HEADER);
 
@@ -57,7 +60,8 @@ pub(super) async fn read(
         Problem::bad_request("query", "the parameter 'path' is missing; give the path of a file, such as path=/a.txt")
     })?;
     let offset = given.remove("offset").map_or(Ok(0), |text| {
-        text.parse().map_err(|_| wrong_parameter("offset", &text, "a whole number of bytes, such as 1048576"))
+        let offset = text.parse().ok().filter(|offset| *offset <= OFFSET_MAX);
+        offset.ok_or_else(|| wrong_parameter("offset", &text, "a whole number of bytes up to 2^62, such as 1048576"))
     })?;
     let mut found = None;
     let bytes = async {

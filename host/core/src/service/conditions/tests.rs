@@ -12,7 +12,6 @@ enum Step {
     FailedOver,
     FailedOverDegraded(Resource, &'static str),
     Relieved(Resource),
-    FullAgain(Resource),
     JournalHolds(u64),
     JournalDenies(u64),
     Stop(&'static str),
@@ -37,7 +36,6 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::FailedOver),
         1 => (level(), reason()).prop_map(|(level, reason)| Step::FailedOverDegraded(level, reason)),
         2 => level().prop_map(Step::Relieved),
-        2 => level().prop_map(Step::FullAgain),
         3 => held_bytes().prop_map(Step::JournalHolds),
         1 => held_bytes().prop_map(Step::JournalDenies),
         1 => reason().prop_map(Step::Stop),
@@ -88,12 +86,6 @@ impl Facts {
             }
             // The wait before the next failover goes on.
             Step::Relieved(level) => after.degraded.retain(|(cause, _)| *cause != level.into()),
-            Step::FullAgain(level) => {
-                let cause = level.into();
-                if after.degraded.iter().all(|(of, _)| *of != cause) {
-                    after.degraded.push((cause, full_again(level)));
-                }
-            }
             Step::JournalHolds(bytes) => after.hold(bytes),
             Step::JournalDenies(_) => after.is_full = true,
             Step::Stop(reason) => after.stopped = self.stopped.or(Some(reason)),
@@ -163,14 +155,6 @@ impl Facts {
     }
 }
 
-/// Returns the reason of a level that is full again before the next failover for it.
-fn full_again(level: Resource) -> &'static str {
-    match level {
-        Resource::Disk => "its disk is full again, and the last failover for that failed and is not tried again yet",
-        _ => "its memory is full again, and the last failover for that failed and is not tried again yet",
-    }
-}
-
 /// Returns whether an operation that failed at these requests in turn may be tried again.
 fn may_try(failed: &[u64], request: u64) -> bool {
     failed.last().is_none_or(|last| request >= *last + (64_u64 << (failed.len() - 1).min(10)))
@@ -206,7 +190,6 @@ proptest! {
                     Vec::from_iter(conditions.failed_over_degraded(&vm, level, reason.into(), request))
                 }
                 Step::Relieved(level) => Vec::from_iter(conditions.relieved(&vm, level)),
-                Step::FullAgain(level) => Vec::from_iter(conditions.full_again(&vm, level)),
                 Step::JournalHolds(held) => {
                     held_bytes = held;
                     Vec::from_iter(conditions.journal_holds(&vm, held))
@@ -263,10 +246,7 @@ fn a_disk_that_is_full_again_waits_as_before_for_the_next_failover() {
     let _ = conditions.failover_failed(&vm, FailoverCause::Disk, "no larger size".into(), 10);
     assert_eq!(conditions.relieved(&vm, Resource::Disk), Some(Event::Recovered { vm: vm.clone() }));
     assert!(!conditions.may_fail_over(Resource::Disk, 73) && conditions.may_fail_over(Resource::Disk, 74));
-    assert!(matches!(conditions.full_again(&vm, Resource::Disk), Some(Event::Degraded { .. })));
-    assert_eq!(conditions.full_again(&vm, Resource::Disk), None, "it is reported once");
     // A snapshot with headroom ends the wait.
-    let _ = conditions.relieved(&vm, Resource::Disk);
     assert_eq!(conditions.exported(&vm, 0, true), []);
     assert!(conditions.may_fail_over(Resource::Disk, 11));
 }
