@@ -279,7 +279,7 @@ fn a_service_is_deployed_with_the_files_of_directories() {
     };
     deploy(&["none"]).exits_with_one_line(2, &["--dir: 'none' cannot be on a virtual disk: No such file"]);
     deploy(&["site/index.html"]).exits_with_one_line(2, &["it is not a directory"]);
-    deploy(&["../site"]).exits_with_one_line(2, &["has '..' in its path on the virtual disk"]);
+    deploy(&["../site"]).exits_with_one_line(2, &["'../site' has '..' in its path on the virtual disk"]);
     let out = host.join("out");
     std::os::unix::fs::symlink("../../etc", &out).expect("linked");
     deploy(&["site"]).exits_with_one_line(2, &["'site/out' cannot be", "it is a link out of the directory"]);

@@ -85,7 +85,7 @@ async fn a_path_that_is_no_file_is_refused_with_its_reason() {
     put(&site, &ada, "a", "the first").await;
     for (query, status, code, words) in [
         ("path=/none", 404, "no_such_file", "there is no file or directory '/none'"),
-        ("path=/documents", 400, "path", "'/documents' cannot be read: is a directory"),
+        ("path=/documents", 400, "path", "'/documents' is a directory; list it, or name a file in it"),
         ("path=../etc/passwd", 400, "path", "operation not permitted"),
         ("path=/documents/../../x", 400, "path", "operation not permitted"),
         ("path=/documents/a/b", 400, "path", "not a directory"),

@@ -253,8 +253,8 @@ pub enum Cause {
     /// Linear memory or the virtual disk reached the limit of the largest size that there was room for. A larger one
     /// would do, and no machine had room for it.
     #[error(
-        "{level}: {} would exceed the limit of {}, and no machine has room for size '{}', whose limit is {}; send less \
-         at once, or add a machine, or give one more memory or disk",
+        "{level}: {} would exceed the limit of {}, and no machine has room for size '{}', whose limit is {}; free \
+         {level} of the service, add a machine, or give a machine more memory and disk",
         BytesBeside { bytes: *wanted_bytes, bound: *limit_bytes }, ByteCount(*limit_bytes), Printable(size),
         ByteCount(*size_bytes)
     )]

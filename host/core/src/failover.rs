@@ -106,7 +106,7 @@ impl Policy {
             None => "no larger size has enough".to_owned(),
             Some(size) => format!(
                 "no machine has room for size '{}' ({} of memory, {} of disk), which has enough; add a machine, or give \
-                 one more memory or disk",
+                 a machine more memory and disk",
                 size.name,
                 Bytes(size.memory_bytes),
                 Bytes(size.disk_bytes),
@@ -256,7 +256,7 @@ mod tests {
         let policy = policy();
         let [small, ..] = &policy.sizes[..] else { panic!("three sizes") };
         let missing = "no machine has room for size 'm' (10.0 kB of memory, 5.0 kB of disk), which has enough; add a \
-                       machine, or give one more memory or disk";
+                       machine, or give a machine more memory and disk";
         match policy.decide(FailoverCause::Disk, small, used(0, 490), |_| false) {
             Decision::Stay(reason) => assert!(reason.ends_with(missing), "{reason}"),
             other => panic!("{other:?}"),

@@ -9,7 +9,6 @@ use crate::inode::{Entry, Inode, Node};
 use crate::place::{Hash, Packs, Place};
 use crate::table::TableError;
 use decode::{DecodedInode, DecodedNode, Table};
-use std::fmt::Write;
 use std::sync::Arc;
 
 /// What the places in a table are worth after the import.
@@ -49,8 +48,8 @@ pub enum ImportError<E> {
     },
     /// The bytes of a chunk are not those that were stored.
     #[error(
-        "the chunk at offset {} of pack {} is damaged: it has {found_bytes} bytes with the hash {}, expected are \
-         {bytes} bytes with the hash {}", .place.offset, .place.pack, hex(.found), hex(.hash)
+        "the chunk at offset {} of pack {} is damaged: its {found_bytes} bytes do not match the hash of the {bytes} bytes \
+         that were stored", .place.offset, .place.pack
     )]
     DamagedChunk {
         /// Where the chunk is.
@@ -64,13 +63,6 @@ pub enum ImportError<E> {
         /// The hash of the bytes that were read.
         found: Hash,
     },
-}
-
-fn hex(hash: &Hash) -> String {
-    hash.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// Checks a table without its chunks. Returns the packs that it refers to.

@@ -27,7 +27,7 @@ pub(crate) struct Deploy {
     #[arg(long, value_name = "MODE")]
     failover: Option<FailoverMode>,
     /// Begin with the files of this directory, as GUEST on the virtual disk [default: the same path]; repeatable. They
-    /// make up to 256 MiB, and fit the disk of the size
+    /// may take up to 256 MiB, and must fit the disk of the size
     #[arg(long = "dir", value_name = "HOST[::GUEST]")]
     dirs: Vec<Dir>,
     /// Print the service as JSON

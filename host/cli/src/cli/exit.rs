@@ -52,8 +52,8 @@ const DISK_OF_SERVER: Codes = &[
     (OK, "the files are shown or copied"),
     (
         SOME_NOT_OK,
-        "the server denied it, or a link leads out of the exported directory; or the service went on, so that a file \
-         changed while it was read, or the copied files are of different states",
+        "the server denied it, or a file changed while it was read; export: a link leads out of the exported directory, or \
+         the service went on, so that the copied files are of different states",
     ),
     (
         USAGE,
@@ -125,7 +125,7 @@ const COMMANDS: &[(&str, Codes)] = &[
     (
         "data services",
         &[
-            (OK, "every service is intact"),
+            (OK, "every service is intact; only verify reads the contents of virtual disks"),
             (SOME_NOT_OK, "some service is quarantined, or the directory is damaged"),
             FILE_WRONG,
             HOST_FAILED,

@@ -45,8 +45,11 @@ pub struct Unpacked {
 #[non_exhaustive]
 pub enum UnpackError {
     /// It is not a tar archive, or is cut off.
-    #[error("the body cannot be read as a tar archive: {0}; send one with the entry workload, and files below disk/")]
-    Archive(#[source] io::Error),
+    #[error(
+        "the body cannot be read as a tar archive: {}; send one that is not compressed, with the entry 'workload', and \
+         files below disk/", Printable(&.0.to_string())
+    )]
+    Archive(io::Error),
     /// It has no workload.
     #[error("the archive has no entry 'workload'; add the workload to it by this name")]
     NoWorkload,
@@ -199,6 +202,9 @@ impl Unpacking {
             EntryType::Symlink | EntryType::Link => {
                 let target = entry.link_name_bytes().unwrap_or_default();
                 let target = std::str::from_utf8(&target).map_err(|_| wrong("leads to a name that is not UTF-8"))?;
+                if kind == EntryType::Symlink && target.starts_with('/') {
+                    return Err(wrong("is a link to an absolute path; make it relative"));
+                }
                 if kind == EntryType::Symlink {
                     self.disk.symlink_at(target, Ino::ROOT, &path).map_err(refused)?;
                 } else {
@@ -363,7 +369,7 @@ mod tests {
             (EntryType::Regular, "disk", b"", "'disk' in the archive is neither"),
             (EntryType::Regular, "disk/../../x", b"", "operation not permitted"),
             (EntryType::Regular, "../disk/x", b"", "'../disk/x' in the archive is neither"),
-            (EntryType::Symlink, "disk/l", b"/etc/passwd", "operation not permitted"),
+            (EntryType::Symlink, "disk/l", b"/etc/passwd", "'disk/l' in the archive is a link to an absolute path"),
             (EntryType::Link, "disk/l", b"other", "'disk/l' in the archive leads out of disk/"),
             (EntryType::Link, "disk/l", b"disk/none", "no such file or directory"),
             (EntryType::Regular, "disk/long", &long, "the files in the archive use more than the 1 MiB of the disk"),

@@ -63,9 +63,9 @@ pub(super) fn check(
     Ok(packs)
 }
 
-/// Returns those of `packs` that are there, with their numbers and lengths.
+/// Returns those of `packs` that are there, with their numbers and lengths, and whose indexes are intact.
 pub(crate) fn present(storage: &dyn Storage, service: &Name, packs: &Packs) -> Packs {
-    let is_there = |(number, bytes): &(&u64, &u64)| open_pack(storage, "", service, **number, **bytes).is_ok();
+    let is_there = |(number, bytes): &(&u64, &u64)| check_index(storage, "", service, **number, **bytes).is_ok();
     packs.iter().filter(is_there).map(|(number, bytes)| (*number, *bytes)).collect()
 }
 
@@ -82,7 +82,17 @@ pub(super) fn import(
     check(storage, name, service, table)?;
     let mut files = PackFiles { storage, service, open: VecDeque::new() };
     let read_chunk = |place: Place, bytes: usize, _: &Hash| files.read(place, bytes);
-    Disk::import(table, Origin::OwnPacks, read_chunk).map_err(|error| import_error(name, service, error))
+    Disk::import(table, Origin::OwnPacks, read_chunk).map_err(|error| match error {
+        ImportError::DamagedChunk { place, bytes, .. } => SnapshotFileError::Disk {
+            name: name.to_owned(),
+            reason: format!(
+                "pack '{}': its {bytes} bytes from offset {} on do not match their hash",
+                pack_name(service, place.pack),
+                place.offset
+            ),
+        },
+        error => import_error(name, service, error),
+    })
 }
 
 /// Reads a disk from its table and the one pack with all of its chunks.
@@ -110,18 +120,34 @@ pub(super) fn check_chunks(
     table: &[u8],
 ) -> Result<(), SnapshotFileError> {
     for (number, bytes) in &check(storage, name, service, table)? {
-        let (file, header) = open_pack(storage, name, service, *number, *bytes)?;
-        let range = header.index_range();
-        let mut index = vec![0; usize::try_from(range.end - range.start).expect("a pack's chunks are on one disk")];
-        let failed = |source| SnapshotFileError::Pack { name: pack_name(service, *number), action: "read", source };
-        file.read_exact_at(range.start, &mut index).map_err(failed)?;
-        header.read_index(&index).map_err(|error| SnapshotFileError::Disk {
-            name: name.to_owned(),
-            reason: format!("pack '{}': {error}", pack_name(service, *number)),
-        })?;
+        check_index(storage, name, service, *number, *bytes)?;
     }
     // A disk is at most a size's, which the host has memory for.
     import(storage, name, service, table).map(drop)
+}
+
+/// Checks the header, the length and the index of a pack. A start needs no index, so that a damaged one is no reason to
+/// leave a snapshot out.
+fn check_index(
+    storage: &dyn Storage,
+    snapshot: &str,
+    service: &Name,
+    number: u64,
+    chunk_bytes: u64,
+) -> Result<(), SnapshotFileError> {
+    let (file, header) = open_pack(storage, snapshot, service, number, chunk_bytes)?;
+    let range = header.index_range();
+    let mut index = vec![0; usize::try_from(range.end - range.start).expect("a pack's chunks are on one disk")];
+    let failed = |source| SnapshotFileError::Pack { name: pack_name(service, number), action: "read", source };
+    file.read_exact_at(range.start, &mut index).map_err(failed)?;
+    let damaged = |error: PackError| SnapshotFileError::Disk {
+        name: snapshot.to_owned(),
+        reason: format!(
+            "pack '{}': {error}; the service starts without it, and its next two snapshots replace the pack",
+            pack_name(service, number)
+        ),
+    };
+    header.read_index(&index).map(drop).map_err(damaged)
 }
 
 /// The most packs that are open at once while a disk is read.
@@ -183,10 +209,10 @@ fn open_pack(
     }
     if header.chunk_bytes() != chunk_bytes {
         let found = header.chunk_bytes();
-        return Err(wrong(format!("it has chunks of {found} bytes, expected are {chunk_bytes}")));
+        return Err(wrong(format!("it has chunks of {found} bytes instead of {chunk_bytes}")));
     }
     if header.file_bytes() != found_bytes {
-        return Err(wrong(format!("it has {found_bytes} bytes, expected are {}", header.file_bytes())));
+        return Err(wrong(format!("it has {found_bytes} bytes instead of {}", header.file_bytes())));
     }
     Ok((file, header))
 }

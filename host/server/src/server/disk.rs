@@ -125,8 +125,11 @@ fn unusable(path: &str, error: Error) -> Problem {
         Error::NoEntry => Problem::new(
             StatusCode::NOT_FOUND,
             "no_such_file",
-            format!("there is no file or directory '{path}'; a listing of / shows what is there"),
+            format!("there is no file or directory '{path}', or a link there leads to none; list its directory"),
         ),
+        Error::IsDirectory => {
+            Problem::bad_request("path", format!("'{path}' is a directory; list it, or name a file in it"))
+        }
         error => Problem::bad_request("path", format!("'{path}' cannot be read: {error}; name another path")),
     }
 }

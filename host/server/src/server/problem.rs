@@ -288,7 +288,7 @@ impl From<AccountError> for Problem {
 impl From<UnpackError> for Problem {
     fn from(error: UnpackError) -> Self {
         match error {
-            UnpackError::Archive(_) => Self::bad_request("not_an_archive", chain(&error)),
+            UnpackError::Archive(_) => Self::bad_request("not_an_archive", error.to_string()),
             UnpackError::LongWorkload { .. } => {
                 Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", error.to_string())
             }

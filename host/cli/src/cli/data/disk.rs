@@ -75,12 +75,14 @@ impl Restored<'_> {
     fn wrong(&self, path: &str, error: Error) -> anyhow::Error {
         let path = arguments::shown(path);
         let reason = match error {
-            Error::NoEntry => "there is no such file or directory".to_owned(),
+            Error::NoEntry => "there is no such file or directory, or a link leads to none".to_owned(),
+            Error::IsDirectory => "it is a directory; name a file in it".to_owned(),
             error => error.to_string(),
         };
-        let State { directory, service, .. } = self.state;
-        let list = format!("lifeboat data disk ls {} {service}", directory.option());
-        UsageError(format!("{path} on the disk of '{service}': {reason}; {list} lists it")).into()
+        let State { directory, service, at } = self.state;
+        let at = at.map_or(String::new(), |at| format!(" --at {at}"));
+        let list = format!("lifeboat data disk ls {}{at} {service}", directory.option());
+        UsageError(format!("{path} on the disk of '{service}': {reason}; {list} lists what is there")).into()
     }
 }
 

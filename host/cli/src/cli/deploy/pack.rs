@@ -26,10 +26,14 @@ impl FromStr for Dir {
         let (host, guest) = text.split_once("::").unwrap_or((text, text));
         let parts: Vec<&str> = guest.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
         if host.is_empty() || guest.is_empty() {
-            return Err("is no HOST or HOST::GUEST, such as ./site::/site".into());
+            let shown = arguments::shown(text);
+            return Err(format!("{shown} is neither HOST nor HOST::GUEST, such as ./site::/site"));
         }
         if parts.contains(&"..") {
-            return Err("has '..' in its path on the virtual disk; name that path, such as HOST::/site".into());
+            let shown = arguments::shown(text);
+            return Err(format!(
+                "{shown} has '..' in its path on the virtual disk; name that path, such as HOST::/site"
+            ));
         }
         Ok(Self { host: host.into(), guest: parts.join("/") })
     }
@@ -123,7 +127,7 @@ impl Packing {
             return Ok(());
         }
         let text = format!(
-            "the files of --dir make an archive of over {}, which is the limit; name less",
+            "the files of --dir make an archive of over {}, which is the limit; name fewer files",
             ByteCount(ARCHIVE_FILES_BYTES_MAX)
         );
         Err(UsageError(text).into())

@@ -45,7 +45,7 @@ impl<S: Source> Export<S> {
         if let [first, ..] = &skipped[..] {
             let links = counted(skipped.len() as u64, "link", "links");
             return Err(FindingError(format!(
-                "{links} out of the exported directory, or in a circle, left out, such as {first}"
+                "{links} that lead out of the exported directory, or in a circle, were left out, such as {first}"
             ))
             .into());
         }

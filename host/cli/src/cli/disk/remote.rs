@@ -54,7 +54,7 @@ impl Source for OfServer {
             return Err(UsageError(text.into()).into());
         }
         let backoff = self.waiting.backoff(false);
-        let client = with_server_or_data("disk", async |client| Ok(client.with_patience(backoff)))?;
+        let client = with_server_or_data("disk ls", async |client| Ok(client.with_patience(backoff)))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         Ok((work(&mut Remote { service: &self.service, client, backoff, runtime })?, false))
     }
