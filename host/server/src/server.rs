@@ -117,6 +117,8 @@ struct Shared {
     long_lists: LongLists,
     /// The permits for uploads of workloads.
     uploads: Arc<Semaphore>,
+    /// The permit for the upload of an archive.
+    archives: Arc<Semaphore>,
     /// The permits for streams of events.
     streams: Arc<Semaphore>,
     /// The number of streams of each user.
@@ -171,6 +173,7 @@ impl Server {
             lists: Budgets::of_lists(),
             long_lists: LongLists::default(),
             uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
+            archives: Arc::new(Semaphore::new(1)),
             streams,
             streams_of,
             deploys: Deploys::default(),

@@ -16,12 +16,16 @@ use lifeboat_api::clock::Utc;
 use lifeboat_api::http::{DiskEntry, DiskListing, EntryType};
 use lifeboat_api::lines::json_line;
 use lifeboat_api::name::Name;
-use lifeboat_api::size::{Bytes, grouped};
+use lifeboat_api::size::{Bytes, DISK_BYTES_MAX, grouped};
 use lifeboat_api::text::Printable;
 use lifeboat_client::FilePart;
+use lifeboat_disk::ENTRY_BYTES;
 pub(crate) use remote::OfDisk;
 use std::io::{self, Write};
 use std::process::ExitCode;
+
+/// The most entries of a disk.
+const ENTRIES_MAX: u64 = DISK_BYTES_MAX / ENTRY_BYTES;
 
 /// The service whose files are shown, and where they are.
 pub(crate) trait Source: Args {
@@ -94,16 +98,18 @@ fn list_all(
     path: &str,
     mut each: impl FnMut(&mut dyn Files, &DiskListing) -> anyhow::Result<()>,
 ) -> anyhow::Result<DiskListing> {
-    let mut after: Option<String> = None;
+    let (mut after, mut count) = (None::<String>, 0);
     loop {
         let listing = files.list(path, after.as_deref())?;
+        count += listing.entries.len() as u64;
         each(files, &listing)?;
-        match &listing.next {
-            // The names go up, so that this ends, whatever a server answers.
-            Some(next) if after.as_ref().is_none_or(|after| next > after) => after = Some(next.clone()),
-            Some(next) => anyhow::bail!("the listing of {} goes back to '{}'", arguments::shown(path), Printable(next)),
-            None => return Ok(listing),
+        let Some(next) = &listing.next else { return Ok(listing) };
+        // The names go up, and a disk has a limited number of them: this ends, whatever a server answers.
+        let has_more = after.as_ref().is_none_or(|after| next > after) && !listing.entries.is_empty();
+        if !has_more || count > ENTRIES_MAX {
+            anyhow::bail!("the listing of {} has no end: it goes on at '{}'", arguments::shown(path), Printable(next));
         }
+        after = Some(next.clone());
     }
 }
 
@@ -167,15 +173,28 @@ enum CopyError {
 
 /// Writes the bytes of a file, all of the same version. Returns its last part.
 fn copy(files: &mut dyn Files, path: &str, out: &mut impl Write) -> Result<FilePart, CopyError> {
-    let (mut offset, mut version) = (0, None);
+    let (mut offset, mut before) = (0, None::<FilePart>);
     loop {
-        let part = files.read(path, offset, version.as_deref()).map_err(CopyError::Read)?;
-        out.write_all(&part.bytes).map_err(CopyError::Write)?;
+        let version = before.as_ref().map(|part| part.version.as_str());
+        let part = files.read(path, offset, version).map_err(CopyError::Read)?;
+        let wrong = |reason: &str| {
+            CopyError::Read(anyhow::anyhow!("the parts of {} do not belong together: {reason}", arguments::shown(path)))
+        };
+        if before.is_some_and(|before| (&before.version, before.file_bytes) != (&part.version, part.file_bytes)) {
+            return Err(wrong("their versions or lengths differ"));
+        }
         offset += part.bytes.len() as u64;
-        if offset >= part.file_bytes || part.bytes.is_empty() {
+        if offset > part.file_bytes || part.file_bytes > DISK_BYTES_MAX {
+            return Err(wrong("they are longer than the file, or than any disk"));
+        }
+        if part.bytes.is_empty() && offset < part.file_bytes {
+            return Err(wrong("one of them is empty"));
+        }
+        out.write_all(&part.bytes).map_err(CopyError::Write)?;
+        if offset == part.file_bytes {
             out.flush().map_err(CopyError::Write)?;
             return Ok(part);
         }
-        version = Some(part.version);
+        before = Some(part);
     }
 }

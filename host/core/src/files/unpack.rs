@@ -23,7 +23,7 @@ pub const ARCHIVE_WORKLOAD: &str = "workload";
 pub const ARCHIVE_DISK: &str = "disk";
 
 /// The fuel that a guest would burn to make the files of the largest archive: some seconds of host time.
-const UNPACK_FUEL_MAX: u64 = 5_000_000_000;
+const UNPACK_FUEL_MAX: u64 = 2_000_000_000;
 
 /// The bytes of a tar archive's block: a header, or a part of a file.
 const BLOCK_BYTES: usize = 512;
@@ -102,7 +102,7 @@ fn unpack_within(archive: &[u8], limit_bytes: u64, now: Timestamp, fuel_max: u64
     let mut end = 0;
     for entry in Archive::new(archive).entries().map_err(UnpackError::Archive)? {
         let entry = entry.map_err(UnpackError::Archive)?;
-        end = entry.raw_file_position().saturating_add(entry.header().entry_size().map_err(UnpackError::Archive)?);
+        end = entry.raw_file_position().saturating_add(entry.size());
         unpacking.add(entry)?;
     }
     check_end(archive, end)?;
@@ -125,6 +125,28 @@ fn check_end(archive: &[u8], end: u64) -> Result<(), UnpackError> {
         return Ok(());
     }
     Err(UnpackError::Archive(io::Error::new(io::ErrorKind::UnexpectedEof, "its end is missing")))
+}
+
+/// Checks the pax records of an entry. The reader leaves out a record that it cannot read, and reads a sparse file of pax
+/// with its map, under another name.
+fn check_pax(entry: &mut Entry<'_, &[u8]>) -> Result<(), UnpackError> {
+    let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+    let wrong = |reason: &str| UnpackError::Entry { path: path.clone(), reason: reason.to_owned() };
+    let Some(records) = entry.pax_extensions().map_err(UnpackError::Archive)? else { return Ok(()) };
+    let mut seen = [0; 3];
+    for record in records {
+        let key = record.map_err(UnpackError::Archive)?.key_bytes();
+        if key.starts_with(b"GNU.sparse.") {
+            return Err(wrong("is a sparse file; make the archive without the option for sparse files"));
+        }
+        if let Some(place) = [&b"path"[..], b"linkpath", b"size"].iter().position(|name| *name == key) {
+            seen[place] += 1;
+        }
+    }
+    if seen.iter().any(|count| *count > 1) {
+        return Err(wrong("has a pax record twice; make the archive with another program"));
+    }
+    Ok(())
 }
 
 struct Unpacking {
@@ -151,10 +173,12 @@ impl Unpacking {
         }
         let is_long = |name: &[u8]| name.len() > PATH_BYTES_MAX + ARCHIVE_DISK.len() + 1;
         if is_long(&entry.path_bytes()) || entry.link_name_bytes().is_some_and(|name| is_long(&name)) {
-            let path = String::from_utf8_lossy(&entry.path_bytes()[..NAME_SHOWN_BYTES]).into_owned() + "...";
+            let name = entry.path_bytes();
+            let path = String::from_utf8_lossy(name.get(..NAME_SHOWN_BYTES).unwrap_or(&name)).into_owned();
             let reason = format!("has, or leads to, a path of over {PATH_BYTES_MAX} bytes; shorten it");
             return Err(UnpackError::Entry { path, reason });
         }
+        check_pax(&mut entry)?;
         let shown = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
         let wrong = |reason: &str| UnpackError::Entry { path: shown.clone(), reason: reason.to_owned() };
         let not_text = || wrong("has a name that is not UTF-8; rename it");
@@ -175,7 +199,9 @@ impl Unpacking {
         if self.fuel > self.fuel_max {
             return Err(wrong("takes too long to reach: the paths so far are too deep, or too many; shorten them"));
         }
-        let modified_ns = entry.header().mtime().map_err(UnpackError::Archive)?.saturating_mul(1_000_000_000);
+        // A time before 1970 is read as one after the end of `i64`.
+        let modified = entry.header().mtime().map_err(UnpackError::Archive)?;
+        let modified_ns = i64::try_from(modified).map_or(0, |_| modified.saturating_mul(1_000_000_000));
         let times = SetTimes { accessed_ns: Some(modified_ns), modified_ns: Some(modified_ns) };
         let limit_bytes = self.limit_bytes;
         let refused = |error| refused(&shown, error, limit_bytes);
@@ -251,7 +277,8 @@ impl Unpacking {
     fn make_all(&mut self, directory: &str) -> Result<(), UnpackError> {
         let ends = directory.match_indices('/').map(|(end, _)| end).chain([directory.len()]);
         for parent in ends.map(|end| &directory[..end]) {
-            self.make_directory(parent).map_err(|error| refused(parent, error, self.limit_bytes))?;
+            let made = self.make_directory(parent);
+            made.map_err(|error| refused(&format!("{ARCHIVE_DISK}/{parent}"), error, self.limit_bytes))?;
         }
         Ok(())
     }
@@ -395,6 +422,54 @@ mod tests {
         entry(&mut builder, EntryType::Regular, "disk/a", b"a");
         let none = unpack(&builder.into_inner().expect("in memory"), LIMIT, Timestamp(0));
         assert!(matches!(none, Err(UnpackError::NoWorkload)));
+    }
+
+    /// Returns an archive with a workload, and an entry with these pax records before it.
+    fn with_pax(records: &[u8], kind: EntryType, link: &str) -> Vec<u8> {
+        let mut archive = Builder::new(Vec::new());
+        entry(&mut archive, EntryType::Regular, "workload", b"wasm");
+        entry(&mut archive, EntryType::XHeader, "pax", records);
+        if kind == EntryType::Regular {
+            entry(&mut archive, kind, "disk/a", b"a");
+        } else {
+            entry(&mut archive, kind, "disk/a", link.as_bytes());
+        }
+        archive.into_inner().expect("in memory")
+    }
+
+    #[test]
+    fn pax_records_that_cannot_be_followed_are_refused() {
+        let long = format!("5018 linkpath={}\n", "a".repeat(5_002));
+        for (records, words) in [
+            (&b"22 GNU.sparse.major=1\n"[..], "is a sparse file"),
+            (b"15 path=disk/b\n15 path=disk/c\n", "has a pax record twice"),
+            (b"99 path=disk/b\n", "cannot be read as a tar archive"),
+            (b"\xff\xff", "cannot be read as a tar archive"),
+            (long.as_bytes(), "a path of over 4095 bytes"),
+        ] {
+            let refused = unpack(&with_pax(records, EntryType::Regular, ""), LIMIT, Timestamp(0)).expect_err("refused");
+            assert!(refused.to_string().contains(words), "{refused}");
+        }
+        let followed = unpack(&with_pax(b"15 path=disk/b\n", EntryType::Regular, ""), LIMIT, Timestamp(0));
+        let mut disk = followed.expect("unpacked").disk.expect("it has a file");
+        assert_eq!(files::read(&mut disk, "b", 0).expect("a file").bytes, b"a");
+        // The name is short, and what it leads to is long.
+        let long =
+            unpack(&with_pax(long.as_bytes(), EntryType::Symlink, "b"), LIMIT, Timestamp(0)).expect_err("refused");
+        assert!(long.to_string().contains("'disk/a' in the archive has, or leads to, a path"), "{long}");
+    }
+
+    #[test]
+    fn a_time_before_1970_becomes_1970() {
+        let mut archive = Builder::new(Vec::new());
+        entry(&mut archive, EntryType::Regular, "workload", b"wasm");
+        let mut header = Header::new_gnu();
+        header.set_size(0);
+        header.set_mtime(u64::MAX);
+        archive.append_data(&mut header, "disk/a", &[][..]).expect("in memory");
+        let unpacked = unpack(&archive.into_inner().expect("in memory"), LIMIT, Timestamp(5)).expect("unpacked");
+        let root = files::list(&mut unpacked.disk.expect("a file"), "/", None, Sequence(0)).expect("a directory");
+        assert_eq!(root.entries[0].modified, "1970-01-01T00:00:00.000000000Z");
     }
 
     #[test]

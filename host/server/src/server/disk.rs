@@ -37,13 +37,11 @@ pub(super) async fn list(
     let mut given = parameters(given, &["path", "after"])?;
     let path = given.remove("path").unwrap_or_else(|| "/".into());
     let after = given.remove("after");
-    let list = async {
-        let found = look(&shared, &identity, &name, move |disk, sequence| {
-            let listing = files::list(disk, &path, after.as_deref(), sequence);
-            listing.map_err(|error| unusable(&path, error))
-        });
-        found.await?
-    };
+    // Room is taken once the copy is there: a busy service takes none of it.
+    let (disk, sequence) = copy(&shared, &identity, &name).await?;
+    let list = look(disk, move |disk| {
+        files::list(disk, &path, after.as_deref(), sequence).map_err(|error| unusable(&path, error))
+    });
     let audience = lists::audience(&shared, Some(&identity));
     lists::list(&shared.long_lists, &audience, LISTING_BYTES_MAX / LIST_ENTRY_BYTES, list).await
 }
@@ -63,23 +61,21 @@ pub(super) async fn read(
         let offset = text.parse().ok().filter(|offset| *offset <= OFFSET_MAX);
         offset.ok_or_else(|| wrong_parameter("offset", &text, "a whole number of bytes up to 2^62, such as 1048576"))
     })?;
+    let (disk, Sequence(sequence)) = copy(&shared, &identity, &name).await?;
     let mut found = None;
     let bytes = async {
         let of_path = path.clone();
-        let (part, sequence) = look(&shared, &identity, &name, move |disk, sequence| {
-            let part = files::read(disk, &of_path, offset);
-            part.map(|part| (part, sequence)).map_err(|error| unusable(&of_path, error))
-        })
-        .await??;
-        let Part { bytes, file_bytes, version } = part;
-        found = Some((sequence, file_bytes, version));
+        let read =
+            look(disk, move |disk| files::read(disk, &of_path, offset).map_err(|error| unusable(&of_path, error)));
+        let Part { bytes, file_bytes, version } = read.await?;
+        found = Some((file_bytes, version));
         Ok(bytes)
     };
     let audience = lists::audience(&shared, Some(&identity));
     let entries = READ_BYTES_MAX / LIST_ENTRY_BYTES;
     let made = lists::made(&shared.long_lists, &audience, entries, "application/octet-stream", bytes).await;
     let mut response = made?;
-    let (Sequence(sequence), file_bytes, version) = found.ok_or_else(Problem::internal)?;
+    let (file_bytes, version) = found.ok_or_else(Problem::internal)?;
     let tag = HeaderValue::from_str(&format!("\"{version}\"")).map_err(|_| Problem::internal())?;
     if let Some(wanted) = headers.get(IF_MATCH).filter(|wanted| **wanted != "*" && **wanted != tag) {
         let (path, wanted) = (Printable(&path), String::from_utf8_lossy(wanted.as_bytes()).into_owned());
@@ -97,25 +93,25 @@ pub(super) async fn read(
     Ok(response)
 }
 
-/// Returns what `look` finds on a copy of the disk, and on which transaction is the last that the copy shows.
+/// Returns a copy of the disk, and the last transaction that it shows.
+async fn copy(shared: &Shared, identity: &Identity, name: &str) -> Result<(Disk, Sequence), Problem> {
+    let copy = tokio::time::timeout(DISK_WAIT_MAX, shared.host.disk_of(identity, name)).await;
+    let copy = copy.map_err(|_| {
+        let seconds = DISK_WAIT_MAX.as_secs();
+        let text =
+            format!("service '{name}' was busy with earlier requests for {seconds} s, which is the limit; try again");
+        Problem::later("busy", text)
+    })?;
+    copy.map_err(services::not_operated)
+}
+
+/// Returns what `look` finds on a copy of a disk.
 async fn look<T: Send + 'static>(
-    shared: &Shared,
-    identity: &Identity,
-    name: &str,
-    look: impl FnOnce(&mut Disk, Sequence) -> T + Send + 'static,
+    mut disk: Disk,
+    look: impl FnOnce(&mut Disk) -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Problem> {
-    let disk = tokio::time::timeout(DISK_WAIT_MAX, shared.host.disk_of(identity, name)).await;
-    let (mut disk, sequence) = disk
-        .map_err(|_| {
-            let seconds = DISK_WAIT_MAX.as_secs();
-            let text = format!(
-                "service '{name}' was busy with earlier requests for {seconds} s, which is the limit; try again"
-            );
-            Problem::later("busy", text)
-        })?
-        .map_err(services::not_operated)?;
     // If the service has changed much meanwhile, the end of the copy takes time: it frees what only the copy had.
-    Ok(joined(tokio::task::spawn_blocking(move || look(&mut disk, sequence))).await)
+    joined(tokio::task::spawn_blocking(move || look(&mut disk))).await
 }
 
 /// Returns the problem of a path on the disk of a service.

@@ -77,16 +77,14 @@ pub(super) async fn deploy(
     let name = path::name(&name)?;
     let settings = settings(&shared, deployment)?;
     let turn = shared.deploys.turn(&identity.user).await?;
-    // An archive may be long, so it is sent while nothing else is.
-    let (bytes_max, uploads) = match is_archive {
-        true => (MODULE_BYTES_MAX + ARCHIVE_FILES_BYTES_MAX, UPLOADS_MAX),
-        false => (MODULE_BYTES_MAX, 1),
+    // An archive may be long, so one is sent at a time. It leaves others their places.
+    let (bytes_max, uploads, most) = match is_archive {
+        true => (MODULE_BYTES_MAX + ARCHIVE_FILES_BYTES_MAX, &shared.archives, "1 archive is".to_owned()),
+        false => (MODULE_BYTES_MAX, &shared.uploads, format!("{UPLOADS_MAX} workloads are")),
     };
     let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
-    let uploads = u32::try_from(uploads).unwrap_or(u32::MAX);
-    let upload = Arc::clone(&shared.uploads).try_acquire_many_owned(uploads).map_err(|_| {
-        let text =
-            format!("other workloads are being sent: up to {UPLOADS_MAX} at a time, or one with files; try again soon");
+    let upload = Arc::clone(uploads).try_acquire_owned().map_err(|_| {
+        let text = format!("{most} being sent, which is the limit; try again soon");
         Problem::later("too_many_uploads", text)
     })?;
     let bytes = body::read(body, bytes_max, UPLOAD_TIME_MAX).await?;

@@ -4,14 +4,14 @@
 //! no existing file is opened, and symbolic links are created last.
 
 use super::super::{FindingError, UsageError, arguments, output};
-use super::{CopyError, Files, Source, copy, counted, list_all};
+use super::{CopyError, ENTRIES_MAX, Files, Source, copy, counted, list_all};
 use anyhow::{Context, bail};
 use clap::Args;
 use lifeboat_api::clock::Utc;
 use lifeboat_api::http::{DiskEntry, EntryType};
 use lifeboat_api::size::{Bytes, grouped};
 use lifeboat_api::text::Printable;
-use lifeboat_disk::LINKS_PER_PATH_MAX;
+use lifeboat_disk::{LINKS_PER_PATH_MAX, PATH_BYTES_MAX};
 use lifeboat_host::files::last_name;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
@@ -92,6 +92,8 @@ impl<S: Source> Export<S> {
 struct Copied {
     files: u64,
     bytes: u64,
+    /// The entries that were listed.
+    entries: u64,
     /// Where files with more than one name were written, by their inodes.
     written: HashMap<u64, PathBuf>,
     /// The links that are still to be created, by their paths below the exported directory, and their targets.
@@ -115,6 +117,10 @@ impl Copied {
             let of_disk = if below.is_empty() { path.to_owned() } else { format!("{path}/{below}") };
             list_all(files, &of_disk, |files, listing| {
                 self.saw(listing.sequence);
+                self.entries += listing.entries.len() as u64;
+                if self.entries > ENTRIES_MAX || of_disk.len() > PATH_BYTES_MAX + path.len() {
+                    bail!("{} has more entries, or longer paths, than any disk", arguments::shown(path));
+                }
                 for entry in &listing.entries {
                     check_name(&entry.name)?;
                     let separator = if below.is_empty() { "" } else { "/" };
