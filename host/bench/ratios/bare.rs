@@ -1,6 +1,6 @@
 //! The control: a workload's component in a store of wasmtime alone, called through `TypedFunc::call_async`.
 //!
-//! There is no user, queue, journal, meter or deadline. Imports trap; no guest measured here calls one.
+//! There is no user, queue, journal, meter or deadline. Imports trap, unless an experiment links them itself.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,8 +24,8 @@ struct Context {
 type Execute = TypedFunc<(Context, &'static [u8]), (Result<Vec<u8>, String>,)>;
 
 /// An instance in a store.
-pub(crate) struct Bare {
-    store: Store<()>,
+pub(crate) struct Bare<T: 'static = ()> {
+    store: Store<T>,
     execute: Execute,
     sequence: u64,
 }
@@ -38,9 +38,9 @@ pub(crate) fn link(engine: &Engine, component: &[u8]) -> InstancePre<()> {
     linker.instantiate_pre(&component).expect("every import is defined")
 }
 
-/// Creates a store. It yields as a VM's does if the engine meters, and otherwise never.
-pub(crate) fn store(engine: &Engine, is_metered: bool) -> Store<()> {
-    let mut store = Store::new(engine, ());
+/// Creates a store with `data`. It yields as a VM's does if the engine meters, and otherwise never.
+pub(crate) fn store<T: 'static>(engine: &Engine, data: T, is_metered: bool) -> Store<T> {
+    let mut store = Store::new(engine, data);
     if is_metered {
         store.set_fuel(FUEL).expect("the engine meters");
         store.fuel_async_yield_interval(Some(lifeboat_vm::store::FUEL_YIELD_INTERVAL)).expect("the engine meters");
@@ -51,7 +51,13 @@ pub(crate) fn store(engine: &Engine, is_metered: bool) -> Store<()> {
 impl Bare {
     /// Instantiates in a fresh store.
     pub(crate) async fn instantiate(pre: &InstancePre<()>, is_metered: bool) -> Self {
-        let mut store = store(pre.engine(), is_metered);
+        Self::within(store(pre.engine(), (), is_metered), pre).await
+    }
+}
+
+impl<T: Send> Bare<T> {
+    /// Instantiates in `store`.
+    pub(crate) async fn within(mut store: Store<T>, pre: &InstancePre<T>) -> Self {
         let instance = pre.instantiate_async(&mut store).await.expect("it instantiates");
         let workload = instance.get_export_index(&mut store, None, "lifeboat:vm/workload@0.1.0").expect("the export");
         let execute = instance.get_export_index(&mut store, Some(&workload), "execute").expect("the export");

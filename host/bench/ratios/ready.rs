@@ -48,7 +48,7 @@ pub(crate) fn ready() -> Vec<Row> {
             let mut elapsed = std::time::Duration::ZERO;
             for _ in 0..INSTANCES {
                 let start = Instant::now();
-                let mut store = store(pre.engine(), true);
+                let mut store = store(pre.engine(), (), true);
                 let instance = pre.instantiate_async(&mut store).await;
                 elapsed += start.elapsed();
                 instance.expect("it instantiates");
