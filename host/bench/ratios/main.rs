@@ -8,9 +8,10 @@
 //! `cargo bench -p lifeboat --bench ratios -- NAME` measures the experiments whose name contains `NAME`.
 //!
 //! Each experiment is a file: [`transaction`], [`metering`], [`ready`], [`failover`], [`panics`], [`durable`],
-//! [`relocation`], [`shadow`], [`virtual_disk`], [`http`], [`neighbour`], [`idle`]. [`served`] is a host with services, and [`ledger`] is
-//! a client of one. [`bare`] and [`disk`] are the controls, [`pairs`] and [`cpu`] take the measurements, [`child`] runs
-//! this program as a separate process, and [`report`] prints the table.
+//! [`relocation`], [`shadow`], [`virtual_disk`], [`streams`], [`http`], [`neighbour`],
+//! [`idle`]. [`served`] is a host with services, [`ledger`] is a client of one, and [`guests`] makes guests with files.
+//! [`bare`] and [`disk`] are the controls, [`pairs`] and [`cpu`] take the measurements, [`child`] runs this program as a
+//! separate process, and [`report`] prints the table.
 
 mod bare;
 mod child;
@@ -18,6 +19,7 @@ mod cpu;
 mod disk;
 mod durable;
 mod failover;
+mod guests;
 mod http;
 mod idle;
 mod ledger;
@@ -30,6 +32,7 @@ mod relocation;
 mod report;
 mod served;
 mod shadow;
+mod streams;
 mod transaction;
 mod virtual_disk;
 
@@ -43,7 +46,7 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 /// An experiment's name and the function that measures it.
 type Experiment = (&'static str, fn() -> Vec<Row>);
 
-const EXPERIMENTS: [Experiment; 18] = [
+const EXPERIMENTS: [Experiment; 19] = [
     ("transaction-trivial", transaction::trivial),
     ("transaction-with-ids", transaction::with_ids),
     ("transaction-one-at-a-time", transaction::one_at_a_time),
@@ -59,6 +62,7 @@ const EXPERIMENTS: [Experiment; 18] = [
     ("shadow", shadow::shadow),
     ("disk-copy", virtual_disk::copies),
     ("disk-snapshot", virtual_disk::snapshots),
+    ("disk-streams", streams::streams),
     ("http", http::http),
     ("neighbour", neighbour::neighbour),
     ("idle", idle::idle),

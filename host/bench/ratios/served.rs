@@ -183,7 +183,12 @@ impl Served {
 
     /// Compiles a guest of `tests/guests`, or a prebuilt workload.
     pub(crate) fn compile(&self, file: &str) -> Arc<Program> {
-        let workload = load(file, &guest(file), &LoadLimits::default()).expect("the loader takes it");
+        self.compile_bytes(file, &guest(file))
+    }
+
+    /// Compiles the guest in `bytes`, with the name `file`.
+    pub(crate) fn compile_bytes(&self, file: &str, bytes: &[u8]) -> Arc<Program> {
+        let workload = load(file, bytes, &LoadLimits::default()).expect("the loader takes it");
         self.runtime.block_on(self.host.compile(workload)).expect("it compiles")
     }
 
