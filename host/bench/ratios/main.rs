@@ -46,7 +46,7 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 /// An experiment's name and the function that measures it.
 type Experiment = (&'static str, fn() -> Vec<Row>);
 
-const EXPERIMENTS: [Experiment; 19] = [
+const EXPERIMENTS: [Experiment; 20] = [
     ("transaction-trivial", transaction::trivial),
     ("transaction-with-ids", transaction::with_ids),
     ("transaction-one-at-a-time", transaction::one_at_a_time),
@@ -63,6 +63,7 @@ const EXPERIMENTS: [Experiment; 19] = [
     ("disk-copy", virtual_disk::copies),
     ("disk-snapshot", virtual_disk::snapshots),
     ("disk-streams", streams::streams),
+    ("disk-failover", virtual_disk::failovers),
     ("http", http::http),
     ("neighbour", neighbour::neighbour),
     ("idle", idle::idle),

@@ -202,6 +202,11 @@ impl Served {
         self.start_sized(service, program, Size { fuel, ..size(MEMORY_BYTES) }, FailoverMode::Direct);
     }
 
+    /// Starts `program` as `service`, with a disk of `disk_bytes`.
+    pub(crate) fn start_with_disk(&self, service: &str, program: &Arc<Program>, disk_bytes: u64) {
+        self.start_sized(service, program, Size { disk_bytes, ..size(MEMORY_BYTES) }, FailoverMode::Direct);
+    }
+
     /// Starts `program` as `service`, with `memory_bytes` of memory and this failover mode.
     pub(crate) fn start_as(&self, service: &str, program: &Arc<Program>, memory_bytes: u64, failover: FailoverMode) {
         self.start_sized(service, program, size(memory_bytes), failover);

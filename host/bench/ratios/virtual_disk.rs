@@ -1,7 +1,9 @@
 //! Virtual disks: copies, snapshots, and failovers of services with much on them.
 
+use crate::guests;
 use crate::pairs::Pairs;
 use crate::report::Row;
+use crate::served::{Served, anonymous};
 use lifeboat_disk::{Call, Disk, Ino, Mark, OpenHow, Packs};
 use std::hint::black_box;
 use std::io::Write;
@@ -15,6 +17,9 @@ const WRITE_BYTES: usize = 64 * 1024;
 
 /// The copies for one measured time.
 const COPIES: u32 = 1_000;
+
+/// The disk of a service that fails over, in bytes.
+const DISK_BYTES: u64 = 2 * 1024 * MIB;
 
 /// A disk with one file, and the number of calls so far.
 struct Filled {
@@ -114,4 +119,39 @@ pub(crate) fn snapshots() -> Vec<Row> {
     let pairs = Pairs::of(pairs.collect::<Vec<_>>(), 1);
     let (a, b) = ("of 1 GiB", "of 64 MiB");
     vec![Row { name: "snapshot of a disk, 16 MiB of it new", a, b, pairs, target: Some(2.0) }]
+}
+
+/// A service with a file.
+struct WithFile {
+    served: Served,
+    file_bytes: u64,
+}
+
+impl WithFile {
+    /// Starts a service, and writes `mib` MiB.
+    fn new(mib: u32) -> Self {
+        let served = Served::new();
+        let program = served.compile_bytes(guests::WRITER, &guests::writer());
+        served.start_with_disk("files", &program, DISK_BYTES);
+        // 16 times 64 KiB.
+        served.transact("files", (0..mib).map(|_| anonymous("a16")), 1);
+        Self { served, file_bytes: u64::from(mib) * MIB }
+    }
+
+    /// Writes to the disk, forces a failover, and returns its pause.
+    fn fail_over(&self) -> Duration {
+        self.served.transact("files", [anonymous("o1")], 1);
+        let failover = self.served.fail_over("files");
+        assert!((self.file_bytes..self.file_bytes + MIB).contains(&failover.disk_bytes), "{failover}");
+        assert_eq!(failover.replayed_transactions, 0, "it is direct");
+        failover.pause
+    }
+}
+
+/// Measures forced failovers of a service with 1 GiB on its disk, against one with 1 MiB.
+pub(crate) fn failovers() -> Vec<Row> {
+    let (large, small) = (WithFile::new(1_024), WithFile::new(1));
+    let pairs = Pairs::measure(2 * PAIRS, 1, || large.fail_over(), || small.fail_over());
+    let (a, b) = ("1 GiB of disk", "1 MiB of disk");
+    vec![Row { name: "failover with a disk, its pause", a, b, pairs, target: Some(1.2) }]
 }
