@@ -65,6 +65,11 @@ impl<T: Send> Bare<T> {
         Self { store, execute, sequence: 0 }
     }
 
+    /// Returns the store.
+    pub(crate) fn store(&mut self) -> &mut Store<T> {
+        &mut self.store
+    }
+
     /// Executes `body` and returns the reply.
     pub(crate) async fn execute(&mut self, body: &'static [u8]) -> Vec<u8> {
         self.sequence += 1;

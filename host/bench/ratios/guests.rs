@@ -25,9 +25,29 @@ const WRITER_WORLD: &str = "
     }
 ";
 
+const SMALL_FILES_WORLD: &str = "
+    package bench:guest;
+
+    interface files {
+        open: func(name: string) -> u64;
+        write: func(file: u64, bytes: list<u8>);
+        close: func(file: u64);
+    }
+
+    world small-files {
+        include lifeboat:vm/vm@0.1.0;
+        import files;
+    }
+";
+
 /// Returns the component of `writer.wat`, which writes and reads files through WASI 0.2.
 pub(crate) fn writer() -> Vec<u8> {
     component(include_str!("writer.wat"), WRITER_WORLD)
+}
+
+/// Returns the component of `small-files.wat`, which writes files through an interface of the bench.
+pub(crate) fn small_files() -> Vec<u8> {
+    component(include_str!("small-files.wat"), SMALL_FILES_WORLD)
 }
 
 /// Makes a module a component of the only world in `world`.

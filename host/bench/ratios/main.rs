@@ -8,12 +8,13 @@
 //! `cargo bench -p lifeboat --bench ratios -- NAME` measures the experiments whose name contains `NAME`.
 //!
 //! Each experiment is a file: [`transaction`], [`metering`], [`ready`], [`failover`], [`panics`], [`durable`],
-//! [`relocation`], [`shadow`], [`virtual_disk`], [`streams`], [`http`], [`neighbour`],
+//! [`relocation`], [`shadow`], [`virtual_disk`], [`streams`], [`charges`], [`http`], [`neighbour`],
 //! [`idle`]. [`served`] is a host with services, [`ledger`] is a client of one, and [`guests`] makes guests with files.
 //! [`bare`] and [`disk`] are the controls, [`pairs`] and [`cpu`] take the measurements, [`child`] runs this program as a
 //! separate process, and [`report`] prints the table.
 
 mod bare;
+mod charges;
 mod child;
 mod cpu;
 mod disk;
@@ -46,7 +47,7 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 /// An experiment's name and the function that measures it.
 type Experiment = (&'static str, fn() -> Vec<Row>);
 
-const EXPERIMENTS: [Experiment; 20] = [
+const EXPERIMENTS: [Experiment; 21] = [
     ("transaction-trivial", transaction::trivial),
     ("transaction-with-ids", transaction::with_ids),
     ("transaction-one-at-a-time", transaction::one_at_a_time),
@@ -63,6 +64,7 @@ const EXPERIMENTS: [Experiment; 20] = [
     ("disk-copy", virtual_disk::copies),
     ("disk-snapshot", virtual_disk::snapshots),
     ("disk-streams", streams::streams),
+    ("disk-charges", charges::charges),
     ("disk-failover", virtual_disk::failovers),
     ("http", http::http),
     ("neighbour", neighbour::neighbour),
