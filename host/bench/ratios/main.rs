@@ -8,7 +8,7 @@
 //! `cargo bench -p lifeboat --bench ratios -- NAME` measures the experiments whose name contains `NAME`.
 //!
 //! Each experiment is a file: [`transaction`], [`metering`], [`ready`], [`failover`], [`panics`], [`durable`],
-//! [`relocation`], [`shadow`], [`virtual_disk`], [`streams`], [`charges`], [`http`], [`neighbour`],
+//! [`relocation`], [`shadow`], [`virtual_disk`], [`streams`], [`charges`], [`full_disk`], [`http`], [`neighbour`],
 //! [`idle`]. [`served`] is a host with services, [`ledger`] is a client of one, and [`guests`] makes guests with files.
 //! [`bare`] and [`disk`] are the controls, [`pairs`] and [`cpu`] take the measurements, [`child`] runs this program as a
 //! separate process, and [`report`] prints the table.
@@ -20,6 +20,7 @@ mod cpu;
 mod disk;
 mod durable;
 mod failover;
+mod full_disk;
 mod guests;
 mod http;
 mod idle;
@@ -47,7 +48,7 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 /// An experiment's name and the function that measures it.
 type Experiment = (&'static str, fn() -> Vec<Row>);
 
-const EXPERIMENTS: [Experiment; 21] = [
+const EXPERIMENTS: [Experiment; 22] = [
     ("transaction-trivial", transaction::trivial),
     ("transaction-with-ids", transaction::with_ids),
     ("transaction-one-at-a-time", transaction::one_at_a_time),
@@ -66,18 +67,23 @@ const EXPERIMENTS: [Experiment; 21] = [
     ("disk-streams", streams::streams),
     ("disk-charges", charges::charges),
     ("disk-failover", virtual_disk::failovers),
+    ("disk-memory", full_disk::memory),
     ("http", http::http),
     ("neighbour", neighbour::neighbour),
     ("idle", idle::idle),
 ];
 
 /// The roles of a child, by name.
-const CHILDREN: [(&str, fn()); 5] = [
+const CHILDREN: [(&str, fn()); 9] = [
     (http::SERVICE, http::serve_service),
     (http::ECHO, http::serve_echo),
     (idle::SERVICES, || idle::with_services(idle::COUNT)),
     (idle::NO_SERVICES, || idle::with_services(0)),
     (idle::INSTANCES, idle::with_instances),
+    (full_disk::NOTHING, || full_disk::hold(full_disk::nothing)),
+    (full_disk::ONE_FILE, || full_disk::hold(full_disk::one_file)),
+    (full_disk::SMALL_FILES, || full_disk::hold(full_disk::small_files)),
+    (full_disk::EMPTY_FILES, || full_disk::hold(full_disk::empty_files)),
 ];
 
 fn main() {

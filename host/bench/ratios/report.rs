@@ -29,7 +29,7 @@ impl Row {
         };
         let quantity = match self.pairs.measure {
             Measure::Nanoseconds => time,
-            Measure::Bytes => kib,
+            Measure::Bytes => size,
         };
         let target = self.target.map_or("-".into(), |target| format!("<= {target:.2}"));
         print_line([
@@ -84,8 +84,12 @@ fn time(ns: f64) -> String {
     }
 }
 
-fn kib(bytes: f64) -> String {
-    format!("{:.1} KiB", bytes / 1024.0)
+/// Formats a number of bytes with one digit behind the point.
+fn size(bytes: f64) -> String {
+    match bytes / 1024.0 {
+        kib if kib < 1024.0 => format!("{kib:.1} KiB"),
+        kib => format!("{:.1} MiB", kib / 1024.0),
+    }
 }
 
 /// Returns the first line that a program prints, for the header.
