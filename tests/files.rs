@@ -199,7 +199,9 @@ async fn deleting_files_ends_the_degraded_state() {
 #[tokio::test]
 async fn a_transaction_that_fuel_cuts_off_anywhere_is_kept_in_full_or_not_at_all() {
     const CUTS: u64 = 150;
-    let rig = Rig::new();
+    /// The fleet of a rig has slots for no more.
+    const SERVICES: u64 = 14;
+    let mut rig = Rig::new();
     let (first, second) = (put("a", &"x".repeat(20_000)), put("b", &"y".repeat(20_000)));
     rig.start("whole", ARCHIVE, &[size("s", 4 * MIB, MIB)]).await;
     let used = [rig.send("whole", &first).await, rig.send("whole", &second).await]
@@ -207,6 +209,9 @@ async fn a_transaction_that_fuel_cuts_off_anywhere_is_kept_in_full_or_not_at_all
     let (mut kept, mut failed) = (0, 0);
     for cut in 0..=CUTS {
         let service = format!("vault-{cut}");
+        if cut % SERVICES == SERVICES - 1 {
+            rig = Rig::new();
+        }
         let fuel = used[0] + used[1] * cut / CUTS;
         rig.start(&service, ARCHIVE, &[Arc::new(Size { fuel, ..Size::clone(&size("s", 4 * MIB, MIB)) })]).await;
         let of_first = rig.send(&service, &first).await;
