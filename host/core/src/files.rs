@@ -184,7 +184,7 @@ mod tests {
         let changed = read(&mut disk, "a", 0).expect("a file");
         assert_eq!(changed.file_bytes, first.file_bytes);
         assert_ne!(changed.version, first.version);
-        write(&mut disk, "a", b"7");
+        write(&mut disk, "a", &[7]);
         assert_eq!(read(&mut disk, "a", 0).expect("a file").version, first.version);
     }
 

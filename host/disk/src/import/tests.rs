@@ -115,7 +115,9 @@ fn a_damaged_chunk_is_named() {
     pack[last] ^= 1;
     let error = read(&table, &pack).expect_err("it is damaged");
     let text = error.to_string();
-    assert!(text.starts_with("the chunk at offset 216 of pack 7 is damaged: it has 3 bytes with the hash"), "{text}");
+    let expected = "the chunk at offset 216 of pack 7 is damaged: its 3 bytes do not match the hash of the 3 bytes that \
+                    were stored";
+    assert_eq!(text, expected);
 }
 
 /// Bytes under a valid hash, changed in every way: an error or a disk, but no panic.
