@@ -334,12 +334,7 @@ impl Client {
         workload: Bytes,
         deployment: &Deployment,
     ) -> Result<Service, ClientError> {
-        let request = self
-            .request(Method::PUT, &["services", service])?
-            .query(deployment)
-            .header(CONTENT_TYPE, "application/wasm")
-            .timeout(DEPLOY_TIME_MAX);
-        self.json(request.body(workload)).await
+        self.create(service, "application/wasm", workload, deployment, &[]).await
     }
 
     /// Deploys a new service that begins with files. The tar archive has the workload as `workload`, and the files below
@@ -353,13 +348,20 @@ impl Client {
         archive: Bytes,
         deployment: &Deployment,
     ) -> Result<Service, ClientError> {
-        let request = self
-            .request(Method::PUT, &["services", service])?
-            .query(deployment)
-            .query(&[("archive", "tar")])
-            .header(CONTENT_TYPE, "application/x-tar")
-            .timeout(DEPLOY_TIME_MAX);
-        self.json(request.body(archive)).await
+        self.create(service, "application/x-tar", archive, deployment, &[("archive", "tar")]).await
+    }
+
+    async fn create(
+        &self,
+        service: &str,
+        content_type: &str,
+        body: Bytes,
+        deployment: &Deployment,
+        more: &[(&str, &str)],
+    ) -> Result<Service, ClientError> {
+        let request = self.request(Method::PUT, &["services", service])?.query(deployment).query(more);
+        let request = request.header(CONTENT_TYPE, content_type).timeout(DEPLOY_TIME_MAX);
+        self.json(request.body(body)).await
     }
 
     /// Removes a service and its history permanently.
