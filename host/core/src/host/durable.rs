@@ -226,8 +226,9 @@ impl Host {
         let _kept = kept.await?;
         let launching = Service::launch_durable(spec, hash, self.context.clone(), Arc::clone(directory));
         let launched = self.on_guests(launching).await;
-        if launched.is_err() {
-            undo_creation(directory, &name).await;
+        // Its journal has not begun, but it may have a pack.
+        if launched.is_err() && has_disk {
+            remove_snapshots(directory, &name).await;
         }
         let (service, begun, snapshot_writer) = launched?;
         if let Err(error) = begun.durable_or_held().await {
@@ -399,6 +400,10 @@ pub(super) async fn on_disk<T: Send + 'static>(
 /// the creation of another service of the name.
 async fn undo_creation(directory: &Arc<DataDirectory>, name: &Name) {
     directory.end_journal(name);
+    remove_snapshots(directory, name).await;
+}
+
+async fn remove_snapshots(directory: &Arc<DataDirectory>, name: &Name) {
     let service = name.clone();
     let _ = on_disk(directory, move |directory| directory.clear_snapshots(&service)).await;
 }
