@@ -92,6 +92,7 @@ async fn a_path_that_is_no_file_is_refused_with_its_reason() {
         ("path=%00", 400, "path", "invalid argument"),
         ("path=/documents/a&offset=18446744073709551615", 400, "query", "up to 2^62"),
         ("path=/documents/a&offset=-1", 400, "query", "the parameter 'offset' is '-1'"),
+        ("path=%ff", 400, "query", "percent-encoded bytes that are not UTF-8"),
         ("offset=1", 400, "query", "the parameter 'path' is missing"),
         ("path=/documents/a&at=1", 400, "query", "there is no parameter 'at'"),
     ] {
@@ -99,6 +100,10 @@ async fn a_path_that_is_no_file_is_refused_with_its_reason() {
         assert_eq!((refused.status, &*refused.code()), (status, code), "{query}: {refused:?}");
         assert!(refused.text().contains(words), "{query}: {refused:?}");
     }
+    let not_text = site.get("/v1/services/vault/disk?after=%ff", &ada).await;
+    assert_eq!((not_text.status, &*not_text.code()), (400, "query"));
+    put(&site, &ada, "b-c", "the second").await;
+    assert_eq!(read(&site, &ada, "path=%2Fdocuments%2Fb%2Dc", None).await.text(), "the second");
     let missing = site.get("/v1/services/vault/disk?path=none", &ada).await;
     assert_eq!((missing.status, &*missing.code()), (404, "no_such_file"));
     let admin = site.log_in("admin").await;

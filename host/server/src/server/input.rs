@@ -1,24 +1,32 @@
 //! Query parameters and JSON from clients, with error messages in the terms of the API.
 
 use super::problem::Problem;
-use axum::extract::Query;
-use axum::extract::rejection::QueryRejection;
+use axum::extract::RawQuery;
 use lifeboat_api::text::Printable;
+use percent_encoding::percent_decode_str;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// The type that a handler extracts to read its [`parameters`].
-pub(super) type Parameters = Result<Query<Vec<(String, String)>>, QueryRejection>;
+pub(super) type Parameters = RawQuery;
 
 /// Returns the query parameters. Each must be one of `names`, and may be present once.
 pub(super) fn parameters(given: Parameters, names: &[&str]) -> Result<BTreeMap<String, String>, Problem> {
     let wrong = |reason: String| Problem::bad_request("query", reason);
-    let Query(given) =
-        given.map_err(|_| wrong("the query cannot be read: write it as NAME=VALUE&NAME=VALUE".into()))?;
+    let RawQuery(given) = given;
+    // As forms are encoded, but strictly: other text in place of bytes that are not UTF-8 could name another file.
+    let decoded = |text: &str| {
+        let text = text.replace('+', " ");
+        let decoded = percent_decode_str(&text).decode_utf8().map(|text| text.into_owned());
+        decoded
+            .map_err(|_| wrong("the query has percent-encoded bytes that are not UTF-8; encode text as UTF-8".into()))
+    };
     let mut parameters = BTreeMap::new();
-    for (name, value) in given {
+    for pair in given.as_deref().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let (name, value) = (decoded(name)?, decoded(value)?);
         if !names.contains(&&*name) {
             let (name, names) = (Printable(&name), names.join(", "));
             return Err(wrong(format!("there is no parameter '{name}'; the parameters are: {names}")));
@@ -128,20 +136,30 @@ mod tests {
         assert!(!printed.contains("secret"));
     }
 
-    fn given(pairs: &[(&str, &str)]) -> Result<BTreeMap<String, String>, Problem> {
-        let pairs = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        parameters(Ok(Query(pairs)), &["size", "fuel"])
+    fn given(query: &str) -> Result<BTreeMap<String, String>, Problem> {
+        parameters(RawQuery(Some(query.to_owned())), &["size", "fuel"])
     }
 
     #[test]
     fn an_unknown_parameter_is_refused_with_those_that_there_are() {
-        assert_eq!(given(&[("fuel", "1")]).expect("right")["fuel"], "1");
-        let refused = format!("{:?}", given(&[("sice", "s")]).expect_err("wrong"));
+        assert_eq!(given("fuel=1").expect("right")["fuel"], "1");
+        let refused = format!("{:?}", given("sice=s").expect_err("wrong"));
         assert!(refused.contains("there is no parameter 'sice'; the parameters are: size, fuel"), "{refused}");
     }
 
     #[test]
     fn a_parameter_that_is_given_twice_is_refused() {
-        assert!(given(&[("fuel", "1"), ("fuel", "1")]).is_err());
+        assert!(given("fuel=1&fuel=1").is_err());
+    }
+
+    #[test]
+    fn parameters_are_decoded_as_those_of_forms() {
+        let decoded = given("size=a+b%2Bc%3D%c3%a9=d&&fuel").expect("right");
+        assert_eq!((&*decoded["size"], &*decoded["fuel"]), ("a b+c=\u{e9}=d", ""));
+        assert!(parameters(RawQuery(None), &[]).expect("none").is_empty());
+        for query in ["size=%ff", "size=a%c3", "%ff=a"] {
+            let refused = format!("{:?}", given(query).expect_err("not UTF-8"));
+            assert!(refused.contains("percent-encoded bytes that are not UTF-8"), "{refused}");
+        }
     }
 }
