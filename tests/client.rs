@@ -284,6 +284,9 @@ fn a_service_is_deployed_with_the_files_of_directories() {
     std::os::unix::fs::symlink("../../etc", &out).expect("linked");
     deploy(&["site"]).exits_with_one_line(2, &["'site/out' cannot be", "it is a link out of the directory"]);
     std::fs::remove_file(&out).expect("removed");
+    std::os::unix::fs::symlink("out", &out).expect("linked");
+    deploy(&["site"]).exits_with_one_line(2, &["'site/out' cannot be", "or in a circle"]);
+    std::fs::remove_file(&out).expect("removed");
     deploy(&["site", "other::/var/deep"]).exits(0);
     let listed = |path: &str| {
         let listed = rig.client(["disk", "ls", "vault", path]).output();

@@ -6,6 +6,7 @@
 //! ```
 
 mod export;
+pub(crate) mod links;
 mod remote;
 
 use super::{arguments, exit, is_pipe_open, output, table};

@@ -1,9 +1,11 @@
 //! The archive of a deployment with files: directories of this machine, for the virtual disk of a new service.
 
+use super::super::disk::links::leads_out;
 use super::super::{UsageError, arguments};
 use anyhow::Context;
 use lifeboat_api::size::Bytes as ByteCount;
 use lifeboat_host::files::{ARCHIVE_DISK, ARCHIVE_FILES_BYTES_MAX, ARCHIVE_WORKLOAD};
+use std::collections::BTreeMap;
 use std::fs::{self, File, Metadata};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -64,9 +66,9 @@ struct Packing {
 
 impl Packing {
     fn directory(&mut self, host: &Path, guest: &str, found: &Metadata) -> anyhow::Result<()> {
-        // What is still to be added, and how deep it is below `host`.
-        let mut left = vec![(host.to_path_buf(), guest.to_owned(), 0_usize, found.clone())];
-        while let Some((path, guest, depth, found)) = left.pop() {
+        let mut left = vec![(host.to_path_buf(), guest.to_owned(), found.clone())];
+        let mut links = BTreeMap::new();
+        while let Some((path, guest, found)) = left.pop() {
             if !guest.is_empty() {
                 let mut header = header(EntryType::Directory, &found);
                 self.archive.append_data(&mut header, format!("{ARCHIVE_DISK}/{guest}/"), &[][..])?;
@@ -83,16 +85,15 @@ impl Packing {
                 let found = entry.metadata().map_err(|error| wrong(&error.to_string()))?;
                 let kind = found.file_type();
                 if kind.is_dir() {
-                    left.push((path, guest, depth + 1, found));
+                    left.push((path, guest, found));
                 } else if kind.is_file() {
                     let bytes = self.read(&path)?;
                     self.file(&format!("{ARCHIVE_DISK}/{guest}"), &bytes, modified(&found))?;
                 } else if kind.is_symlink() {
                     let target = fs::read_link(&path).map_err(|error| wrong(&error.to_string()))?;
                     let target = target.to_str().ok_or_else(|| wrong("it leads to a name that is not UTF-8"))?;
-                    if leads_out(depth, target) {
-                        return Err(wrong("it is a link out of the directory; replace or remove it"));
-                    }
+                    let below = path.strip_prefix(host).ok().and_then(Path::to_str);
+                    links.insert(below.ok_or_else(|| wrong("its path is not UTF-8"))?.to_owned(), target.to_owned());
                     let mut header = header(EntryType::Symlink, &found);
                     self.archive.append_link(&mut header, format!("{ARCHIVE_DISK}/{guest}"), target)?;
                 } else {
@@ -101,7 +102,13 @@ impl Packing {
                 self.check_length()?;
             }
         }
-        Ok(())
+        match links.keys().find(|link| leads_out(&links, link)) {
+            Some(link) => {
+                let reason = "it is a link out of the directory, or in a circle; replace or remove it";
+                Err(unusable(&host.join(link), reason))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Reads a file that may grow meanwhile.
@@ -156,19 +163,6 @@ fn header(kind: EntryType, found: &Metadata) -> Header {
     header
 }
 
-/// Returns whether a link leads out of the directory of which it is `depth` directories below.
-fn leads_out(depth: usize, target: &str) -> bool {
-    let mut depth = Some(depth);
-    for part in target.split('/') {
-        depth = match part {
-            "" | "." => depth,
-            ".." => depth.and_then(|depth| depth.checked_sub(1)),
-            _ => depth.map(|depth| depth + 1),
-        };
-    }
-    target.starts_with('/') || depth.is_none()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -186,21 +180,6 @@ mod tests {
         }
         for text in ["", "::", "::/x", "x::", "../site", "x::../y"] {
             assert!(text.parse::<Dir>().is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_link_leads_out_if_it_goes_above_the_directory_on_its_way() {
-        for (depth, target, expected) in [
-            (0, "a", false),
-            (0, "../a", true),
-            (1, "../a", false),
-            (1, "../../a/b", true),
-            (0, "a/../../d/a", true),
-            (0, "./a/..", false),
-            (3, "/a", true),
-        ] {
-            assert_eq!(leads_out(depth, target), expected, "{target}");
         }
     }
 }
