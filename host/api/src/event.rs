@@ -431,7 +431,7 @@ impl fmt::Display for FailoverCause {
 pub enum Fallback {
     /// Another snapshot, whose last transaction this is.
     Snapshot(Sequence),
-    /// The beginning of its journal: there is no other snapshot.
+    /// The beginning of its journal: there is no intact snapshot.
     Beginning,
     /// Nothing: the service is quarantined.
     Nothing,
@@ -441,7 +441,7 @@ impl fmt::Display for Fallback {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Snapshot(sequence) => write!(f, "uses its snapshot of transaction {}", grouped(sequence.0)),
-            Self::Beginning => f.write_str("has no other one, and is replayed from the beginning of its journal"),
+            Self::Beginning => f.write_str("has no intact one, and is replayed from the beginning of its journal"),
             Self::Nothing => f.write_str("is quarantined"),
         }
     }
@@ -730,7 +730,7 @@ mod tests {
         assert_eq!(
             printed(Fallback::Beginning),
             format!(
-                "Snapshot damaged: bank has no other one, and is replayed from the beginning of its journal: it is \
+                "Snapshot damaged: bank has no intact one, and is replayed from the beginning of its journal: it is \
                  short; {verify}"
             )
         );

@@ -77,7 +77,7 @@ pub enum PackError {
     Malformed(#[from] WireError),
     /// A chunk does not follow the one before, or has a length that no chunk has.
     #[error(
-        "chunk {chunk} of its index has offset {offset} and length {bytes}: instead of offset {expected_offset} and \
+        "chunk {chunk} of its index has offset {offset} and length {bytes} instead of offset {expected_offset} and \
          a length from 1 to {CHUNK_BYTES}"
     )]
     BadChunk {

@@ -9,7 +9,8 @@
 //!                              rehydrate: a snapshot and a replay of the tail, in a fresh instance
 //! ```
 //!
-//! This crate knows neither users nor data directories: its callers supply the contents of each call and the tail of each replay.
+//! This crate knows neither users nor data directories: its callers supply the contents of each call and the tail of
+//! each replay.
 //!
 //! | module | contents |
 //! |---|---|
