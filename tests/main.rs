@@ -4,7 +4,7 @@
 //!   subcommands that work on a data directory. `cli_init`: those that set up a server. `cli_messages`: the error
 //!   messages of all subcommands.
 //! - `failover`: the reactions of a service to its meters. `model`: random histories against a simple model. `wasi`:
-//!   what a guest sees of WASI. `disk`: what it sees of its virtual disk.
+//!   what a guest sees of WASI. `disk`: what it sees of its virtual disk. `http`: what it sees of HTTP.
 //! - `edges`: transactions just within each limit, live and after a recovery.
 //! - `verify`: proofs and portable snapshots, on a disk that corrupts data and loses power.
 //! - `durable`: durable services on a disk that loses data and fails. `kill`: the built binary under `kill -9`.
@@ -50,6 +50,7 @@ mod faulty_log;
 mod files;
 mod full;
 mod hostile;
+mod http;
 mod ids;
 mod kill;
 mod kill_server;

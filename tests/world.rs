@@ -24,6 +24,28 @@ pub(crate) static WORLD: LazyLock<World> = LazyLock::new(|| {
     World { resolve, id }
 });
 
+/// The world of a workload that imports all of `wasi:http` that the host links, from the host's own files.
+pub(crate) static HTTP_WORLD: LazyLock<World> = LazyLock::new(|| {
+    const WORLD: &str = "package test:http;
+        world http {
+          include lifeboat:vm/vm@0.1.0;
+          import wasi:http/types@0.2.12;
+          import wasi:http/outgoing-handler@0.2.12;
+        }";
+    let mut resolve = Resolve::default();
+    for (file, text) in [
+        ("vm.wit", include_str!("../host/wit/vm.wit")),
+        ("io.wit", include_str!("../host/vm/wasi/deps/io.wit")),
+        ("clocks.wit", include_str!("../host/vm/wasi/deps/clocks.wit")),
+        ("http.wit", include_str!("../host/vm/wasi/deps/http.wit")),
+    ] {
+        resolve.push_str(file, text).unwrap_or_else(|error| panic!("{file}: {error:?}"));
+    }
+    let package = resolve.push_str("http-world.wit", WORLD).unwrap_or_else(|error| panic!("{error:?}"));
+    let id = resolve.select_world(&[package], Some("http")).expect("it is there");
+    World { resolve, id }
+});
+
 impl World {
     /// Returns the interfaces and their functions.
     pub(crate) fn functions(&self) -> Vec<(InterfaceId, &Function)> {
@@ -71,6 +93,8 @@ impl World {
             "blocking-write-and-flush" => arguments[2] = "(i32.const 1000)".into(),
             "write-zeroes" | "blocking-write-zeroes-and-flush" => arguments[1] = "(i64.const 1000)".into(),
             "splice" | "blocking-splice" => arguments[1] = "(global.get $input-stream)".into(),
+            "[constructor]outgoing-request" => arguments[0] = "(call $new-fields)".into(),
+            "handle" => arguments[0] = "(call $new-request (call $new-fields))".into(),
             "poll" => (arguments[0], arguments[1]) = ("(i32.const 2048)".into(), "(i32.const 1)".into()),
             _ => {}
         }

@@ -73,8 +73,8 @@ async fn counted<T>(future: impl Future<Output = T>) -> (T, u64) {
     (output, yields)
 }
 
-/// The variable parts of a guest. They find handles in `$input-stream`, `$output-stream` and `$pollable` while the
-/// guest executes.
+/// The variable parts of a guest. They find handles in `$input-stream`, `$output-stream`, `$pollable`, `$fields`,
+/// `$outgoing-request` and `$request-options` while the guest executes.
 #[derive(Default)]
 struct Guest {
     /// Imports, and functions of the guest's own.
@@ -95,6 +95,10 @@ impl Guest {
             (import "wasi:cli/stdin@0.2.0" "get-stdin" (func $get-stdin (result i32)))
             (import "wasi:cli/stdout@0.2.0" "get-stdout" (func $get-stdout (result i32)))
             (import "wasi:clocks/monotonic-clock@0.2.0" "subscribe-duration" (func $subscribe (param i64) (result i32)))
+            (import "wasi:http/types@0.2.0" "[constructor]fields" (func $new-fields (result i32)))
+            (import "wasi:http/types@0.2.0" "[constructor]outgoing-request"
+              (func $new-request (param i32) (result i32)))
+            (import "wasi:http/types@0.2.0" "[constructor]request-options" (func $new-options (result i32)))
             (memory (export "memory") 16)
             (table $table 1000 funcref)
             (elem $elements funcref (ref.func $get-stdin) (ref.func $get-stdout))
@@ -102,6 +106,9 @@ impl Guest {
             (global $input-stream (mut i32) (i32.const 0))
             (global $output-stream (mut i32) (i32.const 0))
             (global $pollable (mut i32) (i32.const 0))
+            (global $fields (mut i32) (i32.const 0))
+            (global $outgoing-request (mut i32) (i32.const 0))
+            (global $request-options (mut i32) (i32.const 0))
             {functions}
             (func $start {start})
             (start $start)
@@ -112,6 +119,9 @@ impl Guest {
               (global.set $output-stream (call $get-stdout))
               (global.set $pollable (call $subscribe (i64.const 0)))
               (i32.store (i32.const 2048) (global.get $pollable))
+              (global.set $fields (call $new-fields))
+              (global.set $outgoing-request (call $new-request (call $new-fields)))
+              (global.set $request-options (call $new-options))
               {execute}
               (i32.const 16))
             (func (export "lifeboat:vm/workload@0.1.0#query")

@@ -2,8 +2,8 @@
 //! lines. There is nothing else.
 //!
 //! Every interface is linked individually, so this file lists everything that a guest can reach. Arguments,
-//! environment and standard input are empty; the virtual disk is preopened at `/`; sockets and HTTP are not linked at
-//! all.
+//! environment and standard input are empty; the virtual disk is preopened at `/`; HTTP is linked, and denies every
+//! request; sockets are not linked at all.
 //!
 //! Determinism rests on this file: the same transaction gives the same reply on any machine, in every replay.
 //!
@@ -14,13 +14,15 @@
 //!   nonce consists of the phase and the sequence number. Instantiation, snapshot and restore belong to no epoch.
 
 mod files;
+mod http;
 mod streams;
 
 use files::Files;
+use http::Http;
+use streams::Stream;
 
 use crate::stop::Stop;
 use bytes::Bytes;
-use files::FileStream;
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::id::{Epoch, Sequence};
 use lifeboat_api::transaction::Cause;
@@ -109,7 +111,8 @@ pub(crate) fn add_to_linker<D: HasWasi>(linker: &mut Linker<D>) -> Result<()> {
     cli::terminal_stdin::add_to_linker::<D, Own>(linker, D::wasi)?;
     cli::terminal_stdout::add_to_linker::<D, Own>(linker, D::wasi)?;
     cli::terminal_stderr::add_to_linker::<D, Own>(linker, D::wasi)?;
-    files::add_to_linker(linker)
+    files::add_to_linker(linker)?;
+    http::add_to_linker(linker)
 }
 
 /// The source of a call's inputs besides its body, and therefore of its time limit.
@@ -144,8 +147,10 @@ pub(crate) struct Wasi {
     table: ResourceTable,
     /// The virtual disk.
     files: Files,
-    /// The streams over files, by the stream's number in `table`.
-    streams: HashMap<u32, FileStream>,
+    /// The messages of HTTP.
+    http: Http,
+    /// The streams over files and bodies, by the stream's number in `table`.
+    streams: HashMap<u32, Stream>,
     secret: [u8; 32],
     phase: Phase,
     sequence: Sequence,
@@ -178,6 +183,7 @@ impl Wasi {
         let mut wasi = Self {
             table,
             files: Files::new(disk),
+            http: Http::default(),
             streams: HashMap::new(),
             secret,
             phase: Phase::Init,

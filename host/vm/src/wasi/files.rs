@@ -13,6 +13,7 @@
 //!
 //! A handle is not deleted at the end of its call, because a guest in preview 1 drops it later, and that would trap.
 
+use super::streams::Stream;
 use super::{Phase, Wasi, datetime};
 use crate::stop::Stop;
 use lifeboat_api::transaction::Cause;
@@ -26,7 +27,7 @@ use wasmtime_wasi_io::streams::{DynInputStream, DynOutputStream, StreamError};
 mod bindings {
     wasmtime::component::bindgen!({
         path: "wasi",
-        world: "lifeboat:wasi/imports",
+        world: "lifeboat:wasi/files",
         with: {
             "wasi:io": wasmtime_wasi_io::bindings::wasi::io,
             "wasi:clocks": wasmtime_wasi::p2::bindings::clocks,
@@ -204,6 +205,11 @@ impl Files {
         self.before.take().map(|before| std::mem::replace(&mut self.disk, before))
     }
 
+    /// Returns the number of the current or the last call into the guest.
+    pub(super) fn call(&self) -> u64 {
+        self.call
+    }
+
     pub(super) fn disk(&self) -> &Disk {
         &self.disk
     }
@@ -296,7 +302,7 @@ impl Wasi {
                 return Err(error.into());
             }
         };
-        self.streams.insert(stream.rep(), FileStream { ino, offset, call });
+        self.streams.insert(stream.rep(), Stream::File(FileStream { ino, offset, call }));
         Ok(stream)
     }
 
@@ -324,15 +330,10 @@ impl Wasi {
         Ok(())
     }
 
-    /// Closes a file stream. Returns whether `rep` was one.
-    pub(super) fn close_stream(&mut self, rep: u32) {
-        if let Some(stream) = self.streams.remove(&rep) {
-            self.files.closed(Some(stream.call), Some(stream.ino));
-        }
-    }
-
     fn live_stream(&mut self, rep: u32) -> FileResult<FileStream> {
-        let stream = self.streams.get(&rep).copied().ok_or(ErrorCode::BadDescriptor)?;
+        let Some(&Stream::File(stream)) = self.streams.get(&rep) else {
+            return Err(ErrorCode::BadDescriptor.into());
+        };
         if self.files.is_stale(Some(stream.call)) {
             return Err(ErrorCode::BadDescriptor.into());
         }
@@ -340,7 +341,7 @@ impl Wasi {
     }
 
     fn move_stream(&mut self, rep: u32, bytes: usize) {
-        if let Some(FileStream { offset: Some(offset), .. }) = self.streams.get_mut(&rep) {
+        if let Some(Stream::File(FileStream { offset: Some(offset), .. })) = self.streams.get_mut(&rep) {
             *offset = offset.saturating_add(bytes as u64);
         }
     }

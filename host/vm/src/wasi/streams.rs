@@ -1,9 +1,12 @@
-//! `wasi:io/streams`: streams over files of the virtual disk, and Wasmtime's own for standard input and output.
+//! `wasi:io/streams`: streams over files of the virtual disk and over bodies of HTTP, and Wasmtime's own for standard
+//! input and output.
 //!
-//! A stream of Wasmtime sees only itself, and could reach neither the disk nor the meter. So a stream over a file has a
-//! stand-in in the resource table, and its place in [`Wasi::streams`], by the number of that entry. Each function looks
-//! there first.
+//! A stream of Wasmtime sees only itself, and could reach neither the disk nor the meter. So a stream over a file or a
+//! body has a stand-in in the resource table, and its place in [`Wasi::streams`], by the number of that entry. Each
+//! function looks there first.
 
+use super::files::FileStream;
+use super::http::{IncomingStream, OutgoingStream};
 use super::{WRITE_BYTES_MAX, Wasi};
 use bytes::Bytes;
 use wasmtime::Result;
@@ -15,7 +18,18 @@ use wasmtime_wasi_io::streams::{
     DynInputStream, DynOutputStream, InputStream, OutputStream, StreamError, StreamResult,
 };
 
-/// What the resource table holds for a stream over a file. A file is always ready.
+/// A stream that Wasmtime's own functions do not know, beside its entry in the resource table.
+#[derive(Debug)]
+pub(super) enum Stream {
+    /// A stream over a file, in one of the two directions.
+    File(FileStream),
+    /// A stream that writes the body of a request or response.
+    Outgoing(OutgoingStream),
+    /// A stream that reads the body of a response.
+    Incoming(IncomingStream),
+}
+
+/// What the resource table holds for such a stream. All of them are always ready.
 struct StandIn;
 
 #[async_trait]
@@ -54,8 +68,44 @@ pub(super) fn stand_in_for_output() -> DynOutputStream {
 }
 
 impl Wasi {
-    fn is_file(&self, rep: u32) -> bool {
+    fn is_own(&self, rep: u32) -> bool {
         self.streams.contains_key(&rep)
+    }
+
+    fn read_own(&mut self, rep: u32, len: u64) -> StreamResult<Vec<u8>> {
+        match self.streams.get(&rep) {
+            Some(Stream::Incoming(_)) => self.read_body(rep, len),
+            _ => self.read_file(rep, len),
+        }
+    }
+
+    fn check_write_own(&mut self, rep: u32) -> StreamResult<u64> {
+        match self.streams.get(&rep) {
+            Some(&Stream::Outgoing(stream)) => self.check_write_body(stream),
+            _ => Ok(WRITE_BYTES_MAX as u64),
+        }
+    }
+
+    fn write_own(&mut self, rep: u32, bytes: &[u8]) -> StreamResult<()> {
+        match self.streams.get(&rep) {
+            Some(&Stream::Outgoing(stream)) => self.write_body(stream, bytes),
+            _ => self.write_file(rep, bytes),
+        }
+    }
+
+    fn flush_own(&mut self, rep: u32) -> StreamResult<()> {
+        match self.streams.get(&rep) {
+            Some(&Stream::Outgoing(stream)) => self.flush_body(stream),
+            _ => Ok(()),
+        }
+    }
+
+    fn close_own(&mut self, rep: u32) {
+        match self.streams.remove(&rep) {
+            Some(Stream::File(FileStream { ino, call, .. })) => self.files.closed(Some(call), Some(ino)),
+            Some(Stream::Incoming(stream)) => self.close_incoming(&stream),
+            Some(Stream::Outgoing(_)) | None => {}
+        }
     }
 }
 
@@ -75,29 +125,29 @@ impl streams::Host for Wasi {
 
 impl streams::HostInputStream for Wasi {
     fn read(&mut self, stream: Resource<DynInputStream>, len: u64) -> StreamResult<Vec<u8>> {
-        if self.is_file(stream.rep()) {
-            return self.read_file(stream.rep(), len);
+        if self.is_own(stream.rep()) {
+            return self.read_own(stream.rep(), len);
         }
         streams::HostInputStream::read(&mut self.table, stream, len)
     }
 
     async fn blocking_read(&mut self, stream: Resource<DynInputStream>, len: u64) -> StreamResult<Vec<u8>> {
-        if self.is_file(stream.rep()) {
-            return self.read_file(stream.rep(), len);
+        if self.is_own(stream.rep()) {
+            return self.read_own(stream.rep(), len);
         }
         streams::HostInputStream::blocking_read(&mut self.table, stream, len).await
     }
 
     fn skip(&mut self, stream: Resource<DynInputStream>, len: u64) -> StreamResult<u64> {
-        if self.is_file(stream.rep()) {
-            return Ok(self.read_file(stream.rep(), len)?.len() as u64);
+        if self.is_own(stream.rep()) {
+            return Ok(self.read_own(stream.rep(), len)?.len() as u64);
         }
         streams::HostInputStream::skip(&mut self.table, stream, len)
     }
 
     async fn blocking_skip(&mut self, stream: Resource<DynInputStream>, len: u64) -> StreamResult<u64> {
-        if self.is_file(stream.rep()) {
-            return Ok(self.read_file(stream.rep(), len)?.len() as u64);
+        if self.is_own(stream.rep()) {
+            return Ok(self.read_own(stream.rep(), len)?.len() as u64);
         }
         streams::HostInputStream::blocking_skip(&mut self.table, stream, len).await
     }
@@ -109,23 +159,23 @@ impl streams::HostInputStream for Wasi {
     async fn drop(&mut self, stream: Resource<DynInputStream>) -> Result<()> {
         let rep = stream.rep();
         streams::HostInputStream::drop(&mut self.table, stream).await?;
-        self.close_stream(rep);
+        self.close_own(rep);
         Ok(())
     }
 }
 
 impl streams::HostOutputStream for Wasi {
     fn check_write(&mut self, stream: Resource<DynOutputStream>) -> StreamResult<u64> {
-        if self.is_file(stream.rep()) {
-            return Ok(WRITE_BYTES_MAX as u64);
+        if self.is_own(stream.rep()) {
+            return self.check_write_own(stream.rep());
         }
         streams::HostOutputStream::check_write(&mut self.table, stream)
     }
 
     fn write(&mut self, stream: Resource<DynOutputStream>, bytes: Vec<u8>) -> StreamResult<()> {
-        if self.is_file(stream.rep()) {
+        if self.is_own(stream.rep()) {
             check_permitted(bytes.len() as u64)?;
-            return self.write_file(stream.rep(), &bytes);
+            return self.write_own(stream.rep(), &bytes);
         }
         streams::HostOutputStream::write(&mut self.table, stream, bytes)
     }
@@ -135,22 +185,22 @@ impl streams::HostOutputStream for Wasi {
         stream: Resource<DynOutputStream>,
         bytes: Vec<u8>,
     ) -> StreamResult<()> {
-        if self.is_file(stream.rep()) {
-            return self.write_file(stream.rep(), &bytes);
+        if self.is_own(stream.rep()) {
+            return self.write_own(stream.rep(), &bytes);
         }
         streams::HostOutputStream::blocking_write_and_flush(&mut self.table, stream, bytes).await
     }
 
     fn flush(&mut self, stream: Resource<DynOutputStream>) -> StreamResult<()> {
-        if self.is_file(stream.rep()) {
-            return Ok(());
+        if self.is_own(stream.rep()) {
+            return self.flush_own(stream.rep());
         }
         streams::HostOutputStream::flush(&mut self.table, stream)
     }
 
     async fn blocking_flush(&mut self, stream: Resource<DynOutputStream>) -> StreamResult<()> {
-        if self.is_file(stream.rep()) {
-            return Ok(());
+        if self.is_own(stream.rep()) {
+            return self.flush_own(stream.rep());
         }
         streams::HostOutputStream::blocking_flush(&mut self.table, stream).await
     }
@@ -160,9 +210,9 @@ impl streams::HostOutputStream for Wasi {
     }
 
     fn write_zeroes(&mut self, stream: Resource<DynOutputStream>, len: u64) -> StreamResult<()> {
-        if self.is_file(stream.rep()) {
+        if self.is_own(stream.rep()) {
             check_permitted(len)?;
-            return self.write_file(stream.rep(), &vec![0; usize::try_from(len).unwrap_or(WRITE_BYTES_MAX)]);
+            return self.write_own(stream.rep(), &vec![0; usize::try_from(len).unwrap_or(WRITE_BYTES_MAX)]);
         }
         streams::HostOutputStream::write_zeroes(&mut self.table, stream, len)
     }
@@ -172,7 +222,7 @@ impl streams::HostOutputStream for Wasi {
         stream: Resource<DynOutputStream>,
         len: u64,
     ) -> StreamResult<()> {
-        if self.is_file(stream.rep()) {
+        if self.is_own(stream.rep()) {
             return streams::HostOutputStream::write_zeroes(self, stream, len);
         }
         streams::HostOutputStream::blocking_write_zeroes_and_flush(&mut self.table, stream, len).await
@@ -202,7 +252,7 @@ impl streams::HostOutputStream for Wasi {
         from: Resource<DynInputStream>,
         len: u64,
     ) -> StreamResult<u64> {
-        if self.is_file(into.rep()) || self.is_file(from.rep()) {
+        if self.is_own(into.rep()) || self.is_own(from.rep()) {
             return streams::HostOutputStream::splice(self, into, from, len);
         }
         streams::HostOutputStream::blocking_splice(&mut self.table, into, from, len).await
@@ -211,7 +261,7 @@ impl streams::HostOutputStream for Wasi {
     async fn drop(&mut self, stream: Resource<DynOutputStream>) -> Result<()> {
         let rep = stream.rep();
         streams::HostOutputStream::drop(&mut self.table, stream).await?;
-        self.close_stream(rep);
+        self.close_own(rep);
         Ok(())
     }
 }

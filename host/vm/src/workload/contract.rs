@@ -26,7 +26,7 @@ pub const STATE_IMPORT: &str = "lifeboat:vm/state@0.1.0";
 pub const PREVIEW_1_IMPORT: &str = "wasi_snapshot_preview1";
 /// The interfaces of WASI 0.2, of any patch version, that a workload may import. The host links exactly these.
 ///
-/// `wasi:sockets` and `wasi:http` are missing: a service has no network of its own.
+/// `wasi:http` denies every request, and `wasi:sockets` is missing: a service has no network of its own.
 pub const WASI_IMPORTS: &[&str] = &[
     "wasi:cli/environment",
     "wasi:cli/exit",
@@ -42,6 +42,8 @@ pub const WASI_IMPORTS: &[&str] = &[
     "wasi:clocks/wall-clock",
     "wasi:filesystem/preopens",
     "wasi:filesystem/types",
+    "wasi:http/outgoing-handler",
+    "wasi:http/types",
     "wasi:io/error",
     "wasi:io/poll",
     "wasi:io/streams",
@@ -232,7 +234,7 @@ pub(super) fn refuse_unknown(file: &str, unknown: Vec<String>) -> Result<(), Loa
     } else if first.starts_with("wasi_unstable") {
         "it offers WASI preview 1 and 0.2, build for wasm32-wasip1"
     } else if first.starts_with("wasi:") {
-        "of WASI 0.2 it offers cli, clocks, filesystem, io and random, drop what needs more"
+        "of WASI 0.2 it offers cli, clocks, filesystem, http, io and random, drop what needs more"
     } else if first.starts_with("lifeboat:vm/") {
         "it offers version 0.1.0 of `lifeboat:vm/state`, rebuild with this host's SDK"
     } else if first.starts_with("env#") || first.starts_with("__wbindgen") || first.starts_with("wbg#") {

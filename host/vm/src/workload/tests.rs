@@ -416,7 +416,7 @@ fn unknown_imports_are_refused_by_name() {
         ("\"wasi_snapshot_preview1\" \"fd_fly\"", "wasi_snapshot_preview1#fd_fly", "drop what needs more"),
         ("\"wasi\" \"thread-spawn\"", "wasi#thread-spawn", "drop what needs more"),
         ("\"wasi:sockets/tcp@0.2.0\" \"x\"", "wasi:sockets/tcp@0.2.0", "no network"),
-        ("\"wasi:http/outgoing-handler@0.2.0\" \"x\"", "wasi:http/outgoing-handler@0.2.0", "no network"),
+        ("\"wasi:http/incoming-handler@0.2.0\" \"x\"", "wasi:http/incoming-handler@0.2.0", "no network"),
         ("\"lifeboat:vm/state@0.1.0\" \"erase\"", "lifeboat:vm/state@0.1.0#erase", "SDK"),
         ("\"lifeboat:vm/state@0.2.0\" \"read\"", "lifeboat:vm/state@0.2.0#read", "SDK"),
     ];
