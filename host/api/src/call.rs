@@ -1,0 +1,237 @@
+//! Calls of a service to the network: a request, and its response or the reason why there is none.
+//!
+//! A call is whole: the request before it is sent, the response before the guest sees it.
+
+use crate::size::Bytes as ByteCount;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use thiserror::Error;
+
+/// The most bytes of the body of one request or response.
+pub const CALL_BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// The most bytes of the names and values of the headers, or of the trailers, of one request or response.
+pub const CALL_FIELDS_BYTES_MAX: usize = 128 * 1024;
+
+/// The most calls of one transaction.
+pub const CALLS_PER_TRANSACTION_MAX: usize = 64;
+
+/// The most bytes that the calls of one transaction may send and receive.
+pub const CALL_BYTES_PER_TRANSACTION_MAX: u64 = 16 * 1024 * 1024;
+
+/// The protocol of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scheme {
+    /// HTTP over TCP.
+    Http,
+    /// HTTP over TLS.
+    Https,
+}
+
+impl Scheme {
+    /// Returns the port of an address that names none.
+    #[must_use]
+    pub fn default_port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
+        }
+    }
+}
+
+impl fmt::Display for Scheme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        })
+    }
+}
+
+/// A header or a trailer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Field {
+    /// Its name, in lower case.
+    pub name: String,
+    /// Its value.
+    pub value: Bytes,
+}
+
+impl Field {
+    /// Returns the bytes of its name and its value.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        (self.name.len() + self.value.len()) as u64
+    }
+}
+
+/// A request of a guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallRequest {
+    /// The method, in the form in which it is sent: `GET`.
+    pub method: String,
+    /// The protocol.
+    pub scheme: Scheme,
+    /// Host and port as the guest wrote them: `api.example.org`, `127.0.0.1:8080`.
+    pub authority: String,
+    /// The path and the query. Empty for `/`.
+    pub path_with_query: String,
+    /// The headers, in order.
+    pub headers: Vec<Field>,
+    /// The body.
+    pub body: Bytes,
+}
+
+impl CallRequest {
+    /// Returns the bytes that the request counts for: those of its line, its headers and its body.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let line = self.method.len() + self.authority.len() + self.path_with_query.len();
+        (line + self.body.len()) as u64 + self.headers.iter().map(Field::bytes).sum::<u64>()
+    }
+}
+
+/// A response, as it arrived.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallResponse {
+    /// The status: `200`.
+    pub status: u16,
+    /// The headers, in order.
+    pub headers: Vec<Field>,
+    /// The body.
+    pub body: Bytes,
+    /// The trailers, in order.
+    pub trailers: Vec<Field>,
+}
+
+impl CallResponse {
+    /// Returns the bytes that the response counts for: those of its headers, its body and its trailers.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.body.len() as u64 + self.headers.iter().chain(&self.trailers).map(Field::bytes).sum::<u64>()
+    }
+}
+
+/// The reason why a call has no response. Journals hold it, so variants are only ever appended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// The service may not call this address, or has no network in this phase.
+    #[error("denied: the service may not call {target}; allow it with --allow-net {target}")]
+    Denied {
+        /// The address in the form of an entry of the allow-list: `https://api.example.org`.
+        target: String,
+    },
+    /// The request cannot be sent as it is.
+    #[error("invalid request: {reason}")]
+    InvalidRequest {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The name could not be resolved in time.
+    #[error("resolution timed out: {host} was not resolved within {limit_ms} ms")]
+    DnsTimeout {
+        /// The name.
+        host: String,
+        /// The bound, in milliseconds.
+        limit_ms: u64,
+    },
+    /// The name could not be resolved.
+    #[error("resolution failed: {host}: {reason}")]
+    Dns {
+        /// The name.
+        host: String,
+        /// The resolver's reason.
+        reason: String,
+    },
+    /// The name resolves to an address that the service may not call.
+    #[error("address denied: {host} resolves to {address}, which is not public; allow it with `private = true`")]
+    AddressDenied {
+        /// The name.
+        host: String,
+        /// The address.
+        address: String,
+    },
+    /// Nothing listens there.
+    #[error("connection refused: {address}")]
+    ConnectionRefused {
+        /// The address.
+        address: String,
+    },
+    /// The connection was not made in time.
+    #[error("connection timed out: {address} did not answer within {limit_ms} ms")]
+    ConnectionTimeout {
+        /// The address.
+        address: String,
+        /// The bound, in milliseconds.
+        limit_ms: u64,
+    },
+    /// The connection broke before the response was whole.
+    #[error("connection terminated: {reason}")]
+    ConnectionTerminated {
+        /// The reason.
+        reason: String,
+    },
+    /// The server's certificate is not valid for its name.
+    #[error("certificate refused: {reason}")]
+    TlsCertificate {
+        /// The reason.
+        reason: String,
+    },
+    /// The two sides do not agree on TLS.
+    #[error("TLS failed: {reason}")]
+    TlsProtocol {
+        /// The reason.
+        reason: String,
+    },
+    /// The response was not whole in time. The server may have processed the request.
+    #[error("response timed out: it was not whole within {limit_ms} ms")]
+    ResponseTimeout {
+        /// The bound, in milliseconds.
+        limit_ms: u64,
+    },
+    /// The response ended before its announced length.
+    #[error("response incomplete: {reason}")]
+    ResponseIncomplete {
+        /// The reason.
+        reason: String,
+    },
+    /// The headers or trailers of the response are too long.
+    #[error("response too large: over {} of headers", ByteCount(*limit_bytes))]
+    ResponseHeaders {
+        /// The bound, in bytes.
+        limit_bytes: u64,
+    },
+    /// The body of the response is too long.
+    #[error("response too large: over {} in its body", ByteCount(*limit_bytes))]
+    ResponseBody {
+        /// The bound, in bytes.
+        limit_bytes: u64,
+    },
+    /// The server does not speak HTTP/1.1.
+    #[error("protocol error: {reason}")]
+    Protocol {
+        /// The reason.
+        reason: String,
+    },
+    /// A bound of the transaction or of its service is reached.
+    #[error("limit reached: {reason}")]
+    Limit {
+        /// The bound.
+        reason: String,
+    },
+    /// The call may have been made by an earlier attempt, and its outcome is unknown.
+    #[error("in doubt: {reason}")]
+    InDoubt {
+        /// The call, and the remedy.
+        reason: String,
+    },
+    /// The host failed.
+    #[error("host error: {reason}")]
+    Internal {
+        /// The reason.
+        reason: String,
+    },
+}
