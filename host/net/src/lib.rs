@@ -1,0 +1,26 @@
+//! The network of a service: calls over HTTP to the addresses that its operator allows, and to no others.
+//!
+//! ```text
+//!   origin.rs    scheme, host and port of a request, in one canonical form
+//!   allow.rs     the allow-list of a service
+//!   address.rs   public addresses
+//! ```
+//!
+//! Every call has a connection of its own. Nothing is retried, no redirect is followed, and no proxy is used: no code
+//! here reads `HTTP_PROXY` or its like. A name is resolved once for each call. All of its addresses are checked, and
+//! the connection goes to one of them.
+//!
+//! The crate knows neither guests nor journals. Its caller decides whether a call is made, and records its result.
+//!
+//! # Responses that repeat a secret
+//!
+//! A guest never sees the value of a secret in its own request. If a server repeats the header in its response, then
+//! the guest sees the value, and the journal holds it. Allow only servers that do not.
+
+mod address;
+mod allow;
+mod origin;
+
+pub use address::is_public;
+pub use allow::{ALLOWED_TARGETS_MAX, AllowList, Allowed, Target, TooManyTargets};
+pub use origin::{AUTHORITY_BYTES_MAX, Host, Origin, TargetError};
