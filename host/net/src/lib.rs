@@ -3,7 +3,10 @@
 //! ```text
 //!   origin.rs    scheme, host and port of a request, in one canonical form
 //!   allow.rs     the allow-list of a service
+//!   secret.rs    secrets, put into headers at sending
+//!   resolve.rs   names to addresses
 //!   address.rs   public addresses
+//!   roots.rs     the certificate authorities that a call trusts
 //! ```
 //!
 //! Every call has a connection of its own. Nothing is retried, no redirect is followed, and no proxy is used: no code
@@ -20,7 +23,13 @@
 mod address;
 mod allow;
 mod origin;
+mod resolve;
+mod roots;
+mod secret;
 
 pub use address::is_public;
 pub use allow::{ALLOWED_TARGETS_MAX, AllowList, Allowed, Target, TooManyTargets};
 pub use origin::{AUTHORITY_BYTES_MAX, Host, Origin, TargetError};
+pub use resolve::{RESOLVE_MAX, RESOLVERS_MAX, Resolver, SystemResolver};
+pub use roots::{ROOTS_BYTES_MAX, Roots, RootsError};
+pub use secret::{SECRET_BYTES_MAX, SECRET_NAME_BYTES_MAX, SECRETS_MAX, SecretError, Secrets};
