@@ -85,7 +85,7 @@ fn source_hash(name: &str) -> String {
     for path in ["guest/Cargo.toml", "guest/macros/Cargo.toml", &format!("workloads/{name}/Cargo.toml")] {
         files.insert(path.to_owned(), std::fs::read(root.join(path)).expect("a manifest can be read"));
     }
-    for folder in ["guest/src", "guest/macros/src", "host/wit", &format!("workloads/{name}/src")] {
+    for folder in ["guest/src", "guest/macros/src", "host/wit", "host/vm/wasi/deps", &format!("workloads/{name}/src")] {
         collect(&root, folder, &mut files);
     }
     let mut listing = String::new();

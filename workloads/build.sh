@@ -14,7 +14,8 @@
 # the paths, each as its path, a line feed, the SHA-256 of its content in hexadecimal, a line feed:
 #
 #   workloads/<name>/Cargo.toml, workloads/<name>/src/**,
-#   guest/Cargo.toml, guest/src/**, guest/macros/Cargo.toml, guest/macros/src/**, host/wit/**, but no tests.rs
+#   guest/Cargo.toml, guest/src/**, guest/macros/Cargo.toml, guest/macros/src/**, host/wit/**,
+#   host/vm/wasi/deps/**, but no tests.rs
 #
 # Not covered: Cargo.lock, the root's profile and the compiler, which change without a change of meaning.
 set -eu
@@ -35,7 +36,7 @@ hashes() {
   for name in $names; do
     hash=$(
       find "workloads/$name/Cargo.toml" "workloads/$name/src" guest/Cargo.toml guest/src guest/macros/Cargo.toml \
-        guest/macros/src host/wit -type f ! -name tests.rs | LC_ALL=C sort | while read -r path; do
+        guest/macros/src host/wit host/vm/wasi/deps -type f ! -name tests.rs | LC_ALL=C sort | while read -r path; do
         printf '%s\n' "$path"
         sha256 "$path" | cut -d ' ' -f 1
       done | sha256 | cut -d ' ' -f 1

@@ -60,11 +60,16 @@
 //!   changed it ([`Context::timestamp`]).
 //! - The sample workload `archive` has documents in files. Its tests use a temporary directory.
 //!
+//! # Network
+//! With the feature `http`, a transaction may make requests over HTTP to the addresses that its service may call. The
+//! module `http` has the rules, and the sample workload `courier` posts parcels to webhooks.
+//!
 //! # Contents
 //! - [`Workload`], [`Context`]: the trait to implement, and the context of every call.
 //! - [`codec`]: from users' bytes to transactions and back. It is [`Json`] unless the workload says
 //!   `type Codec = Raw;`.
 //! - [`snapshot`]: from state to bytes and back, chunk by chunk, and the migration of older states.
+//! - `http`: requests over HTTP, with the feature `http`.
 //! - [`dispatch`]: the work of the exports on bytes, for tests and for models on the host.
 //!
 //! A native build exports nothing, so `cargo test` works for a workload as for any crate.
@@ -76,6 +81,8 @@ pub mod codec;
 pub mod dispatch;
 #[doc(hidden)]
 pub mod exports;
+#[cfg(feature = "http")]
+pub mod http;
 pub mod snapshot;
 mod workload;
 
