@@ -18,7 +18,7 @@ use serde_json::Value;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The names of the sample workloads.
-pub(crate) const WORKLOADS: [&str; 5] = ["archive", "counter", "crunch", "ledger", "notes"];
+pub(crate) const WORKLOADS: [&str; 6] = ["archive", "counter", "courier", "crunch", "ledger", "notes"];
 
 /// Returns the folder of the workspace.
 pub(crate) fn root() -> PathBuf {

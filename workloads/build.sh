@@ -21,7 +21,7 @@
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
-names="archive counter crunch ledger notes"
+names="archive counter courier crunch ledger notes"
 target=wasm32-wasip1
 
 usage() {
