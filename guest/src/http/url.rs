@@ -1,7 +1,9 @@
 //! URLs of requests: the parts that the host takes.
 //!
-//! Only what can be sent as it is written is accepted. Nothing is encoded, decoded or normalised, so the URL in a
-//! journal is the URL in the source. The grammar is that of RFC 3986, restricted to `http` and `https`.
+//! Only what can be sent as it is written is accepted. Nothing is encoded, decoded or normalised, except that an empty
+//! path becomes `/`. The grammar is that of RFC 3986, restricted to `http` and `https`.
+
+use std::borrow::Cow;
 
 use super::Error;
 
@@ -18,8 +20,8 @@ pub(super) struct Url<'a> {
     pub(super) scheme: Scheme,
     /// The host, and the port if the URL has one.
     pub(super) authority: &'a str,
-    /// The path, and the query if the URL has one. It may be empty, or begin with `?`.
-    pub(super) path_with_query: &'a str,
+    /// The path, which begins with `/`, and the query if the URL has one.
+    pub(super) path_with_query: Cow<'a, str>,
 }
 
 impl<'a> Url<'a> {
@@ -46,6 +48,10 @@ impl<'a> Url<'a> {
         let (authority, path_with_query) = rest.split_at(end);
         check_authority(authority)?;
         check_path(path_with_query)?;
+        let path_with_query = match path_with_query.strip_prefix('/') {
+            Some(_) => path_with_query.into(),
+            None => format!("/{path_with_query}").into(),
+        };
         Ok(Self { scheme, authority, path_with_query })
     }
 }

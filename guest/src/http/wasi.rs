@@ -47,7 +47,7 @@ pub(super) fn start(request: &Request, url: &Url<'_>) -> Result<Started, Error> 
     outgoing.set_scheme(Some(&scheme)).map_err(|()| refused("scheme"))?;
     let refused = |what: &str| Error::InvalidUrl(format!("the host does not take the {what}"));
     outgoing.set_authority(Some(url.authority)).map_err(|()| refused("host"))?;
-    outgoing.set_path_with_query(Some(url.path_with_query)).map_err(|()| refused("path"))?;
+    outgoing.set_path_with_query(Some(&url.path_with_query)).map_err(|()| refused("path"))?;
     let body = outgoing.body().expect("the body is taken once");
 
     let options = request.timeout.map(|timeout| {
