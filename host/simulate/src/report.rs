@@ -273,6 +273,7 @@ impl fmt::Display for Report {
         writeln!(f, "\n{}", self.requests_table())?;
         writeln!(f, "{}", self.failovers_table())?;
         writeln!(f, "{}", self.vms_table())?;
+        writeln!(f, "{}", self.maintenance_table())?;
         self.write_conditions(f)?;
         write!(f, "{}", self.reconciliation_table())?;
         self.write_verdict(f)
@@ -299,20 +300,19 @@ impl Report {
     fn failovers_table(&self) -> Table {
         let causes = FailoverCause::ALL.map(|cause| cause.to_string());
         let headings = ["Failovers"].into_iter().chain(causes.iter().map(String::as_str));
-        let headings: Vec<&str> = headings.chain(["p50 ms", "p99 ms", "max ms", "SLA failures"]).collect();
+        let headings: Vec<&str> = headings.chain(["p50 ms", "p99 ms", "max ms"]).collect();
         let mut table = Table::new(&headings);
-        let row = |name: &str, sla_failures, failovers: Failovers, pauses: [String; 3]| {
+        let row = |name: &str, failovers: Failovers, pauses: [String; 3]| {
             let counts = FailoverCause::ALL.map(|cause| grouped(failovers.of(cause)));
-            [name.to_owned()].into_iter().chain(counts).chain(pauses).chain([grouped(sla_failures)]).collect()
+            [name.to_owned()].into_iter().chain(counts).chain(pauses).collect()
         };
-        for ServiceReport { name, sla_failures, failovers, timings, .. } in &self.services {
+        for ServiceReport { name, failovers, timings, .. } in &self.services {
             let pauses = [timings.pause_p50_us, timings.pause_p99_us, timings.pause_max_us];
             let has_paused = failovers.all() > 0;
             let shown = pauses.map(|pause| if has_paused { milliseconds(pause) } else { "-".into() });
-            table.push(row(name, *sla_failures, *failovers, shown));
+            table.push(row(name, *failovers, shown));
         }
-        let sla_failures = self.services.iter().map(|service| service.sla_failures).sum();
-        table.push(row("total", sla_failures, self.failovers, [const { String::new() }; 3]));
+        table.push(row("total", self.failovers, [const { String::new() }; 3]));
         table
     }
 
@@ -321,13 +321,21 @@ impl Report {
         let is_first = |resource| resource == Resource::ALL[0];
         let peaks = Resource::ALL.map(|it| if is_first(it) { format!("peak {it}") } else { it.to_string() });
         let headings = ["Last VM", "on<", "size<"].into_iter().chain(peaks.iter().map(String::as_str));
-        let headings: Vec<&str> = headings.chain(["snapshots", "rollbacks", "replayed"]).collect();
+        let headings: Vec<&str> = headings.chain(["SLA failures"]).collect();
         let mut table = Table::new(&headings);
-        for ServiceReport { vm, machine, size, peaks, counts, .. } in &self.services {
+        for ServiceReport { vm, machine, size, peaks, sla_failures, .. } in &self.services {
             let peaks = Resource::ALL.map(|resource| format!("{:.1}%", peaks.of(resource)));
+            let row = [vm.clone(), machine.to_string(), size.clone()].into_iter().chain(peaks);
+            table.push(row.chain([grouped(*sla_failures)]).collect());
+        }
+        table
+    }
+
+    fn maintenance_table(&self) -> Table {
+        let mut table = Table::new(&["Maintenance", "snapshots", "rollbacks", "replayed"]);
+        for ServiceReport { name, counts, .. } in &self.services {
             let counts = [counts.snapshots, counts.rollbacks, counts.replayed_transactions].map(grouped);
-            let row = [vm.clone(), machine.to_string(), size.clone()].into_iter().chain(peaks).chain(counts);
-            table.push(row.collect());
+            table.push([name.to_string()].into_iter().chain(counts).collect());
         }
         table
     }
