@@ -54,9 +54,10 @@ fn failovers_for_every_resource_lose_nothing() {
 fn counts_of_the_services_add_up_to_those_of_the_report() {
     let report = report(&simulate(&[]), 0);
     let services = report["services"].as_array().expect("a list");
-    for (group, names) in
-        [("outcomes", &["ok", "refused", "failed", "denied"][..]), ("failovers", &["cpu", "memory", "disk", "forced"])]
-    {
+    for (group, names) in [
+        ("outcomes", &["ok", "refused", "failed", "denied"][..]),
+        ("failovers", &["cpu", "network", "memory", "disk", "forced"]),
+    ] {
         for name in names {
             let sum: u64 = services.iter().map(|service| number(&service[group][name])).sum();
             assert_eq!(sum, number(&report[group][name]), "{group} {name}");

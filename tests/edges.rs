@@ -29,6 +29,8 @@ fn settings() -> ServiceSettings {
         fuel: 50_000_000,
         memory_bytes: 8 * MIB,
         disk_bytes: MIB,
+        network_calls: 1_000,
+        network_bytes: MIB,
         deadline: Duration::from_secs(3),
     };
     ServiceSettings {

@@ -31,7 +31,8 @@ const ARCHIVE: &str = "archive.wasm";
 /// Returns a size with a large tank.
 fn size(name: &str, memory_bytes: u64, disk_bytes: u64) -> Arc<Size> {
     let (name, deadline) = (name.into(), Duration::from_secs(60));
-    Arc::new(Size { name, fuel: 20_000_000_000, memory_bytes, disk_bytes, deadline })
+    let fuel = 20_000_000_000;
+    Arc::new(Size { name, fuel, memory_bytes, disk_bytes, network_calls: 1_000, network_bytes: MIB, deadline })
 }
 
 fn put(document: &str, text: &str) -> String {

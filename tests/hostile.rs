@@ -61,6 +61,8 @@ async fn a_transaction_that_ended_at_its_deadline_may_run_again() {
         fuel: u64::MAX / 4,
         memory_bytes: 8 * MIB,
         disk_bytes: MIB,
+        network_calls: 1_000,
+        network_bytes: MIB,
         deadline: Duration::from_millis(50),
     });
     rig.start("hostile", "spin.wat", &[hasty]).await;

@@ -41,8 +41,16 @@ pub(crate) fn slow_component() -> String {
 
 /// Returns a size with a long deadline.
 pub(crate) fn size(name: &str, fuel: u64, memory_bytes: u64) -> Arc<Size> {
-    let (name, disk_bytes) = (name.into(), Size::disk_bytes_for(memory_bytes));
-    Arc::new(Size { name, fuel, memory_bytes, disk_bytes, deadline: Duration::from_secs(60) })
+    let network = Size::network_for(memory_bytes);
+    Arc::new(Size {
+        name: name.into(),
+        fuel,
+        memory_bytes,
+        disk_bytes: Size::disk_bytes_for(memory_bytes),
+        network_calls: network.calls,
+        network_bytes: network.bytes,
+        deadline: Duration::from_secs(60),
+    })
 }
 
 /// A host of two machines with eight slots each.

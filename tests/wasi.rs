@@ -99,6 +99,8 @@ async fn a_sleep_is_charged_to_the_deadline() {
         fuel: 50_000_000,
         memory_bytes: 8 * MIB,
         disk_bytes: MIB,
+        network_calls: 1_000,
+        network_bytes: MIB,
         deadline: Duration::from_millis(999),
     };
     rig.start("guest", "wasi.wat", &[Arc::new(hasty)]).await;
@@ -160,6 +162,8 @@ async fn a_guest_that_floods_the_host_with_calls_ends_at_its_deadline() {
             fuel: u64::MAX / 4,
             memory_bytes: 8 * MIB,
             disk_bytes: MIB,
+            network_calls: 1_000,
+            network_bytes: MIB,
             deadline: Duration::from_millis(500),
         })
     };

@@ -428,6 +428,8 @@ async fn pairs_of_host_calls_end_at_the_deadline_without_delaying_a_neighbour() 
         fuel: ENDLESS,
         memory_bytes: 8 * MIB,
         disk_bytes: MIB,
+        network_calls: 1_000,
+        network_bytes: MIB,
         deadline: Duration::from_millis(100),
     };
     let floods = ["flood-1", "flood-2", "flood-3", "flood-4"];

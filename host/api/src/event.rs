@@ -6,7 +6,7 @@
 use crate::clock::{Timestamp, Utc};
 use crate::id::WorkloadHash;
 use crate::id::{Sequence, VmId};
-use crate::meter::{HostResource, Percent, Resource, Usage};
+use crate::meter::{HostResource, Percent, Resource, Unit, Usage};
 use crate::name::Name;
 use crate::size::{Bytes, BytesBeside, grouped};
 use crate::sla::HYSTERESIS_POINTS;
@@ -304,6 +304,8 @@ pub struct SlaFailure {
     /// The usage and the limit when the threshold was reached.
     #[serde(flatten)]
     pub usage: Usage,
+    /// The unit of the usage.
+    pub unit: Unit,
     /// The threshold.
     pub threshold_percent: Percent,
     /// The id of the transaction or query that reached it.
@@ -391,11 +393,13 @@ pub enum FailoverCause {
     Forced,
     /// The virtual disk was nearly full, or full.
     Disk,
+    /// The allowance of network was nearly used up, or used up.
+    Network,
 }
 
 impl FailoverCause {
     /// Every cause, in the order of reports.
-    pub const ALL: [Self; 4] = [Self::Cpu, Self::Memory, Self::Disk, Self::Forced];
+    pub const ALL: [Self; 5] = [Self::Cpu, Self::Network, Self::Memory, Self::Disk, Self::Forced];
 
     /// Returns the resource that was exhausted, or none if an operator requested the failover.
     #[must_use]
@@ -410,6 +414,7 @@ impl From<Resource> for FailoverCause {
             Resource::Cpu => Self::Cpu,
             Resource::Memory => Self::Memory,
             Resource::Disk => Self::Disk,
+            Resource::Network => Self::Network,
         }
     }
 }
@@ -420,6 +425,7 @@ impl fmt::Display for FailoverCause {
             Self::Cpu => "cpu",
             Self::Memory => "memory",
             Self::Disk => "disk",
+            Self::Network => "network",
             Self::Forced => "forced",
         })
     }
@@ -562,13 +568,12 @@ fn microseconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Res
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::SlaFailure(SlaFailure { vm, resource, usage, threshold_percent, .. }) => write!(
+            Self::SlaFailure(SlaFailure { vm, resource, usage, unit, threshold_percent, .. }) => write!(
                 f,
-                "SLA failure: {vm} {resource} {:.1}% ({} of {} {}, threshold {threshold_percent})",
+                "SLA failure: {vm} {resource} {:.1}% ({} of {} {unit}, threshold {threshold_percent})",
                 usage.utilisation_percent(),
                 grouped(usage.used),
                 grouped(usage.limit),
-                resource.unit(),
             ),
             Self::Failover(failover) => failover.fmt(f),
             Self::Degraded { vm, reason } => {
@@ -744,16 +749,39 @@ mod tests {
     #[test]
     fn events_read_as_documented() {
         let vm = |number| VmId { service: Name::new("bank").expect("a name"), number };
-        let failure = Event::SlaFailure(SlaFailure {
-            vm: vm(1),
-            resource: Resource::Cpu,
-            usage: Usage { used: 49_150_221, limit: 50_000_000 },
-            threshold_percent: Percent::whole(98),
-            transaction: "t".into(),
-            sequence: Sequence(9),
-            timestamp: None,
-        });
-        assert_eq!(failure.to_string(), "SLA failure: bank/1 cpu 98.3% (49,150,221 of 50,000,000 fuel, threshold 98%)");
+        let failed = |resource, unit, used, limit| {
+            Event::SlaFailure(SlaFailure {
+                vm: vm(1),
+                resource,
+                usage: Usage { used, limit },
+                unit,
+                threshold_percent: Percent::whole(98),
+                transaction: "t".into(),
+                sequence: Sequence(9),
+                timestamp: None,
+            })
+        };
+        for (failure, expected) in [
+            (
+                failed(Resource::Cpu, Unit::Fuel, 49_150_221, 50_000_000),
+                "SLA failure: bank/1 cpu 98.3% (49,150,221 of 50,000,000 fuel, threshold 98%)",
+            ),
+            (
+                failed(Resource::Network, Unit::Calls, 980, 1_000),
+                "SLA failure: bank/1 network 98.0% (980 of 1,000 calls, threshold 98%)",
+            ),
+            (
+                failed(Resource::Network, Unit::Bytes, 65_800_000, 64 << 20),
+                "SLA failure: bank/1 network 98.0% (65,800,000 of 67,108,864 bytes, threshold 98%)",
+            ),
+        ] {
+            assert_eq!(failure.to_string(), expected);
+        }
+        let json = serde_json::to_value(failed(Resource::Network, Unit::Calls, 980, 1_000)).expect("JSON");
+        assert_eq!(
+            (&json["resource"], &json["unit"], &json["used"]),
+            (&"network".into(), &"calls".into(), &980.into())
+        );
         let failover = Event::Failover(Failover {
             cause: FailoverCause::Cpu,
             from: vm(1),

@@ -148,7 +148,7 @@ pub struct ResourceUsage {
     pub used: u64,
     /// The limit.
     pub limit: u64,
-    /// The unit of both amounts.
+    /// The unit of both amounts: `fuel`, `bytes`, or `calls`. Of the network, the unit that is fuller.
     pub unit: String,
     /// The amount in use, in percent of the limit.
     pub utilisation_percent: f64,
@@ -201,7 +201,7 @@ pub struct Vm {
     pub sequence: u64,
     /// The last transaction of the newest snapshot that is on the disk.
     pub snapshot_sequence: u64,
-    /// The usage by resource: `cpu`, `memory`, `disk`.
+    /// The usage by resource: `cpu`, `network`, `memory`, `disk`.
     pub resources: BTreeMap<String, ResourceUsage>,
     /// The reason why the service is degraded, if it is.
     pub degraded: Option<String>,

@@ -1,6 +1,6 @@
 //! Sizes: the resources that a VM is created with.
 
-use crate::meter::Levels;
+use crate::meter::{Levels, NetworkAmount};
 use crate::text::{SHOWN_CHARS_MAX, shortened};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -14,6 +14,12 @@ pub const DISK_BYTES_MIN: u64 = 64 * 1024;
 
 /// The largest disk of a size, in bytes.
 pub const DISK_BYTES_MAX: u64 = 2 * 1024 * MIB;
+
+/// The fewest calls to the network in the allowance of a size.
+pub const NETWORK_CALLS_MIN: u64 = 1;
+
+/// The fewest bytes in the allowance of network of a size. With less, hardly a response would fit.
+pub const NETWORK_BYTES_MIN: u64 = 64 * 1024;
 
 /// The longest deadline that a server accepts.
 pub const DEADLINE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
@@ -36,6 +42,11 @@ pub struct Size {
     /// The most bytes on the virtual disk: of files, of the targets of links, and of the entries of directories.
     #[serde(rename = "disk", with = "byte_size")]
     pub disk_bytes: u64,
+    /// Calls to the network for the VM's life.
+    pub network_calls: u64,
+    /// Bytes of requests to the network and of their responses for the VM's life.
+    #[serde(with = "byte_size")]
+    pub network_bytes: u64,
     /// The longest wall-clock time of one transaction or query. It also bounds the virtual time that one may sleep,
     /// which takes no wall-clock time.
     #[serde(rename = "deadline_ms", with = "milliseconds")]
@@ -46,18 +57,20 @@ impl Size {
     /// Returns the sizes that exist unless a host's configuration defines its own, smallest first.
     #[must_use]
     pub fn built_in() -> Vec<Self> {
-        let size = |name: &str, fuel, memory_mib: u64, disk_mib: u64, deadline_s| Self {
+        let size = |name: &str, fuel, memory_mib: u64, disk_mib: u64, network: u64, deadline_s| Self {
             name: name.into(),
             fuel,
             memory_bytes: memory_mib * MIB,
             disk_bytes: disk_mib * MIB,
+            network_calls: network * 1_000,
+            network_bytes: network * 64 * MIB,
             deadline: Duration::from_secs(deadline_s),
         };
         vec![
-            size("small", 50_000_000, 16, 64, 5),
-            size("medium", 500_000_000, 64, 256, 10),
-            size("large", 5_000_000_000, 256, 1024, 30),
-            size("huge", 20_000_000_000, 1024, 2048, 60),
+            size("small", 50_000_000, 16, 64, 1, 5),
+            size("medium", 500_000_000, 64, 256, 10, 10),
+            size("large", 5_000_000_000, 256, 1024, 100, 30),
+            size("huge", 20_000_000_000, 1024, 2048, 1_000, 60),
         ]
     }
 
@@ -65,9 +78,24 @@ impl Size {
     /// as much memory, or else of the largest.
     #[must_use]
     pub fn disk_bytes_for(memory_bytes: u64) -> u64 {
-        let built_in = Self::built_in();
-        let next = built_in.iter().find(|size| size.memory_bytes >= memory_bytes).or(built_in.last());
-        next.map_or(0, |size| size.disk_bytes)
+        Self::built_in_for(memory_bytes).map_or(0, |size| size.disk_bytes)
+    }
+
+    /// Returns the allowance of network of a size whose definition does not give one: that of the same built-in size as
+    /// for [`disk_bytes_for`](Self::disk_bytes_for).
+    #[must_use]
+    pub fn network_for(memory_bytes: u64) -> NetworkAmount {
+        Self::built_in_for(memory_bytes).map_or_else(NetworkAmount::default, |size| size.network())
+    }
+
+    /// Returns the smallest built-in size with at least as much memory, or else the largest.
+    fn built_in_for(memory_bytes: u64) -> Option<Self> {
+        let mut built_in = Self::built_in();
+        let next = built_in.iter().position(|size| size.memory_bytes >= memory_bytes);
+        match next {
+            Some(next) => Some(built_in.swap_remove(next)),
+            None => built_in.pop(),
+        }
     }
 
     /// Returns the limits of the levels.
@@ -75,17 +103,25 @@ impl Size {
     pub fn levels(&self) -> Levels {
         Levels { memory_bytes: self.memory_bytes, disk_bytes: self.disk_bytes }
     }
+
+    /// Returns the allowance of network.
+    #[must_use]
+    pub fn network(&self) -> NetworkAmount {
+        NetworkAmount { calls: self.network_calls, bytes: self.network_bytes }
+    }
 }
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} ({} fuel, {} memory, {} disk, deadline {} ms)",
+            "{} ({} fuel, {} memory, {} disk, {} calls and {} network, deadline {} ms)",
             self.name,
             grouped(self.fuel),
             Bytes(self.memory_bytes),
             Bytes(self.disk_bytes),
+            grouped(self.network_calls),
+            Bytes(self.network_bytes),
             self.deadline.as_millis()
         )
     }
@@ -325,6 +361,26 @@ mod tests {
         for pair in Size::built_in().windows(2) {
             assert!(pair[1].levels().exceed(pair[0].levels()) && pair[0].fuel < pair[1].fuel);
             assert!(pair[0].disk_bytes < pair[1].disk_bytes && pair[1].disk_bytes <= DISK_BYTES_MAX);
+            assert_eq!(pair[1].network_calls, pair[0].network_calls * 10);
+            assert_eq!(pair[1].network_bytes, pair[0].network_bytes * 10);
+        }
+        let small = &Size::built_in()[0];
+        assert_eq!(small.network(), NetworkAmount { calls: 1_000, bytes: 64 * MIB });
+        assert!(small.network_calls >= NETWORK_CALLS_MIN && small.network_bytes >= NETWORK_BYTES_MIN);
+    }
+
+    #[test]
+    fn a_size_is_printed_with_all_of_its_limits() {
+        let expected = "small (50,000,000 fuel, 16 MiB memory, 64 MiB disk, 1,000 calls and 64 MiB network, deadline \
+                        5000 ms)";
+        assert_eq!(Size::built_in()[0].to_string(), expected);
+    }
+
+    #[test]
+    fn a_size_without_network_gets_that_of_the_next_larger_memory() {
+        for (memory_bytes, times) in [(0, 1), (16 * MIB, 1), (16 * MIB + 1, 10), (256 * MIB, 100), (u64::MAX, 1_000)] {
+            let expected = NetworkAmount { calls: times * 1_000, bytes: times * 64 * MIB };
+            assert_eq!(Size::network_for(memory_bytes), expected, "{memory_bytes}");
         }
     }
 

@@ -59,13 +59,16 @@ pub struct Thresholds {
     /// The threshold of the virtual disk.
     #[serde(deserialize_with = "deserialize_threshold")]
     pub disk: Percent,
+    /// The threshold of the network: of its calls, and of its bytes.
+    #[serde(deserialize_with = "deserialize_threshold")]
+    pub network: Percent,
 }
 
 impl Thresholds {
     /// Returns the same threshold for every resource.
     #[must_use]
     pub fn all(threshold: Percent) -> Self {
-        Self { cpu: threshold, memory: threshold, disk: threshold }
+        Self { cpu: threshold, memory: threshold, disk: threshold, network: threshold }
     }
 
     /// Returns the threshold of `resource`.
@@ -75,6 +78,7 @@ impl Thresholds {
             Resource::Cpu => self.cpu,
             Resource::Memory => self.memory,
             Resource::Disk => self.disk,
+            Resource::Network => self.network,
         }
     }
 }
@@ -126,6 +130,16 @@ impl FromStr for FailoverMode {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn thresholds_that_are_left_out_are_the_default() {
+        let text = r#"{"cpu":90.0,"memory":80.0,"disk":70.0}"#;
+        let earlier: Thresholds = serde_json::from_str(text).expect("it is read");
+        assert_eq!(Resource::ALL.map(|it| earlier.of(it)), [90, 98, 80, 70].map(Percent::whole));
+        let network = Thresholds { network: Percent::whole(50), ..earlier };
+        assert_eq!(network.of(Resource::Network), Percent::whole(50));
+        assert!(serde_json::from_str::<Thresholds>(r#"{"network":19.0}"#).is_err());
+    }
 
     #[test]
     fn modes_are_read_as_they_are_printed() {

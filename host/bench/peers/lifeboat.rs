@@ -85,6 +85,8 @@ impl Ledger {
             fuel: u64::MAX / 4,
             memory_bytes: MEMORY_BYTES,
             disk_bytes: Size::disk_bytes_for(MEMORY_BYTES),
+            network_calls: Size::network_for(MEMORY_BYTES).calls,
+            network_bytes: Size::network_for(MEMORY_BYTES).bytes,
             deadline: Duration::from_secs(60),
         };
         host.create_durable_service(NewService {

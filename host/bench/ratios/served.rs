@@ -390,6 +390,8 @@ fn size(memory_bytes: u64) -> Size {
         fuel: crate::bare::FUEL,
         memory_bytes,
         disk_bytes: Size::disk_bytes_for(memory_bytes),
+        network_calls: Size::network_for(memory_bytes).calls,
+        network_bytes: Size::network_for(memory_bytes).bytes,
         deadline: Duration::from_secs(60),
     }
 }

@@ -4,14 +4,17 @@
 //! This module is pure: `Policy` takes facts and returns a decision. `service/moves.rs` carries out the decision.
 //!
 //! A crossing (utilisation at the threshold) starts a failover. The benefit of a fresh VM depends on the resource. For
-//! a consumable it is a full tank. For memory it is the same state, compacted; for the disk, only a larger size helps.
-//! A failover for a level is worth its pause only if that level ends [`HEADROOM_POINTS`] below the threshold. The same
-//! size is preferred to the next larger one with room. If none suffices, the service is *degraded*: it stays, serves up
-//! to the hard limit, and tries again after a while (`service/backoff.rs`). If its guest removes files until the disk
-//! has that headroom, it is no longer degraded.
+//! a consumable it is a full tank, or a full allowance of network. For memory it is the same state, compacted; for the
+//! disk, only a larger size helps. A failover for a level is worth its pause only if that level ends
+//! [`HEADROOM_POINTS`] below the threshold. The same size is preferred to the next larger one with room. If none
+//! suffices, the service is *degraded*: it stays, serves up to the hard limit, and tries again after a while
+//! (`service/backoff.rs`). If its guest removes files until the disk has that headroom, it is no longer degraded.
 //!
-//! "Larger" is a partial order: a larger size has more of some level and less of none. So a service never gets more
-//! memory for less disk.
+//! Decisions look at the resources in the order of [`Resource::ALL`]: consumables first. A failover for one of these is
+//! never futile, whatever the levels are.
+//!
+//! "Larger" is a partial order over the levels: a larger size has more of some level and less of none. So a service
+//! never gets more memory for less disk.
 
 use lifeboat_api::event::FailoverCause;
 use lifeboat_api::meter::{Levels, Meter, Resource};
@@ -44,7 +47,7 @@ pub(crate) enum Decision {
 }
 
 impl Policy {
-    /// Returns the resource whose utilisation has reached its threshold. If several have, returns the consumable, which
+    /// Returns the resource whose utilisation has reached its threshold. If several have, returns a consumable, which
     /// a failover certainly cures. `may_try` is false for a resource while another failover for it would be futile.
     pub(crate) fn crossing(&self, meter: &Meter, may_try: impl Fn(Resource) -> bool) -> Option<Resource> {
         Resource::ALL.into_iter().find(|&resource| {
@@ -152,11 +155,22 @@ impl Policy {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lifeboat_api::meter::{NetworkAmount, Percent};
     use proptest::prelude::*;
     use std::time::Duration;
 
+    const NETWORK: NetworkAmount = NetworkAmount { calls: 100, bytes: 1_000 };
+
     fn size(name: &str, memory_bytes: u64, disk_bytes: u64) -> Arc<Size> {
-        Arc::new(Size { name: name.into(), fuel: 1_000, memory_bytes, disk_bytes, deadline: Duration::from_secs(1) })
+        Arc::new(Size {
+            name: name.into(),
+            fuel: 1_000,
+            memory_bytes,
+            disk_bytes,
+            network_calls: NETWORK.calls,
+            network_bytes: NETWORK.bytes,
+            deadline: Duration::from_secs(1),
+        })
     }
 
     fn policy() -> Policy {
@@ -170,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_crossing_begins_at_the_threshold() {
-        let mut meter = Meter::new(1_000, used(1_000, 500), used(100, 0));
+        let mut meter = Meter::new(1_000, NETWORK, used(1_000, 500), used(100, 0));
         assert_eq!(policy().crossing(&meter, |_| true), None);
         meter.charge(979, used(100, 489));
         assert_eq!(policy().crossing(&meter, |_| true), None);
@@ -184,10 +198,31 @@ mod tests {
     }
 
     #[test]
-    fn a_crossing_of_the_consumable_comes_first() {
-        let mut meter = Meter::new(1_000, used(1_000, 500), used(100, 0));
+    fn a_crossing_of_a_consumable_comes_first() {
+        let mut meter = Meter::new(1_000, NETWORK, used(1_000, 500), used(100, 0));
         meter.charge(980, used(980, 500));
+        meter.charge_network(98, 0);
         assert_eq!(policy().crossing(&meter, |_| true), Some(Resource::Cpu));
+        assert_eq!(policy().crossing(&meter, |it| it != Resource::Cpu), Some(Resource::Network));
+        assert_eq!(policy().crossing(&meter, |it| Levels::ALL.contains(&it)), Some(Resource::Memory));
+    }
+
+    #[test]
+    fn the_network_crosses_its_threshold_by_calls_or_by_bytes() {
+        let meter = |calls, bytes| {
+            let mut meter = Meter::new(1_000, NETWORK, used(1_000, 500), used(100, 0));
+            meter.charge_network(calls, bytes);
+            meter
+        };
+        for (calls, bytes, crossing) in
+            [(97, 979, None), (98, 0, Some(Resource::Network)), (0, 980, Some(Resource::Network))]
+        {
+            assert_eq!(policy().crossing(&meter(calls, bytes), |_| true), crossing, "{calls} calls, {bytes} bytes");
+        }
+        let lower =
+            Policy { thresholds: Thresholds { network: Percent::whole(50), ..Thresholds::default() }, ..policy() };
+        assert_eq!(lower.crossing(&meter(50, 0), |_| true), Some(Resource::Network));
+        assert_eq!(lower.crossing(&meter(49, 499), |_| true), None);
     }
 
     #[test]
@@ -223,13 +258,26 @@ mod tests {
     }
 
     #[test]
-    fn without_a_larger_size_a_crossing_of_cpu_still_gets_a_full_tank() {
+    fn without_a_larger_size_a_crossing_of_a_consumable_still_gets_a_full_one() {
         let policy = policy();
         let large = &policy.sizes[2];
-        assert!(matches!(
-            policy.decide(FailoverCause::Cpu, large, used(90_000, 0), |_| true),
-            Decision::MoveDegraded(size, Resource::Memory, _) if size == *large
-        ));
+        for cause in [FailoverCause::Cpu, FailoverCause::Network] {
+            assert!(matches!(
+                policy.decide(cause, large, used(90_000, 0), |_| true),
+                Decision::MoveDegraded(size, Resource::Memory, _) if size == *large
+            ));
+        }
+    }
+
+    #[test]
+    fn a_failover_for_the_network_stays_on_its_size() {
+        let policy = policy();
+        for size in &policy.sizes {
+            assert_eq!(
+                policy.decide(FailoverCause::Network, size, used(100, 0), |_| false),
+                Decision::Move(Arc::clone(size))
+            );
+        }
     }
 
     #[test]
@@ -310,7 +358,29 @@ mod tests {
         assert!(matches!(compacted, Decision::MoveDegraded(size, Resource::Disk, _) if size == *b));
     }
 
+    /// Returns the meter of a VM with these resources used up, in the order of [`Resource::ALL`].
+    fn filled(crossed: [bool; Resource::ALL.len()], size: &Size) -> Meter {
+        let [is_cpu, is_network, is_memory, is_disk] = crossed;
+        let mut meter = Meter::new(size.fuel, size.network(), size.levels(), Levels::default());
+        let level = |is_full, limit| if is_full { limit } else { 0 };
+        let used = used(level(is_memory, size.memory_bytes), level(is_disk, size.disk_bytes));
+        meter.charge(if is_cpu { size.fuel } else { 0 }, used);
+        meter.charge_network(if is_network { size.network_calls } else { 0 }, 0);
+        meter
+    }
+
     proptest! {
+        /// The first resource in the order of decisions that is at its threshold is the one to fail over for.
+        #[test]
+        fn crossings_are_found_in_the_order_of_decisions(crossed: [bool; 4], may_try: [bool; 4]) {
+            let policy = policy();
+            let meter = filled(crossed, &policy.sizes[0]);
+            let may = |resource| Resource::ALL.iter().zip(may_try).any(|(it, may)| *it == resource && may);
+            let expected = Resource::ALL.into_iter().zip(crossed).zip(may_try);
+            let expected = expected.into_iter().find(|((_, is_full), may)| *is_full && *may).map(|((it, _), _)| it);
+            prop_assert_eq!(policy.crossing(&meter, may), expected);
+        }
+
         /// A move never leads straight to the next crossing of a level, or of that which caused it, so there is no loop.
         /// No level of the size gets smaller.
         #[test]
@@ -328,12 +398,12 @@ mod tests {
             let has_room = |size: &Size| size.memory_bytes <= room.0 && size.disk_bytes <= room.1;
             let to = match policy.decide(cause, from, used, has_room) {
                 Decision::Move(to) => {
-                    let meter = Meter::new(to.fuel, to.levels(), used);
+                    let meter = Meter::new(to.fuel, to.network(), to.levels(), used);
                     prop_assert_eq!(policy.crossing(&meter, |_| true), None);
                     to
                 }
                 Decision::MoveDegraded(to, level, _) => {
-                    let meter = Meter::new(to.fuel, to.levels(), used);
+                    let meter = Meter::new(to.fuel, to.network(), to.levels(), used);
                     let of_cause = cause.resource();
                     prop_assert_eq!(policy.crossing(&meter, |resource| Some(resource) == of_cause), None);
                     prop_assert!(policy.without_headroom(used, &to).is_some() && Some(level) != of_cause);
@@ -344,6 +414,8 @@ mod tests {
                     Arc::clone(from)
                 }
             };
+            // Only a lack of some level leads to another size.
+            prop_assert!(*from == to || policy.without_headroom(used, from).is_some());
             prop_assert!(from.levels().fit(to.levels()));
             prop_assert!(*from == to || has_room(&to));
         }

@@ -247,7 +247,15 @@ mod tests {
     use std::time::Duration;
 
     fn size(memory_bytes: u64, disk_bytes: u64) -> Size {
-        Size { name: "s".into(), fuel: 1, memory_bytes, disk_bytes, deadline: Duration::from_secs(1) }
+        Size {
+            name: "s".into(),
+            fuel: 1,
+            memory_bytes,
+            disk_bytes,
+            network_calls: 1,
+            network_bytes: 1,
+            deadline: Duration::from_secs(1),
+        }
     }
 
     fn pair(slots: u32) -> Arc<Fleet> {

@@ -119,6 +119,13 @@ pub(crate) fn exactly<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, PartsError
 
 #[cfg(test)]
 impl Parts {
+    /// Removes the part of this kind, as if an earlier release had written the list.
+    #[must_use]
+    pub(crate) fn without(mut self, kind: PartKind) -> Self {
+        self.0.retain(|part| part.kind != kind);
+        self
+    }
+
     /// Adds a part that a reader may skip. No format has such a part yet.
     #[must_use]
     pub(crate) fn with_optional(self, kind: PartKind, value: &impl Serialize) -> Self {

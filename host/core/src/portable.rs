@@ -20,8 +20,11 @@ use crate::snapshot_file::{
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::id::Epoch;
 use lifeboat_api::id::WorkloadHash;
+use lifeboat_api::meter::NetworkAmount;
 use lifeboat_api::name::{NAME_BYTES_MAX, Name};
-use lifeboat_api::size::{Bytes, DEADLINE_MAX, DISK_BYTES_MAX, DISK_BYTES_MIN, Size};
+use lifeboat_api::size::{
+    Bytes, DEADLINE_MAX, DISK_BYTES_MAX, DISK_BYTES_MIN, NETWORK_BYTES_MIN, NETWORK_CALLS_MIN, Size,
+};
 use lifeboat_api::text::{is_deceptive, shortened};
 use lifeboat_disk::{Export, Packs};
 use lifeboat_journal::commit::{Change, Entry};
@@ -43,7 +46,7 @@ pub struct Portable {
     pub service: Name,
     /// The state of the service.
     pub snapshot: Arc<Snapshot>,
-    /// The point from which the exported service would have resumed. Its epoch is left out.
+    /// The point from which the exported service would have resumed. Its epoch and its use of the network are left out.
     pub resume_point: ResumePoint,
     /// The last record of that service's journal that is part of the state.
     pub record: RecordNumber,
@@ -222,7 +225,11 @@ impl Portable {
             sequence: self.snapshot.sequence(),
             timestamp: self.snapshot.timestamp(),
             record: self.record,
-            resume_point: ResumePoint { epoch: Epoch::default(), ..self.resume_point.clone() },
+            resume_point: ResumePoint {
+                epoch: Epoch::default(),
+                network_used: NetworkAmount::default(),
+                ..self.resume_point.clone()
+            },
             sections: Vec::new(),
         }
     }
@@ -349,13 +356,15 @@ fn check_settings(settings: &ServiceSettings) -> Result<(), String> {
         return Err(format!("there is no size '{}'", shortened(size, NAME_BYTES_MAX)));
     }
     for candidate in sizes {
-        let Size { name, fuel, memory_bytes, disk_bytes, deadline } = candidate;
+        let Size { name, fuel, memory_bytes, disk_bytes, network_calls, network_bytes, deadline } = candidate;
         if name.len() > NAME_BYTES_MAX || name.contains(is_deceptive) {
             return Err(format!("size '{}' has an invalid name", shortened(name, NAME_BYTES_MAX)));
         }
         let is_valid = *fuel > 0
             && *memory_bytes <= MEMORY_BYTES_MAX
             && (DISK_BYTES_MIN..=DISK_BYTES_MAX).contains(disk_bytes)
+            && *network_calls >= NETWORK_CALLS_MIN
+            && *network_bytes >= NETWORK_BYTES_MIN
             && !deadline.is_zero()
             && *deadline <= DEADLINE_MAX;
         if !is_valid {
@@ -406,6 +415,8 @@ mod tests {
             (with(|settings| settings.sizes.clear()), "there is no size 'small'"),
             (with(|settings| settings.sizes[1].memory_bytes = u64::MAX), "out of bounds"),
             (with(|settings| settings.sizes[0].fuel = 0), "out of bounds"),
+            (with(|settings| settings.sizes[0].network_calls = 0), "out of bounds"),
+            (with(|settings| settings.sizes[3].network_bytes = 65_535), "out of bounds"),
             (with(|settings| settings.sizes[1].deadline = Duration::ZERO), "out of bounds"),
             (with(|settings| settings.sizes[1].deadline = Duration::MAX), "out of bounds"),
             (with(|settings| settings.sizes[1].name = "\u{1b}[2J".into()), "size '\\u{1b}[2J' has an invalid name"),

@@ -844,12 +844,13 @@ impl Service {
         self.conditions.may_fail_over(resource, self.counters.requests())
     }
 
-    /// Journals and reports an SLA failure.
+    /// Journals and reports an SLA failure. Of the network, `usage` is that of its fuller unit.
     fn fail_sla(&mut self, resource: Resource, usage: Usage, transaction: &str) {
         let failure = SlaFailure {
             vm: self.vm.id.clone(),
             resource,
             usage,
+            unit: self.vm.meter.unit(resource),
             threshold_percent: self.policy.thresholds.of(resource),
             transaction: transaction.to_owned(),
             sequence: self.last_sequence,

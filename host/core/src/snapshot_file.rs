@@ -16,6 +16,7 @@ use crate::parts::{Parts, PartsError, exactly};
 use bytes::Bytes;
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::id::{Epoch, Sequence};
+use lifeboat_api::meter::NetworkAmount;
 use lifeboat_api::name::Name;
 use lifeboat_disk::{Disk, Packs};
 use lifeboat_journal::frame::RecordNumber;
@@ -72,7 +73,10 @@ mod header_part {
     /// Absent if no id with a time was forgotten.
     pub(super) const FORGOTTEN_ID_TIME: u16 = 7;
     pub(super) const SECTIONS: u16 = 8;
-    pub(super) const KNOWN: [u16; 8] = [SERVICE, WORKLOAD, END, VM, EPOCH, FIRST_ANSWER, FORGOTTEN_ID_TIME, SECTIONS];
+    /// The calls and bytes that the VM's allowance of network was charged. Absent if there were no calls.
+    pub(super) const NETWORK: u16 = 9;
+    pub(super) const KNOWN: [u16; 9] =
+        [SERVICE, WORKLOAD, END, VM, EPOCH, FIRST_ANSWER, FORGOTTEN_ID_TIME, SECTIONS, NETWORK];
 }
 
 const MAGIC: [u8; 8] = *b"LBSNAPS\n";
@@ -121,7 +125,8 @@ impl SnapshotHeader {
     }
 
     fn to_bytes(&self) -> Vec<u8> {
-        let ResumePoint { vm_number, size, fuel_used, epoch, first_answer, forgotten_id_time } = &self.resume_point;
+        let ResumePoint { vm_number, size, fuel_used, network_used, epoch, first_answer, forgotten_id_time } =
+            &self.resume_point;
         let mut parts = Parts::default()
             .with(header_part::SERVICE, &self.service)
             .with(header_part::WORKLOAD, &(self.workload_hash, self.state_version))
@@ -131,6 +136,9 @@ impl SnapshotHeader {
             .with(header_part::FIRST_ANSWER, first_answer);
         if let Some(time) = forgotten_id_time {
             parts = parts.with(header_part::FORGOTTEN_ID_TIME, time);
+        }
+        if *network_used != NetworkAmount::default() {
+            parts = parts.with(header_part::NETWORK, &(network_used.calls, network_used.bytes));
         }
         parts.with(header_part::SECTIONS, &self.sections).append_to(Vec::new())
     }
@@ -143,10 +151,12 @@ impl SnapshotHeader {
         let (workload_hash, state_version) = parts.get(header_part::WORKLOAD)?;
         let (sequence, timestamp, record) = parts.get(header_part::END)?;
         let (vm_number, size, fuel_used) = parts.get(header_part::VM)?;
+        let (calls, bytes) = parts.find(header_part::NETWORK)?.unwrap_or_default();
         let resume_point = ResumePoint {
             vm_number,
             size,
             fuel_used,
+            network_used: NetworkAmount { calls, bytes },
             epoch: parts.get(header_part::EPOCH)?,
             first_answer: parts.get(header_part::FIRST_ANSWER)?,
             forgotten_id_time: parts.find(header_part::FORGOTTEN_ID_TIME)?,
@@ -166,6 +176,9 @@ pub struct ResumePoint {
     pub size: String,
     /// The fuel that the VM's tank was charged.
     pub fuel_used: u64,
+    /// The network that the VM's allowance was charged. Version 1 of the header does not have it.
+    #[serde(skip)]
+    pub network_used: NetworkAmount,
     /// The epoch of the random numbers that the last transactions saw.
     pub epoch: Epoch,
     /// The first record of the service's journal with a retained answer.
@@ -181,7 +194,15 @@ pub(crate) const FIRST_RECORD: RecordNumber = RecordNumber(1);
 impl ResumePoint {
     /// Returns the point at which a service begins whose first snapshot stands for [`FIRST_RECORD`].
     pub(crate) fn first(size: String, epoch: Epoch, forgotten_id_time: Option<Timestamp>) -> Self {
-        Self { vm_number: 1, size, fuel_used: 0, epoch, first_answer: FIRST_RECORD.next(), forgotten_id_time }
+        Self {
+            vm_number: 1,
+            size,
+            fuel_used: 0,
+            network_used: NetworkAmount::default(),
+            epoch,
+            first_answer: FIRST_RECORD.next(),
+            forgotten_id_time,
+        }
     }
 }
 

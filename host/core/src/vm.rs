@@ -21,21 +21,21 @@ pub(crate) struct Vm {
 }
 
 impl Vm {
-    /// A VM with a full tank.
+    /// A VM with a full tank and a full allowance of network.
     pub(crate) fn new(id: VmId, size: Arc<Size>, lease: Lease, instance: Instance) -> Self {
-        let meter = Meter::new(size.fuel, size.levels(), instance.levels());
+        let meter = Meter::new(size.fuel, size.network(), size.levels(), instance.levels());
         Self { id, size, meter, unwritten_fuel: 0, instance, lease }
     }
 
-    /// Becomes the next VM of its service, of `size` and with a full tank, around the same store.
+    /// Becomes the next VM of its service, of `size`, with a full tank and allowance, around the same store.
     pub(crate) fn renew(&mut self, size: Arc<Size>) {
         self.id.number += 1;
-        self.meter = Meter::new(size.fuel, size.levels(), self.instance.levels());
+        self.meter = Meter::new(size.fuel, size.network(), size.levels(), self.instance.levels());
         self.size = size;
         self.unwritten_fuel = 0;
     }
 
-    /// Goes on in another store, with the same tank. Returns the store before.
+    /// Goes on in another store, with the same tank and allowance. Returns the store before.
     #[must_use]
     pub(crate) fn replace_instance(&mut self, instance: Instance) -> Instance {
         let old = std::mem::replace(&mut self.instance, instance);

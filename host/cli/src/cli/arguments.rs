@@ -3,7 +3,9 @@
 use clap::Command;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use lifeboat_api::meter::Percent;
-use lifeboat_api::size::{Bytes, DISK_BYTES_MAX, DISK_BYTES_MIN, FUEL_MIN, grouped, parse_bytes};
+use lifeboat_api::size::{
+    Bytes, DISK_BYTES_MAX, DISK_BYTES_MIN, FUEL_MIN, NETWORK_BYTES_MIN, NETWORK_CALLS_MIN, grouped, parse_bytes,
+};
 use lifeboat_api::sla::{THRESHOLD_MIN, parse_threshold};
 use lifeboat_server::config::SIZE_MEMORY_BYTES_MIN;
 use lifeboat_simulate::PACE_MAX;
@@ -54,6 +56,19 @@ pub(crate) fn memory(text: &str) -> Result<u64, String> {
 /// Parses the virtual disk of a VM, in bytes.
 pub(crate) fn disk(text: &str) -> Result<u64, String> {
     bytes_within(text, DISK_BYTES_MIN..=DISK_BYTES_MAX)
+}
+
+/// Parses the calls to the network of a VM.
+pub(crate) fn network_calls(text: &str) -> Result<u64, String> {
+    within(text, NETWORK_CALLS_MIN..=u64::MAX, "")
+}
+
+/// Parses the bytes that a VM may exchange with the network.
+pub(crate) fn network_bytes(text: &str) -> Result<u64, String> {
+    parse_bytes(text).ok().filter(|bytes| *bytes >= NETWORK_BYTES_MIN).ok_or_else(|| {
+        let least = Bytes(NETWORK_BYTES_MIN);
+        format!("{} is not a size of at least {least}; write a whole number such as 67108864 or 64MiB", shown(text))
+    })
 }
 
 fn bytes_within(text: &str, range: RangeInclusive<u64>) -> Result<u64, String> {
@@ -251,6 +266,7 @@ mod tests {
     fn numbers_within_their_bounds_are_accepted() {
         assert_eq!(fuel("50_000,000"), Ok(50_000_000));
         assert_eq!(memory("64KiB"), Ok(65_536));
+        assert_eq!((network_calls("1,000"), network_bytes("64KiB")), (Ok(1_000), Ok(65_536)));
         assert_eq!(percent("97.5%").map(f64::from), Ok(97.5));
         assert_eq!(attempts("4294967295"), Ok(u32::MAX));
     }
@@ -267,6 +283,9 @@ mod tests {
             (memory("0").err(), "'0' is not a size between 64 KiB and 4032 MiB; write"),
             (memory("1X").err(), "'1X' is not a size between 64 KiB and 4032 MiB; write"),
             (memory("100GiB").err(), "'100GiB' is not a size between 64 KiB and 4032 MiB; write"),
+            (network_calls("0").err(), "'0' is not a whole number between 1 and"),
+            (network_bytes("63KiB").err(), "'63KiB' is not a size of at least 64 KiB; write"),
+            (network_bytes("some").err(), "'some' is not a size of at least 64 KiB; write"),
             (percent("0").err(), "'0' is not a percentage between 20 and 100; write"),
             (percent("NaN").err(), "'NaN' is not a percentage between 20 and 100; write"),
         ];

@@ -16,7 +16,7 @@ use lifeboat_api::event::{Event, EventSink};
 use lifeboat_api::id::Epoch;
 use lifeboat_api::id::WorkloadHash;
 use lifeboat_api::lines::{ENVELOPE_BYTES_MAX, Line, NotDone, json_line, outcome, parse_envelope, plain, print};
-use lifeboat_api::meter::{Levels, Percent};
+use lifeboat_api::meter::{Levels, Percent, Resource, Unit};
 use lifeboat_api::name::Name;
 use lifeboat_api::size::{Bytes, BytesBeside, Size, grouped};
 use lifeboat_api::sla::{FailoverMode, THRESHOLD_DEFAULT, Thresholds};
@@ -86,6 +86,12 @@ pub(crate) struct Run {
     /// Virtual disk of the first VM, instead of the size's [bytes; 64MiB, 10M, ...]
     #[arg(long, value_name = "SIZE", value_parser = arguments::disk, allow_negative_numbers = true)]
     disk: Option<u64>,
+    /// Calls to the network in a full allowance, instead of the size's
+    #[arg(long, value_name = "N", value_parser = arguments::network_calls, allow_negative_numbers = true)]
+    network_calls: Option<u64>,
+    /// Bytes of calls to the network in a full allowance, instead of the size's [bytes; 64MiB, 10M, ...]
+    #[arg(long, value_name = "SIZE", value_parser = arguments::network_bytes, allow_negative_numbers = true)]
+    network_bytes: Option<u64>,
     /// Utilisation at which a resource fails its SLA [percent, 20 to 100; default: 98]
     #[arg(long, value_name = "PCT", value_parser = arguments::percent, allow_negative_numbers = true)]
     threshold: Option<Percent>,
@@ -107,14 +113,7 @@ pub(crate) struct Run {
 }
 
 fn after_help() -> String {
-    let mut sizes = String::new();
-    for size in Size::built_in() {
-        let Size { name, fuel, memory_bytes, disk_bytes, deadline } = size;
-        let (fuel, memory, disk) = (grouped(fuel), Bytes(memory_bytes).to_string(), Bytes(disk_bytes).to_string());
-        let deadline = deadline.as_secs();
-        sizes +=
-            &format!("  {name:<6} {fuel:>14} fuel  {memory:>7} memory  {disk:>7} disk  deadline {deadline:>2} s\n");
-    }
+    let sizes = sizes_table();
     format!(
         "\
 A line of input is the body of a transaction, byte for byte. With --envelope it is a JSON object:
@@ -134,6 +133,19 @@ Sizes, smallest first; a service whose memory or disk is full moves to a larger 
 Example:
   echo '{{\"add\":1}}' | lifeboat run counter.wasm"
     )
+}
+
+/// Returns the table of the built-in sizes, for 80 columns.
+fn sizes_table() -> String {
+    let mut text = String::from("  name              fuel   memory     disk                    network  deadline\n");
+    for size in Size::built_in() {
+        let Size { name, fuel, memory_bytes, disk_bytes, network_calls, network_bytes, deadline } = size;
+        let [memory, disk, bytes] = [memory_bytes, disk_bytes, network_bytes].map(|bytes| Bytes(bytes).to_string());
+        let (fuel, calls, deadline) = (grouped(fuel), grouped(network_calls), deadline.as_secs());
+        text +=
+            &format!("  {name:<6} {fuel:>14}  {memory:>7}  {disk:>7}  {calls:>9} calls {bytes:>9}  {deadline:>6} s\n");
+    }
+    text
 }
 
 impl Run {
@@ -309,7 +321,8 @@ impl Run {
             ))
             .into());
         }
-        let names_size = self.size.is_some() || self.fuel.is_some() || self.memory.is_some() || self.disk.is_some();
+        let names_size = self.size.is_some()
+            || [self.fuel, self.memory, self.disk, self.network_calls, self.network_bytes].iter().any(Option::is_some);
         let is_another_size =
             names_size && (&settings.size, &settings.sizes) != (&entry.settings.size, &entry.settings.sizes);
         let is_another_threshold = self.threshold.is_some() && settings.thresholds != entry.settings.thresholds;
@@ -370,11 +383,11 @@ impl Run {
         }
         let larger = built_in.iter().filter(|size| size.levels().exceed(first.levels())).cloned();
         let mut sizes: Vec<Size> = std::iter::once(first.clone()).chain(larger).collect();
-        if let Some(fuel) = self.fuel {
-            // A tank set by the user applies to every size that the service may move to.
-            for size in &mut sizes {
-                size.fuel = fuel;
-            }
+        // A tank and an allowance set by the user apply to every size that the service may move to.
+        for size in &mut sizes {
+            size.fuel = self.fuel.unwrap_or(size.fuel);
+            size.network_calls = self.network_calls.unwrap_or(size.network_calls);
+            size.network_bytes = self.network_bytes.unwrap_or(size.network_bytes);
         }
         Ok(sizes)
     }
@@ -735,7 +748,6 @@ impl Usage<'_> {
 
     fn table(&self) -> String {
         let Self { status, outcomes, failovers, is_durable } = self;
-        let cpu = status.meter.cpu;
         let mut text = format!(
             "\n{} on {}, size {}, after {} and {}\n",
             status.vm,
@@ -747,11 +759,16 @@ impl Usage<'_> {
         let row = |name: &str, percent: f64, used: String, limit: String| {
             format!("  {name:<8} {percent:>5.1}%  {used:>16} of {limit}\n")
         };
-        text += &row("cpu", cpu.utilisation_percent(), grouped(cpu.used), format!("{} fuel", grouped(cpu.limit)));
-        for level in Levels::ALL {
-            let usage = status.meter.usage(level);
-            let used = BytesBeside { bytes: usage.used, bound: usage.limit }.to_string();
-            text += &row(&level.to_string(), usage.utilisation_percent(), used, Bytes(usage.limit).to_string());
+        let usages = |resource| status.meter.usages(resource).map(move |(unit, usage)| (resource, unit, usage));
+        for (resource, unit, usage) in Resource::ALL.into_iter().flat_map(usages) {
+            let (used, limit) = match unit {
+                Unit::Bytes => {
+                    let used = BytesBeside { bytes: usage.used, bound: usage.limit };
+                    (used.to_string(), Bytes(usage.limit).to_string())
+                }
+                Unit::Fuel | Unit::Calls => (grouped(usage.used), format!("{} {unit}", grouped(usage.limit))),
+            };
+            text += &row(&resource.to_string(), usage.utilisation_percent(), used, limit);
         }
         let ended = Outcome::ALL
             .map(|outcome| format!("{outcome} {}", grouped(outcomes.get(&Some(outcome)).copied().unwrap_or_default())));
@@ -785,4 +802,38 @@ impl Usage<'_> {
 /// Formats a count with its noun: `1 line`, `2,000 lines`.
 pub(super) fn counted(count: u64, noun: &str) -> String {
     format!("{} {noun}{}", grouped(count), if count == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{CommandFactory, FromArgMatches};
+
+    fn run(arguments: &[&str]) -> Run {
+        let line = ["lifeboat", "run"].iter().chain(arguments);
+        let matches = super::super::Cli::command().try_get_matches_from(line).expect("a command line");
+        Run::from_arg_matches(matches.subcommand_matches("run").expect("it runs")).expect("its arguments")
+    }
+
+    #[test]
+    fn the_table_of_sizes_fits_80_columns() {
+        let table = sizes_table();
+        assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
+        let small = "  small      50,000,000   16 MiB   64 MiB      1,000 calls    64 MiB       5 s";
+        assert_eq!(table.lines().nth(1), Some(small), "{table}");
+        assert!(table.contains(" 1,000,000 calls 64000 MiB "), "{table}");
+    }
+
+    #[test]
+    fn an_allowance_of_the_user_applies_to_every_size() {
+        let sizes = run(&["--network-calls", "7", "counter.wasm"]).sizes().expect("sizes");
+        assert_eq!((sizes.len(), &*sizes[0].name), (4, "small"));
+        let built_in = Size::built_in();
+        for (size, built_in) in sizes.iter().zip(&built_in) {
+            assert_eq!(*size, Size { network_calls: 7, ..built_in.clone() });
+        }
+        let sizes = run(&["--network-bytes", "1MiB", "--size", "huge", "counter.wasm"]).sizes().expect("sizes");
+        assert_eq!(sizes, [Size { network_bytes: 1 << 20, ..built_in[3].clone() }]);
+        assert_eq!(run(&["counter.wasm"]).sizes().expect("sizes"), built_in);
+    }
 }

@@ -20,12 +20,12 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// The length of a bar, in characters.
 const BAR_CHARS: usize = 10;
 
-/// The first of the columns that are counted since the start of the server.
-const COUNTED_FROM: usize = 7;
+/// The number of columns about the VMs. Those after them show the queue, and the counts since the start of the server.
+const VM_COLUMNS: usize = 3 + Resource::ALL.len();
 
 const AFTER_HELP: &str = "\
-Outcomes and failovers are counted since the start of the server, which the last line shows. The columns cpu, memory
-and disk show the VM that serves now.";
+Outcomes and failovers are counted since the start of the server, which the last line shows. The columns cpu, network,
+memory and disk show the VM that serves now; network is the fuller of its calls and its bytes.";
 
 /// Arguments of `usage`.
 #[derive(Debug, Args)]
@@ -113,8 +113,8 @@ fn tables(services: &[ServiceUsage], columns: Option<usize>) -> String {
         let part: Vec<_> = rows(false).iter().map(|row| columns_of(row)).collect();
         columns.map_or_else(|| table::table(&part), |columns| table::folded_table(&part, columns))
     };
-    let of_vms = part(|row| row[..COUNTED_FROM].to_vec());
-    let counted = part(|row| [&row[..1], &row[COUNTED_FROM..]].concat());
+    let of_vms = part(|row| row[..VM_COLUMNS].to_vec());
+    let counted = part(|row| [&row[..1], &row[VM_COLUMNS..]].concat());
     format!("{of_vms}\n{counted}")
 }
 
@@ -176,7 +176,8 @@ mod tests {
         let resource = serde_json::json!({ "used": 99, "limit": 100, "unit": "bytes", "utilisation_percent": 99.0 });
         let vm = serde_json::json!({
             "id": format!("{name}/1234"), "machine": "machine-west", "size": "small", "sequence": 1,
-            "snapshot_sequence": 0, "resources": { "cpu": resource, "memory": resource, "disk": resource },
+            "snapshot_sequence": 0,
+            "resources": { "cpu": resource, "network": resource, "memory": resource, "disk": resource },
             "degraded": null, "unmovable": null, "journal_filling": null, "journal_full": false, "stopped": null,
         });
         let usage = serde_json::json!({
@@ -193,13 +194,13 @@ mod tests {
         let text = tables(&services, None);
         assert!(table::fits(&text, 80), "{text}");
         let expected = "\
-service       vm                 machine       cpu    memory  disk   queue
-abcdefghijkl  abcdefghijkl/1234  machine-west  99.0%  99.0%   99.0%  64
-bank          -                  -             -      -       -      64
+service       vm                 machine       cpu    network  memory  disk
+abcdefghijkl  abcdefghijkl/1234  machine-west  99.0%  99.0%    99.0%   99.0%
+bank          -                  -             -      -        -       -
 
-service       ok           refused  failed  denied  failovers
-abcdefghijkl  123,456,789  1,234    56      7,890   1,233
-bank          123,456,789  1,234    56      7,890   1,233
+service       queue  ok           refused  failed  denied  failovers
+abcdefghijkl  64     123,456,789  1,234    56      7,890   1,233
+bank          64     123,456,789  1,234    56      7,890   1,233
 ";
         assert_eq!(text, expected);
     }

@@ -7,7 +7,7 @@ use crate::answers::DeduplicationWindow;
 use crate::parts::{PartKind, Parts, PartsError, exactly};
 use lifeboat_api::id::Sequence;
 use lifeboat_api::id::WorkloadHash;
-use lifeboat_api::meter::Percent;
+use lifeboat_api::meter::{NetworkAmount, Percent};
 use lifeboat_api::size::Size;
 use lifeboat_api::sla::{FailoverMode, Thresholds, deserialize_threshold, threshold};
 use lifeboat_journal::frame::RecordNumber;
@@ -47,7 +47,10 @@ mod settings_part {
     pub(super) const FAILOVER: u16 = 5;
     /// The disk of each size, in bytes, and the threshold of the disk. Absent from earlier releases.
     pub(super) const DISK: u16 = 6;
-    pub(super) const KNOWN: [u16; 6] = [SIZE, SIZES, THRESHOLDS, DEDUPLICATION_WINDOW, FAILOVER, DISK];
+    /// The allowance of network of each size (calls and bytes), and the threshold of the network. Absent from earlier
+    /// releases.
+    pub(super) const NETWORK: u16 = 7;
+    pub(super) const KNOWN: [u16; 7] = [SIZE, SIZES, THRESHOLDS, DEDUPLICATION_WINDOW, FAILOVER, DISK, NETWORK];
 }
 
 /// A service that exists, whether it runs or not.
@@ -164,6 +167,7 @@ impl ServiceSettings {
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let Self { size, sizes, thresholds, deduplication_window, failover } = self;
         let disks: Vec<u64> = sizes.iter().map(|size| size.disk_bytes).collect();
+        let networks: Vec<(u64, u64)> = sizes.iter().map(|size| (size.network_calls, size.network_bytes)).collect();
         let sizes: Vec<_> = sizes.iter().cloned().map(StoredSize::from).collect();
         Parts::default()
             .with(settings_part::SIZE, size)
@@ -172,6 +176,7 @@ impl ServiceSettings {
             .with(settings_part::DEDUPLICATION_WINDOW, deduplication_window)
             .with(settings_part::FAILOVER, failover)
             .with(settings_part::DISK, &(disks, thresholds.disk))
+            .with(settings_part::NETWORK, &(networks, thresholds.network))
             .append_to(vec![SETTINGS_VERSION])
     }
 
@@ -195,6 +200,16 @@ impl ServiceSettings {
             }
             sizes.iter_mut().zip(disks).for_each(|(size, disk_bytes)| size.disk_bytes = disk_bytes);
             thresholds.disk = check_threshold(threshold)?;
+        }
+        if let Some((networks, threshold)) = parts.find::<(Vec<(u64, u64)>, Percent)>(settings_part::NETWORK)? {
+            if networks.len() != sizes.len() {
+                let reason = format!("it has {} allowances of network for {} sizes", networks.len(), sizes.len());
+                return Err(EntryError::Unreadable(reason));
+            }
+            for (size, (calls, bytes)) in sizes.iter_mut().zip(networks) {
+                (size.network_calls, size.network_bytes) = (calls, bytes);
+            }
+            thresholds.network = check_threshold(threshold)?;
         }
         Ok(Self {
             size: parts.get(settings_part::SIZE)?,
@@ -223,13 +238,15 @@ impl From<Size> for StoredSize {
 }
 
 impl From<StoredSize> for Size {
-    /// Returns the size with the disk of a size that was stored without one.
+    /// Returns the size with the disk and the network of a size that was stored without them.
     fn from(StoredSize { name, fuel, memory_bytes, deadline }: StoredSize) -> Self {
-        Self { name, fuel, memory_bytes, disk_bytes: Self::disk_bytes_for(memory_bytes), deadline }
+        let disk_bytes = Self::disk_bytes_for(memory_bytes);
+        let NetworkAmount { calls: network_calls, bytes: network_bytes } = Self::network_for(memory_bytes);
+        Self { name, fuel, memory_bytes, disk_bytes, network_calls, network_bytes, deadline }
     }
 }
 
-/// Thresholds in their first layout. That of the disk is a part of its own.
+/// Thresholds in their first layout. Those of the disk and of the network are in parts of their own.
 #[derive(Serialize, Deserialize)]
 struct StoredThresholds {
     #[serde(deserialize_with = "deserialize_threshold")]
@@ -323,5 +340,53 @@ pub(super) mod version_1 {
         pub(crate) fn to_bytes_of_version_1(&self) -> Vec<u8> {
             postcard::to_extend(&of_version_1(self.clone()), vec![1]).expect("encoded")
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> ServiceSettings {
+        let percent = Percent::whole;
+        let mut sizes = Size::built_in();
+        (sizes[0].disk_bytes, sizes[0].network_calls, sizes[1].network_bytes) = (65_536, 1, 65_536);
+        ServiceSettings {
+            size: "small".into(),
+            sizes,
+            thresholds: Thresholds { cpu: percent(50), memory: percent(60), disk: percent(70), network: percent(80) },
+            deduplication_window: DeduplicationWindow::durable(),
+            failover: FailoverMode::Shadow,
+        }
+    }
+
+    /// Changes the parts of settings, and decodes them.
+    fn changed(settings: &ServiceSettings, change: impl FnOnce(Parts) -> Parts) -> Result<ServiceSettings, EntryError> {
+        let bytes = settings.to_bytes();
+        let parts = change(Parts::read(&bytes[1..], &settings_part::KNOWN).expect("parts"));
+        ServiceSettings::from_bytes(&parts.append_to(vec![bytes[0]]))
+    }
+
+    #[test]
+    fn settings_of_releases_without_a_network_have_the_allowances_of_the_built_in_sizes() {
+        let settings = settings();
+        assert_eq!(changed(&settings, |parts| parts), Ok(settings.clone()));
+        let earlier = changed(&settings, |parts| parts.without(settings_part::NETWORK)).expect("it is read");
+        let expected = Size::built_in().iter().map(Size::network).collect::<Vec<_>>();
+        assert_eq!(earlier.sizes.iter().map(Size::network).collect::<Vec<_>>(), expected);
+        assert_eq!(earlier.sizes[0].disk_bytes, 65_536);
+        let network = Thresholds::default().network;
+        assert_eq!(earlier.thresholds, Thresholds { network, ..settings.thresholds });
+    }
+
+    #[test]
+    fn allowances_for_other_sizes_are_refused() {
+        let with = |part: (Vec<(u64, u64)>, Percent)| {
+            changed(&settings(), |parts| parts.without(settings_part::NETWORK).with(settings_part::NETWORK, &part))
+        };
+        let few = with((vec![(1, 65_536)], Percent::whole(98)));
+        assert_eq!(few, Err(EntryError::Unreadable("it has 1 allowances of network for 4 sizes".into())));
+        let low = with((vec![(1, 65_536); 4], Percent::whole(3)));
+        assert!(matches!(low, Err(EntryError::Unreadable(_))), "{low:?}");
     }
 }

@@ -16,6 +16,7 @@ use lifeboat_api::event::{Event, Fallback};
 use lifeboat_api::id::WorkloadHash;
 use lifeboat_api::id::id_time;
 use lifeboat_api::id::{Epoch, Sequence};
+use lifeboat_api::meter::NetworkAmount;
 use lifeboat_api::name::Name;
 use lifeboat_api::text::chain;
 use lifeboat_disk::Packs;
@@ -394,6 +395,7 @@ impl FoundService {
                 vm_number: 1,
                 size: self.entry.settings.size.clone(),
                 fuel_used: 0,
+                network_used: NetworkAmount::default(),
                 epoch: Epoch::default(),
                 first_answer: RecordNumber(1),
                 forgotten_id_time: None,
@@ -410,6 +412,7 @@ impl FoundService {
                 }
                 Record::Failover(failover) => {
                     (resume_point.vm_number, resume_point.fuel_used) = (failover.to.number, 0);
+                    resume_point.network_used = NetworkAmount::default();
                     resume_point.size.clone_from(&failover.size);
                 }
                 Record::Opened { epoch, .. } => resume_point.epoch = *epoch,

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::event::{Failover, FailoverCause, SlaFailure};
 use lifeboat_api::id::{Epoch, Sequence, VmId};
-use lifeboat_api::meter::{Percent, Resource, Usage};
+use lifeboat_api::meter::{Percent, Resource, Unit, Usage};
 use lifeboat_api::name::{NAME_BYTES_MAX, Name};
 use lifeboat_api::transaction::{Answer, Cause, ReplyHash, TRANSACTION_ID_BYTES_MAX};
 use lifeboat_journal::frame::RECORD_LENGTH_BYTES;
@@ -82,6 +82,13 @@ enum Stored<'a> {
         forced_by: Option<&'a str>,
         #[serde(borrow)]
         failover: StoredFailover<'a>,
+    },
+    /// An SLA failure of the network, which has several units.
+    NetworkFailureAt {
+        unit: Unit,
+        timestamp: Timestamp,
+        #[serde(borrow)]
+        failure: StoredSlaFailure<'a>,
     },
 }
 
@@ -217,6 +224,10 @@ pub fn encode(record: &Record) -> Vec<u8> {
                 sequence: record.sequence,
             };
             match record.timestamp {
+                _ if record.resource == Resource::Network => {
+                    let timestamp = record.timestamp.unwrap_or_default();
+                    Stored::NetworkFailureAt { unit: record.unit, timestamp, failure }
+                }
                 Some(timestamp) => Stored::SlaFailureAt { timestamp, failure },
                 None => Stored::SlaFailure(failure),
             }
@@ -305,9 +316,12 @@ fn decode_with(
             let transaction = Arc::new(transaction.map_err(|reason| RecordError { reason })?);
             Record::Relocated(RelocatedAnswer { transaction, bytes })
         }
-        Stored::SlaFailure(failure) => Record::SlaFailure(sla_failure(service, failure, None)),
+        Stored::SlaFailure(failure) => Record::SlaFailure(sla_failure(service, failure, None, None)?),
         Stored::SlaFailureAt { timestamp, failure } => {
-            Record::SlaFailure(sla_failure(service, failure, Some(timestamp)))
+            Record::SlaFailure(sla_failure(service, failure, None, Some(timestamp))?)
+        }
+        Stored::NetworkFailureAt { unit, timestamp, failure } => {
+            Record::SlaFailure(sla_failure(service, failure, Some(unit), Some(timestamp))?)
         }
         Stored::Failover(stored) => Record::Failover(failover(service, stored)?),
         Stored::FailoverAt { timestamp, forced_by, failover: stored } => Record::Failover(Failover {
@@ -417,16 +431,28 @@ pub(crate) fn decode_answer(
     }
 }
 
-fn sla_failure(service: &Name, stored: StoredSlaFailure<'_>, timestamp: Option<Timestamp>) -> SlaFailure {
-    SlaFailure {
+/// Returns a failure whose record states the unit, if it is one of the network.
+fn sla_failure(
+    service: &Name,
+    stored: StoredSlaFailure<'_>,
+    unit: Option<Unit>,
+    timestamp: Option<Timestamp>,
+) -> Result<SlaFailure, RecordError> {
+    // A resource has one unit, or the record states it.
+    let unit = match (stored.resource.unit(), unit) {
+        (Some(unit), None) | (None, Some(unit)) => unit,
+        _ => return Err(RecordError { reason: format!("an SLA failure of {} in another unit", stored.resource) }),
+    };
+    Ok(SlaFailure {
         vm: VmId { service: service.clone(), number: stored.vm },
         resource: stored.resource,
         usage: stored.usage,
+        unit,
         threshold_percent: stored.threshold,
         transaction: stored.transaction.to_owned(),
         sequence: stored.sequence,
         timestamp,
-    }
+    })
 }
 
 fn failover(service: &Name, stored: StoredFailover<'_>) -> Result<Failover, RecordError> {

@@ -1,7 +1,8 @@
 //! The families of metrics, in the order in which they are written.
 //!
 //! A family's name ends with its unit, and a `UNIT` line repeats the unit. Families of counts have no unit other than
-//! what they count. `resource_used` and `resource_limit` carry the unit of the resource as a label.
+//! what they count. `resource_used` and `resource_limit` carry the unit of the resource as a label. They have a series
+//! for each unit of the network, whose utilisation is that of the fuller one.
 
 use super::{Scrape, ServiceMetrics};
 use crate::service::{Counts, Status};
@@ -97,9 +98,12 @@ impl Exposition {
             usages().map(|(service, resource, usage)| ([service, ("resource", resource.to_string())], ratio(usage))),
         )?;
         let amounts = |amount: fn(Usage) -> u64| {
-            usages().map(move |(service, resource, usage)| {
-                let unit = ("unit", resource.unit().to_owned());
-                ([service, ("resource", resource.to_string()), unit], amount(usage))
+            self.scrape.statuses.iter().flat_map(move |(name, status)| {
+                let of = |resource| status.meter.usages(resource).map(move |(unit, usage)| (resource, unit, usage));
+                Resource::ALL.into_iter().flat_map(of).map(move |(resource, unit, usage)| {
+                    let labels = [named(name), ("resource", resource.to_string()), ("unit", unit.to_string())];
+                    (labels, amount(usage))
+                })
             })
         };
         families.gauges(

@@ -3,7 +3,8 @@ use crate::monitor::Network;
 use crate::service::{Counts, JournalStatus};
 use lifeboat_api::event::{Failover, HostPressure, JournalFill, SlaFailure};
 use lifeboat_api::id::{Sequence, VmId};
-use lifeboat_api::meter::{HostResource, Levels, Meter, Percent, Usage};
+use lifeboat_api::meter::{HostResource, Levels, Meter, Percent, Unit, Usage};
+use lifeboat_api::size::Size;
 use std::collections::BTreeSet;
 
 fn name(text: &str) -> Name {
@@ -19,6 +20,7 @@ fn sla_failure(service: &str) -> Event {
         vm: vm(service, 1),
         resource: Resource::Cpu,
         usage: Usage { used: 98, limit: 100 },
+        unit: Unit::Fuel,
         threshold_percent: Percent::whole(98),
         transaction: "t".into(),
         sequence: Sequence(1),
@@ -47,8 +49,10 @@ fn failover(service: &str, cause: FailoverCause, pause: Duration) -> Event {
 
 fn status(service: &str) -> Status {
     let used = Levels { memory_bytes: 4 << 20, disk_bytes: 3 << 20 };
-    let mut meter = Meter::new(50_000_000, Levels { memory_bytes: 16 << 20, disk_bytes: 64 << 20 }, used);
+    let (network, levels) = (Size::built_in()[0].network(), Levels { memory_bytes: 16 << 20, disk_bytes: 64 << 20 });
+    let mut meter = Meter::new(50_000_000, network, levels, used);
     meter.charge(12_500_000, used);
+    meter.charge_network(100, 32 << 20);
     Status {
         vm: vm(service, 1),
         machine: name("m1"),
@@ -136,6 +140,12 @@ fn events_and_answers_are_counted_for_their_service() {
             r#"lifeboat_failover_pause_seconds_sum{service="bank"} 0.0309"#,
             r#"lifeboat_resource_utilisation_ratio{service="bank",resource="cpu"} 0.25"#,
             r#"lifeboat_resource_used{service="bank",resource="cpu",unit="fuel"} 12500000"#,
+            r#"lifeboat_resource_utilisation_ratio{service="bank",resource="network"} 0.5"#,
+            r#"lifeboat_resource_used{service="bank",resource="network",unit="calls"} 100"#,
+            r#"lifeboat_resource_limit{service="bank",resource="network",unit="calls"} 1000"#,
+            r#"lifeboat_resource_used{service="bank",resource="network",unit="bytes"} 33554432"#,
+            r#"lifeboat_sla_failures_total{service="bank",resource="network"} 0"#,
+            r#"lifeboat_failovers_total{service="bank",cause="network"} 0"#,
             r#"lifeboat_resource_limit{service="bank",resource="memory",unit="bytes"} 16777216"#,
             r#"lifeboat_queue_length{service="bank"} 5"#,
             r#"lifeboat_service_condition{service="bank",condition="degraded"} 1"#,

@@ -371,7 +371,7 @@ impl Service {
         let mut tried: Vec<Arc<Size>> = Vec::new();
         let mut candidates = match exhausted {
             Resource::Cpu if had_full_tank => VecDeque::new(),
-            Resource::Cpu => VecDeque::from([Arc::clone(&self.vm.size)]),
+            Resource::Cpu | Resource::Network => VecDeque::from([Arc::clone(&self.vm.size)]),
             Resource::Memory | Resource::Disk => self.candidates(exhausted, memory_before_bytes).await?.0,
         };
         while let Some(size) = candidates.pop_front() {

@@ -182,6 +182,7 @@ impl Service {
         let id = VmId { service: spec.name.clone(), number: resume_point.vm_number };
         let mut vm = Vm::new(id, size, lease, instance);
         vm.charge(resume_point.fuel_used);
+        vm.meter.charge_network(resume_point.network_used.calls, resume_point.network_used.bytes);
         for file in passed_over.damaged.keys() {
             set_aside(&**directory.storage(), file)?;
         }

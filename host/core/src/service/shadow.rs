@@ -458,7 +458,7 @@ impl Service {
         let is_movable = self.may_export();
         let exports = match aim {
             // A fresh tank or a larger disk needs no compaction.
-            Aim::FailOver(FailoverCause::Cpu | FailoverCause::Disk) => false,
+            Aim::FailOver(FailoverCause::Cpu | FailoverCause::Network | FailoverCause::Disk) => false,
             Aim::FailOver(FailoverCause::Forced) => is_movable,
             Aim::FailOver(FailoverCause::Memory) | Aim::Snapshot => true,
         };

@@ -141,6 +141,7 @@ impl Service {
                 size: self.vm.size.name.clone(),
                 // The next transaction's record carries the fuel of queries since the last transaction.
                 fuel_used: self.vm.written_fuel(),
+                network_used: self.vm.meter.network.used(),
                 epoch: self.epoch,
                 first_answer: self.history.first_answer(),
                 forgotten_id_time: forgotten.past.newest(),
@@ -198,6 +199,7 @@ mod tests {
                 vm_number: 1,
                 size: "small".into(),
                 fuel_used: 0,
+                network_used: Default::default(),
                 epoch: Epoch::default(),
                 first_answer: RecordNumber(1),
                 forgotten_id_time: None,

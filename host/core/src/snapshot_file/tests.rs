@@ -17,6 +17,7 @@ fn header(chunks: &[&[u8]]) -> SnapshotHeader {
             vm_number: 3,
             size: "small".into(),
             fuel_used: 123,
+            network_used: NetworkAmount { calls: 17, bytes: 1_800 },
             epoch: Epoch([4; 16]),
             first_answer: RecordNumber(5),
             forgotten_id_time: Some(Timestamp(6)),
@@ -167,8 +168,17 @@ fn rewrite_header(storage: &SimulatedStorage, version: u32, header: &[u8]) {
 #[test]
 fn a_snapshot_of_an_earlier_release_is_read() -> Result<(), SnapshotFileError> {
     let storage = sample();
-    rewrite_header(&storage, 1, &postcard::to_stdvec(&header(&CHUNKS)).expect("encoded"));
-    assert_eq!((read(&storage, NAME)?.header, check(&storage, NAME)?.header), (header(&CHUNKS), header(&CHUNKS)));
+    let mut earlier = header(&CHUNKS);
+    rewrite_header(&storage, 1, &postcard::to_stdvec(&earlier).expect("encoded"));
+    // The network was not metered then.
+    earlier.resume_point.network_used = NetworkAmount::default();
+    assert_eq!((&read(&storage, NAME)?.header, &check(&storage, NAME)?.header), (&earlier, &earlier));
+    // A header of version 2 has the network if there were calls.
+    let parts = |header: &SnapshotHeader| Parts::read(&header.to_bytes(), &header_part::KNOWN).expect("a header");
+    let without = parts(&header(&CHUNKS)).without(header_part::NETWORK);
+    assert_eq!(parts(&earlier), without);
+    rewrite_header(&storage, 2, &without.append_to(Vec::new()));
+    assert_eq!(read(&storage, NAME)?.header, earlier);
     Ok(())
 }
 

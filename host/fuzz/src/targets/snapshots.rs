@@ -104,10 +104,11 @@ pub(super) fn portable(bytes: &[u8]) -> Outcome {
     Outcome::Accepted(written)
 }
 
-/// Formats all parts that are written. The epoch is not.
+/// Formats all parts that are written. The epoch and the use of the network are not.
 fn of_parts(portable: &Portable) -> String {
     let mut resume_point = portable.resume_point.clone();
     resume_point.epoch = Default::default();
+    resume_point.network_used = Default::default();
     let Portable { service, snapshot, record, workload_hash, workload, settings, .. } = portable;
     format!("{service} {snapshot:?} {resume_point:?} {record} {workload_hash:?} {workload:?} {settings:?}")
 }

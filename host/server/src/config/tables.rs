@@ -9,7 +9,9 @@ use super::{
 };
 use lifeboat_api::meter::{Levels, Resource};
 use lifeboat_api::name::Name;
-use lifeboat_api::size::{Bytes, DEADLINE_MAX, DISK_BYTES_MAX, DISK_BYTES_MIN, Size, check_fuel};
+use lifeboat_api::size::{
+    Bytes, DEADLINE_MAX, DISK_BYTES_MAX, DISK_BYTES_MIN, NETWORK_BYTES_MIN, NETWORK_CALLS_MIN, Size, check_fuel,
+};
 use lifeboat_api::sla::{FailoverMode, Thresholds, threshold};
 use lifeboat_api::transaction::BODY_BYTES_MAX;
 use lifeboat_document::{Findings, Placed, Table, Value};
@@ -119,6 +121,7 @@ impl Resolver<'_> {
             cpu: read("cpu").unwrap_or(default.cpu),
             memory: read("memory").unwrap_or(default.memory),
             disk: read("disk").unwrap_or(default.disk),
+            network: read("network").unwrap_or(default.network),
         };
         table.finish();
         thresholds
@@ -219,16 +222,21 @@ impl Resolver<'_> {
             let memory =
                 table.need("memory").and_then(|value| value.bytes(SIZE_MEMORY_BYTES_MIN..=SIZE_MEMORY_BYTES_MAX));
             let disk = table.get("disk").and_then(|value| value.bytes(DISK_BYTES_MIN..=DISK_BYTES_MAX));
+            let calls = table.get("network_calls").and_then(|value| value.whole(NETWORK_CALLS_MIN..=u64::MAX));
+            let bytes = table.get("network_bytes").and_then(|value| value.bytes(NETWORK_BYTES_MIN..=u64::MAX));
             let deadline = table.need("deadline_ms").and_then(|value| value.whole(1..=deadline_ms_max()));
             table.finish();
             let (Some(name), Some(fuel), Some(memory), Some(deadline)) = (name, fuel, memory, deadline) else {
                 continue;
             };
+            let network = Size::network_for(memory.value);
             let size = Size {
                 name: name.value.to_string(),
                 fuel,
                 memory_bytes: memory.value,
                 disk_bytes: disk.map_or_else(|| Size::disk_bytes_for(memory.value), |disk| disk.value),
+                network_calls: calls.map_or(network.calls, |calls| calls.value),
+                network_bytes: bytes.map_or(network.bytes, |bytes| bytes.value),
                 deadline: Duration::from_millis(deadline.value),
             };
             if let Err(message) = fits(&size) {

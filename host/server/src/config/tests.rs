@@ -154,6 +154,14 @@ fn errors_are_reported_with_their_place_on_one_line() {
             "l.toml:1:46: memory is 1 B; it must be 64 KiB to ",
         ),
         (
+            "size = [{ name = \"s\", fuel = 10000, memory = 65536, network_calls = 0, deadline_ms = 1 }]",
+            "l.toml:1:69: network_calls is 0; it must be 1 to ",
+        ),
+        (
+            "size = [{ name = \"s\", fuel = 10000, memory = 65536, network_bytes = 1, deadline_ms = 1 }]",
+            "l.toml:1:69: network_bytes is 1 B; it must be 64 KiB to ",
+        ),
+        (
             "size = [{ name = \"s\", fuel = 10000, memory = 65536, deadline_ms = 0 }]",
             "l.toml:1:67: deadline_ms is 0; it must be 1 to 86400000",
         ),
@@ -274,6 +282,20 @@ fn a_fleet_has_room_for_the_services_that_are_there_or_says_which_has_none() -> 
     let expected = "service 'a' would not start: its size 's' has 1 MiB of memory, the largest size here has 64 KiB; write a \
                     [[size]] with 1 MiB";
     assert_eq!((wrong.len(), wrong[0].as_str()), (2, expected));
+    Ok(())
+}
+
+#[test]
+fn the_network_of_a_size_is_as_stated_or_that_of_the_next_larger_built_in_size() -> Result<(), ConfigErrors> {
+    let config = parse(
+        "[thresholds]\nnetwork = 50\n\
+         [[size]]\nname = \"s\"\nfuel = 10000\nmemory = \"17MiB\"\ndeadline_ms = 1\n\
+         [[size]]\nname = \"m\"\nfuel = 10000\nmemory = \"18MiB\"\ndeadline_ms = 1\nnetwork_calls = 7\n\
+         [[size]]\nname = \"l\"\nfuel = 10000\nmemory = \"19MiB\"\ndeadline_ms = 1\nnetwork_bytes = \"1MiB\"\n",
+    )?;
+    let networks = config.sizes.iter().map(|size| (size.network_calls, size.network_bytes));
+    assert_eq!(networks.collect::<Vec<_>>(), [(10_000, 640 << 20), (7, 640 << 20), (10_000, 1 << 20)]);
+    assert_eq!(config.thresholds, Thresholds { network: Percent::whole(50), ..Thresholds::default() });
     Ok(())
 }
 

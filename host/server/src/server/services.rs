@@ -347,7 +347,7 @@ fn vm(status: Status) -> Vm {
         let shown = ResourceUsage {
             used: usage.used,
             limit: usage.limit,
-            unit: resource.unit().into(),
+            unit: status.meter.unit(resource).to_string(),
             utilisation_percent: usage.utilisation_percent(),
         };
         (resource.to_string(), shown)
@@ -434,31 +434,51 @@ mod tests {
     use super::*;
     use lifeboat_api::event::JournalFill;
     use lifeboat_api::id::{Sequence, VmId};
-    use lifeboat_api::meter::{Levels, Meter};
+    use lifeboat_api::meter::{Levels, Meter, NetworkAmount};
     use lifeboat_host::service::{Counts, JournalStatus};
+
+    fn meter(calls: u64, bytes: u64) -> Meter {
+        let (network, levels) = (NetworkAmount { calls: 10, bytes: 1_000 }, Levels { memory_bytes: 1, disk_bytes: 1 });
+        let mut meter = Meter::new(1, network, levels, Levels::default());
+        meter.charge_network(calls, bytes);
+        meter
+    }
+
+    fn status(journal: Option<JournalStatus>) -> Status {
+        Status {
+            vm: VmId { service: Name::new("bank").expect("a name"), number: 1 },
+            machine: Name::new("m1").expect("a name"),
+            size: "small".into(),
+            meter: meter(0, 0),
+            sequence: Sequence(1),
+            snapshot_sequence: Sequence(0),
+            degraded: None,
+            unmovable: None,
+            journal,
+            stopped: None,
+            counts: Counts::default(),
+        }
+    }
+
+    #[test]
+    fn the_network_of_a_vm_is_shown_in_the_unit_that_is_fuller() {
+        let shown = |meter| vm(Status { meter, ..status(None) }).resources["network"].clone();
+        let usage = |used, limit, unit: &str, utilisation_percent| {
+            let unit = unit.into();
+            ResourceUsage { used, limit, unit, utilisation_percent }
+        };
+        assert_eq!(shown(meter(0, 0)), usage(0, 10, "calls", 0.0));
+        assert_eq!(shown(meter(5, 499)), usage(5, 10, "calls", 50.0));
+        assert_eq!(shown(meter(5, 750)), usage(750, 1_000, "bytes", 75.0));
+    }
 
     #[test]
     fn a_journal_that_fills_up_is_a_condition_of_its_vm() {
-        let id = VmId { service: Name::new("bank").expect("a name"), number: 1 };
         let journal = |is_full| {
-            let fill = JournalFill { vm: id.clone(), bytes: 8, limit_bytes: 10, reason: Some("no thanks".into()) };
+            let fill = JournalFill { vm: status(None).vm, bytes: 8, limit_bytes: 10, reason: Some("no thanks".into()) };
             JournalStatus { fill, is_full }
         };
-        let shown = |journal: Option<JournalStatus>| {
-            vm(Status {
-                vm: id.clone(),
-                machine: Name::new("m1").expect("a name"),
-                size: "small".into(),
-                meter: Meter::new(1, Levels { memory_bytes: 1, disk_bytes: 1 }, Levels::default()),
-                sequence: Sequence(1),
-                snapshot_sequence: Sequence(0),
-                degraded: None,
-                unmovable: None,
-                journal,
-                stopped: None,
-                counts: Counts::default(),
-            })
-        };
+        let shown = |journal: Option<JournalStatus>| vm(status(journal));
         assert_eq!((shown(None).journal_filling, shown(None).journal_full), (None, false));
         let filling = shown(Some(journal(false)));
         assert!(!filling.journal_full && filling.journal_filling.is_some_and(|text| text.contains("(80%)")));

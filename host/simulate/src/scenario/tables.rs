@@ -8,7 +8,7 @@ use super::{
 };
 use lifeboat_api::meter::Percent;
 use lifeboat_api::name::Name;
-use lifeboat_api::size::{DEADLINE_MAX, DISK_BYTES_MAX, DISK_BYTES_MIN, Size};
+use lifeboat_api::size::{DEADLINE_MAX, DISK_BYTES_MAX, DISK_BYTES_MIN, NETWORK_BYTES_MIN, NETWORK_CALLS_MIN, Size};
 use lifeboat_api::sla::{Thresholds, threshold};
 use lifeboat_api::text::{SHOWN_CHARS_MAX, shortened};
 use lifeboat_document::{Findings, Placed, Table, Value};
@@ -99,6 +99,8 @@ impl Resolver<'_> {
             let fuel = table.need("fuel").and_then(|value| value.whole(0..=u64::MAX));
             let memory = table.need("memory").and_then(|value| value.bytes(0..=SIZE_MEMORY_BYTES_MAX));
             let disk = table.get("disk").and_then(|value| value.bytes(DISK_BYTES_MIN..=DISK_BYTES_MAX));
+            let calls = table.get("network_calls").and_then(|value| value.whole(NETWORK_CALLS_MIN..=u64::MAX));
+            let bytes = table.get("network_bytes").and_then(|value| value.bytes(NETWORK_BYTES_MIN..=u64::MAX));
             let deadline_ms_max = u64::try_from(DEADLINE_MAX.as_millis()).unwrap_or(u64::MAX);
             let deadline = table.need("deadline_ms").and_then(|value| value.whole(1..=deadline_ms_max));
             if let Some(Placed { value: name, .. }) = &name
@@ -113,7 +115,16 @@ impl Resolver<'_> {
             };
             let (fuel, memory_bytes, deadline) = (fuel.value, memory.value, Duration::from_millis(deadline.value));
             let disk_bytes = disk.map_or_else(|| Size::disk_bytes_for(memory_bytes), |disk| disk.value);
-            sizes.push(Arc::new(Size { name: name.value.to_string(), fuel, memory_bytes, disk_bytes, deadline }));
+            let network = Size::network_for(memory_bytes);
+            sizes.push(Arc::new(Size {
+                name: name.value.to_string(),
+                fuel,
+                memory_bytes,
+                disk_bytes,
+                network_calls: calls.map_or(network.calls, |calls| calls.value),
+                network_bytes: bytes.map_or(network.bytes, |bytes| bytes.value),
+                deadline,
+            }));
         }
         if sizes.is_empty() {
             return built_in();
@@ -160,6 +171,7 @@ impl Resolver<'_> {
                     cpu: read("cpu").unwrap_or(default.cpu),
                     memory: read("memory").unwrap_or(default.memory),
                     disk: read("disk").unwrap_or(default.disk),
+                    network: read("network").unwrap_or(default.network),
                 };
                 table.finish();
                 thresholds

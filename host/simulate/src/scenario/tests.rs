@@ -22,6 +22,22 @@ fn the_smallest_scenario_gets_the_documented_defaults() -> Result<(), ScenarioEr
 }
 
 #[test]
+fn the_network_of_a_size_is_as_stated_or_that_of_the_next_larger_built_in_size() -> Result<(), ScenarioError> {
+    let sizes = "size = [{ name = \"s\", fuel = 1, memory = \"17MiB\", deadline_ms = 1 }, { name = \"m\", fuel = 1, \
+                 memory = \"18MiB\", deadline_ms = 1, network_calls = 3, network_bytes = \"64KiB\" }]\n";
+    let service = SMALLEST.replace("workload = \"counter\"", "workload = \"counter\", thresholds = { network = 50 }");
+    let text = format!("{sizes}{service}");
+    let scenario = Scenario::parse("s.toml", &text, Path::new(""))?;
+    let networks = scenario.sizes.iter().map(|size| (size.network_calls, size.network_bytes));
+    assert_eq!(networks.collect::<Vec<_>>(), [(10_000, 640 << 20), (3, 64 << 10)]);
+    let thresholds = scenario.services[0].thresholds;
+    assert_eq!(f64::from(thresholds.network), 50.0);
+    let few = error(&text.replace("network_calls = 3", "network_calls = 0"));
+    assert!(few.contains("network_calls is 0; it must be 1 to "), "{few}");
+    Ok(())
+}
+
+#[test]
 fn an_unknown_key_is_refused_with_its_line() {
     let text = "[[machine]]\nname = \"m1\"\nslots = 1\nmemory = 1\ncolour = \"red\"\n";
     let message = error(text);

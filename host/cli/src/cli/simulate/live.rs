@@ -4,7 +4,7 @@ use super::super::help;
 use clap::builder::styling::{AnsiColor, Style};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lifeboat_api::event::Event;
-use lifeboat_api::meter::{Percent, Resource, Usage};
+use lifeboat_api::meter::{NetworkAmount, Percent, Resource, Usage};
 use lifeboat_api::name::Name;
 use lifeboat_host::service::Status;
 use lifeboat_simulate::{Observer, ServiceView};
@@ -14,8 +14,9 @@ use terminal_size::{Width, terminal_size_of};
 /// The interval between two drawings of the meters. A shorter one would only cost time.
 const DRAW_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The fewest cells of a meter. Between the two bounds, a meter is as long as the terminal allows.
-const METER_CELLS_MIN: usize = 1;
+/// The fewest cells of a meter. Between the two bounds, a meter is as long as the terminal allows. Without cells it is a
+/// whole percentage.
+const METER_CELLS_MIN: usize = 0;
 /// The most cells of a meter.
 const METER_CELLS_MAX: usize = 20;
 
@@ -53,24 +54,33 @@ struct Widths {
     machine: usize,
     size: usize,
     condition: usize,
+    /// Whether any service has called the network. Only then, the lines have a meter for it.
+    has_network: bool,
 }
 
 impl Widths {
+    /// Returns the resources that the lines show.
+    fn resources(self) -> impl Iterator<Item = Resource> {
+        Resource::ALL.into_iter().filter(move |resource| self.has_network || *resource != Resource::Network)
+    }
+
     fn add(&mut self, ServiceView { status, .. }: &ServiceView) {
         // Four more for the slash and three digits of the VM's number.
         self.vm = self.vm.max(status.vm.service.len() + 4);
         self.machine = self.machine.max(status.machine.len());
         self.size = self.size.max(status.size.chars().count());
         self.condition = self.condition.max(condition(status).len());
+        self.has_network |= status.meter.network.used() != NetworkAmount::default();
     }
 
     /// Returns the length of each meter of a line, in cells.
     fn cells(self, columns: usize) -> usize {
-        let names: usize = Resource::ALL.iter().map(|resource| "  ".len() + short(*resource).len() + " ".len()).sum();
+        let names: usize = self.resources().map(|resource| "  ".len() + short(resource).len() + " ".len()).sum();
+        let meters = self.resources().count();
         // The percentage and the mark of each meter, and the longest condition so far.
-        let beside = Resource::ALL.len() * " 100.0%!".len() + self.condition;
+        let beside = meters * " 100.0%!".len() + self.condition;
         let before = self.vm + self.machine + self.size + 2 * "  ".len();
-        (columns.saturating_sub(before + names + beside) / Resource::ALL.len()).clamp(METER_CELLS_MIN, METER_CELLS_MAX)
+        (columns.saturating_sub(before + names + beside) / meters).clamp(METER_CELLS_MIN, METER_CELLS_MAX)
     }
 }
 
@@ -90,6 +100,7 @@ fn short(resource: Resource) -> &'static str {
         Resource::Cpu => "cpu",
         Resource::Memory => "mem",
         Resource::Disk => "disk",
+        Resource::Network => "net",
     }
 }
 
@@ -137,7 +148,7 @@ impl Live {
         let vm = status.vm.to_string();
         let Widths { vm: vm_width, machine: machine_width, size: size_width, .. } = self.widths;
         let mut line = format!("{vm:<vm_width$}  {:<machine_width$}  {:<size_width$}", status.machine, status.size);
-        for resource in Resource::ALL {
+        for resource in self.widths.resources() {
             let meter = self.meter(status.meter.usage(resource), thresholds.of(resource), cells);
             line += &format!("  {} {meter}", short(resource));
         }
@@ -158,7 +169,11 @@ impl Live {
             (_, true) => (YELLOW, '!'),
             _ => (GREEN, ' '),
         };
-        self.styled(style, &format!("{}{} {percent:>5.1}%{mark}", "━".repeat(filled), "╌".repeat(empty)))
+        let text = match cells {
+            0 => format!("{percent:>3.0}%{mark}"),
+            _ => format!("{}{} {percent:>5.1}%{mark}", "━".repeat(filled), "╌".repeat(empty)),
+        };
+        self.styled(style, &text)
     }
 
     fn styled(&self, style: Style, text: &str) -> String {
@@ -246,12 +261,16 @@ mod tests {
     fn a_meter_fits_eighty_columns() {
         let condition = "  unmovable".len();
         for (condition, cells) in [(0, 5), (condition, 1)] {
-            let widths = Widths { vm: "journal/123".len(), machine: 2, size: 4, condition };
+            let widths = Widths { vm: "journal/123".len(), machine: 2, size: 4, condition, has_network: false };
             // Three names of 3, 3 and 4 characters, and after each meter 8 for its percentage and mark.
             let line = |cells: usize| 11 + 2 + 4 + 2 * 2 + (3 + 3 + 4 + 3 * 3) + 3 * (8 + cells) + condition;
             assert_eq!(widths.cells(80), cells);
             assert!(line(cells) <= 80 && line(cells + 1) > 80);
         }
+        // With the meter of the network, there is no room for cells: each meter has 5 characters after its name.
+        let widths = Widths { vm: "journal/123".len(), machine: 2, size: 4, condition, has_network: true };
+        assert_eq!(widths.cells(80), 0);
+        assert!(11 + 2 + 4 + 2 * 2 + (3 + 3 + 3 + 4 + 4 * 3) + 4 * 5 + condition <= 80);
         let widths = Widths::default();
         assert_eq!((widths.cells(20), widths.cells(1_000)), (METER_CELLS_MIN, METER_CELLS_MAX));
     }

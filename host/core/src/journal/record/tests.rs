@@ -158,12 +158,48 @@ proptest! {
 }
 
 #[test]
+fn a_failure_of_the_network_is_read_back_with_its_unit_and_others_keep_their_form() {
+    let failure = |resource, unit, timestamp| SlaFailure {
+        vm: VmId { service: service(), number: 3 },
+        resource,
+        usage: Usage { used: 99, limit: 100 },
+        unit,
+        threshold_percent: Percent::whole(98),
+        transaction: "t".into(),
+        sequence: Sequence(9),
+        timestamp,
+    };
+    let at = Some(Timestamp(7));
+    let threshold = 98_f64.to_le_bytes();
+    let rest = [&[99, 100][..], &threshold, &[1, b't', 9]].concat();
+    for (failure, start) in [
+        (failure(Resource::Network, Unit::Calls, at), &[11, 0, 7, 3, 3][..]),
+        (failure(Resource::Network, Unit::Bytes, at), &[11, 1, 7, 3, 3]),
+        (failure(Resource::Cpu, Unit::Fuel, at), &[5, 7, 3, 0]),
+        (failure(Resource::Memory, Unit::Bytes, at), &[5, 7, 3, 1]),
+        (failure(Resource::Disk, Unit::Bytes, at), &[5, 7, 3, 2]),
+        (failure(Resource::Disk, Unit::Bytes, None), &[2, 3, 2]),
+    ] {
+        let bytes = [start, &rest].concat();
+        assert_eq!(encode(&Record::SlaFailure(failure.clone())), bytes, "{failure:?}");
+        let read = decode(&service(), Epoch::default(), &bytes);
+        assert!(matches!(read, Ok(Record::SlaFailure(read)) if read == failure), "{failure:?}");
+    }
+    // No host writes a failure of the network without its unit, or another one with a unit.
+    for start in [&[5, 7, 3, 3][..], &[2, 3, 3], &[11, 0, 7, 3, 0]] {
+        let refused = decode(&service(), Epoch::default(), &[start, &rest].concat()).expect_err("it is refused");
+        assert!(refused.to_string().contains(" in another unit; use the host"), "{refused}");
+    }
+}
+
+#[test]
 fn events_are_read_back_as_they_were() {
     let vm = |number| VmId { service: service(), number };
     let failure = SlaFailure {
         vm: vm(3),
         resource: Resource::Memory,
         usage: Usage { used: 99, limit: 100 },
+        unit: Unit::Bytes,
         threshold_percent: Percent::whole(98),
         transaction: "t".into(),
         sequence: Sequence(9),
@@ -190,6 +226,8 @@ fn events_are_read_back_as_they_were() {
     assert!(matches!(read(&Record::Failover(failover.clone())), Record::Failover(read) if read == failover));
     let with_disk = Failover { cause: FailoverCause::Disk, disk_bytes: 11, ..failover.clone() };
     assert!(matches!(read(&Record::Failover(with_disk.clone())), Record::Failover(read) if read == with_disk));
+    let of_network = Failover { cause: FailoverCause::Network, ..failover.clone() };
+    assert!(matches!(read(&Record::Failover(of_network.clone())), Record::Failover(read) if read == of_network));
     // The encoding of the versions that had no time.
     let failure = SlaFailure { timestamp: None, ..failure };
     let failover = Failover { timestamp: None, forced_by: None, ..failover };
