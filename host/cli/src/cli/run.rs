@@ -374,6 +374,9 @@ impl Run {
         let mut first = named.clone();
         if let Some(memory_bytes) = self.memory {
             first.memory_bytes = memory_bytes;
+            // A service with this option that an earlier release created has the same.
+            let network = Size::network_for(memory_bytes);
+            (first.network_calls, first.network_bytes) = (network.calls, network.bytes);
         }
         if let Some(disk_bytes) = self.disk {
             first.disk_bytes = disk_bytes;
@@ -834,6 +837,8 @@ mod tests {
         }
         let sizes = run(&["--network-bytes", "1MiB", "--size", "huge", "counter.wasm"]).sizes().expect("sizes");
         assert_eq!(sizes, [Size { network_bytes: 1 << 20, ..built_in[3].clone() }]);
+        let sizes = run(&["--memory", "17MiB", "counter.wasm"]).sizes().expect("sizes");
+        assert_eq!(sizes[0].network(), built_in[1].network());
         assert_eq!(run(&["counter.wasm"]).sizes().expect("sizes"), built_in);
     }
 }
