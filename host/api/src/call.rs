@@ -2,10 +2,12 @@
 //!
 //! A call is whole: the request before it is sent, the response before the guest sees it.
 
+use crate::clock::Timestamp;
 use crate::size::Bytes as ByteCount;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::sync::Arc;
 use thiserror::Error;
 
 /// The most bytes of the body of one request or response.
@@ -50,6 +52,15 @@ impl fmt::Display for Scheme {
     }
 }
 
+/// The first 128 bits of the BLAKE3 hash of a request. By it a later attempt of a transaction, or a replay, recognises
+/// the call that it makes again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RequestHash(pub [u8; 16]);
+
+/// The header by which a server recognises a request that it has seen. Hashes of requests do not include it.
+pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
 /// A header or a trailer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Field {
@@ -90,6 +101,34 @@ impl CallRequest {
     pub fn bytes(&self) -> u64 {
         let line = self.method.len() + self.authority.len() + self.path_with_query.len();
         (line + self.body.len()) as u64 + self.headers.iter().map(Field::bytes).sum::<u64>()
+    }
+
+    /// Returns the hash of everything in the request but [`IDEMPOTENCY_KEY`].
+    #[must_use]
+    pub fn hash(&self) -> RequestHash {
+        let mut hasher = blake3::Hasher::new();
+        // Each part has its length before it, so that no two requests have the same bytes.
+        let mut add = |part: &[u8]| {
+            hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
+        };
+        add(self.method.as_bytes());
+        add(self.scheme.to_string().as_bytes());
+        add(self.authority.as_bytes());
+        add(self.path_with_query.as_bytes());
+        for Field { name, value } in self.headers.iter().filter(|field| field.name != IDEMPOTENCY_KEY) {
+            add(name.as_bytes());
+            add(value);
+        }
+        add(&self.body);
+        let mut half = [0; 16];
+        half.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+        RequestHash(half)
+    }
+
+    /// Returns the address in the form of an entry of an allow-list: `https://api.example.org`.
+    #[must_use]
+    pub fn target(&self) -> String {
+        format!("{}://{}", self.scheme, self.authority)
     }
 }
 
@@ -234,4 +273,78 @@ pub enum CallError {
         /// The reason.
         reason: String,
     },
+}
+
+/// The outcome of a call.
+pub type CallResult = Result<Arc<CallResponse>, CallError>;
+
+/// A call as the history of a service holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallRecord {
+    /// Its place among the calls of the transaction, from 0.
+    pub index: u32,
+    /// The hash of its request.
+    pub hash: RequestHash,
+    /// The method of its request.
+    pub method: String,
+    /// The address of its request, as of [`CallRequest::target`].
+    pub target: String,
+    /// The guest's time from which on it sees the outcome. [`NEVER_SEEN`] if the transaction ended before.
+    pub seen: Timestamp,
+    /// The outcome, or none if it is unknown.
+    pub result: Option<CallResult>,
+}
+
+/// The time at which a guest sees what it never sees.
+pub const NEVER_SEEN: Timestamp = Timestamp(u64::MAX);
+
+impl CallRecord {
+    /// Returns the approximate size of the record in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let response = match &self.result {
+            Some(Ok(response)) => response.bytes(),
+            Some(Err(_)) | None => 0,
+        };
+        CALL_RECORD_BYTES + (self.method.len() + self.target.len()) as u64 + response
+    }
+}
+
+/// The approximate size of a [`CallRecord`] without its texts and its response, in bytes.
+const CALL_RECORD_BYTES: u64 = 128;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn request(parts: &[String], body: &[u8]) -> CallRequest {
+        CallRequest {
+            method: parts[0].clone(),
+            scheme: Scheme::Https,
+            authority: parts[1].clone(),
+            path_with_query: parts[2].clone(),
+            headers: vec![Field { name: parts[3].clone(), value: Bytes::from(parts[4].clone()) }],
+            body: Bytes::copy_from_slice(body),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn requests_with_different_parts_have_different_hashes(
+            a in prop::collection::vec("[a-b]{0,2}", 5), b in prop::collection::vec("[a-b]{0,2}", 5),
+            x in "[a-b]{0,2}", y in "[a-b]{0,2}",
+        ) {
+            let (one, other) = (request(&a, x.as_bytes()), request(&b, y.as_bytes()));
+            prop_assert_eq!(one.hash() == other.hash(), one == other);
+        }
+    }
+
+    #[test]
+    fn the_idempotency_key_is_not_hashed() {
+        let mut with = request(&["POST", "h", "/", "a", "b"].map(str::to_owned), b"x");
+        let without = with.clone();
+        with.headers.push(Field { name: IDEMPOTENCY_KEY.into(), value: Bytes::from_static(b"k") });
+        assert_eq!(with.hash(), without.hash());
+    }
 }

@@ -11,11 +11,13 @@
 //! continue only by a rehydrate. Dropping the future of a call has the same effect.
 
 use crate::engine::Program;
+use crate::network::Network;
 use crate::snapshot::{STATE_BYTES_MAX, Section, SectionKind, Snapshot};
 use crate::stop::Stop;
 use crate::store::{self, Allowance, Caller, StateStream, StoreData, new_store};
 use crate::wasi::{CallContext, Phase};
 use bytes::Bytes;
+use lifeboat_api::call::CallRecord;
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::id::{Epoch, Sequence};
 use lifeboat_api::meter::{Levels, Resource};
@@ -59,6 +61,8 @@ pub struct Attempt {
     pub answer: Answer,
     /// The fuel burnt, including host calls.
     pub fuel_used: u64,
+    /// The calls to the network that it made, in order, with what it saw of them.
+    pub calls: Vec<CallRecord>,
 }
 
 /// An error from exporting or restoring the state.
@@ -166,19 +170,26 @@ impl Instance {
         }
     }
 
-    /// Executes one transaction.
-    pub async fn execute(&mut self, call: Call<'_>, allowance: Allowance) -> Attempt {
-        self.answer(Phase::Execute, call, allowance).await
+    /// Executes one transaction, which may use `network`.
+    pub async fn execute(&mut self, call: Call<'_>, allowance: Allowance, network: Network) -> Attempt {
+        self.answer(Phase::Execute, call, allowance, network).await
+    }
+
+    /// Ends a transaction whose future was dropped, for `cause`.
+    pub fn interrupt(&mut self, allowance: Allowance, cause: Cause) -> Attempt {
+        let (fuel_used, _) = self.leave::<()>(allowance, Err(wasmtime::Error::new(Stop(cause.clone()))));
+        let calls = self.store.data_mut().wasi.leave_network();
+        Attempt { answer: Answer::Failed(cause), fuel_used, calls }
     }
 
     /// Answers one query.
     pub async fn query(&mut self, call: Call<'_>, allowance: Allowance) -> Attempt {
-        self.answer(Phase::Query, call, allowance).await
+        self.answer(Phase::Query, call, allowance, Network::None).await
     }
 
-    async fn answer(&mut self, phase: Phase, call: Call<'_>, allowance: Allowance) -> Attempt {
+    async fn answer(&mut self, phase: Phase, call: Call<'_>, allowance: Allowance, network: Network) -> Attempt {
         let call_context = CallContext { phase, sequence: call.sequence, epoch: call.epoch, now: call.timestamp };
-        self.enter(call_context, allowance);
+        self.enter(call_context, allowance, network);
         let context = Caller { id: call.id, user: call.user, sequence: call.sequence.0, timestamp: call.timestamp.0 };
         let Self { store, vm, turns, .. } = self;
         let called = match phase {
@@ -187,12 +198,13 @@ impl Instance {
         };
         let called = turns.run(allowance.inputs.deadline(), called).await;
         let (fuel_used, called) = self.leave(allowance, called);
+        let calls = self.store.data_mut().wasi.leave_network();
         let answer = match called {
             Ok(Ok(reply)) => Answer::Ok(Bytes::from(reply)),
             Ok(Err(text)) => Answer::Refused(text),
             Err(cause) => Answer::Failed(cause),
         };
-        Attempt { answer, fuel_used }
+        Attempt { answer, fuel_used, calls }
     }
 
     /// Exports the state after transaction `sequence`. The export grows the instance's memory, so the caller should
@@ -212,6 +224,7 @@ impl Instance {
         self.enter(
             CallContext { phase: Phase::Snapshot, sequence, epoch: Epoch::default(), now: timestamp },
             allowance,
+            Network::None,
         );
         let limit_bytes = allowance.memory_bytes.min(STATE_BYTES_MAX);
         self.store.data_mut().state = StateStream::Writing { chunks: Vec::new(), total_bytes: 0, limit_bytes };
@@ -242,7 +255,8 @@ impl Instance {
         const PHASE: &str = "restore";
         let (sequence, now) = (snapshot.sequence(), snapshot.timestamp());
         self.store.data_mut().wasi.set_disk(snapshot.disk().clone());
-        self.enter(CallContext { phase: Phase::Init, sequence, epoch: Epoch::default(), now }, allowance);
+        let call_context = CallContext { phase: Phase::Init, sequence, epoch: Epoch::default(), now };
+        self.enter(call_context, allowance, Network::None);
         self.store.data_mut().state = StateStream::Reading { snapshot: Arc::clone(snapshot), chunk: 0, offset: 0 };
         let Self { store, vm, turns, .. } = self;
         let called = turns.run(allowance.inputs.deadline(), entry::restore(store, vm, snapshot.state_version())).await;
@@ -294,13 +308,13 @@ impl Instance {
         self.store.data_mut().wasi.take_log()
     }
 
-    fn enter(&mut self, call_context: CallContext, allowance: Allowance) {
+    fn enter(&mut self, call_context: CallContext, allowance: Allowance, network: Network) {
         // This holds until `leave` resets it: if the future of the call is dropped, the store cannot be entered again.
         self.is_dead = true;
         self.store.set_fuel(allowance.fuel).expect("the engine consumes fuel");
         let data = self.store.data_mut();
         data.limiter.memory_limit_bytes = allowance.memory_bytes;
-        data.wasi.enter(call_context, allowance.inputs, allowance.disk_bytes);
+        data.wasi.enter(call_context, allowance.inputs, allowance.disk_bytes, network);
         data.charges.enter(allowance.fuel);
     }
 

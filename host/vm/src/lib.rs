@@ -18,6 +18,7 @@
 //! | [`engine`] | the configuration of Wasmtime, the pool, compiling, loading in a separate process |
 //! | [`store`] | the only place that creates a `Store`: limits, and the cost of host calls |
 //! | [`instance`] | one store and the instance in it |
+//! | [`network`] | a guest's calls to the network, between it and its service |
 //! | [`snapshot`] | a state that a guest exported |
 //! | [`tail`] | the transactions and queries after a snapshot, as they happened |
 //! | [`rehydrate`] | rebuilds the state from a snapshot and its tail |
@@ -26,6 +27,7 @@ pub mod engine;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod instance;
+pub mod network;
 pub mod rehydrate;
 pub mod snapshot;
 mod stop;

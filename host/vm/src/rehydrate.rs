@@ -362,7 +362,7 @@ impl Rehydrated {
             body: &record.body,
         };
         let allowance = self.allowance(replay_context, record.fuel_used);
-        let attempt = self.instance.execute(call, allowance).await;
+        let attempt = self.instance.execute(call, allowance, record.replayed_network()).await;
         self.spend(record.fuel_used, attempt.fuel_used);
         if attempt.answer.hash() != record.answer.hash() {
             let is_accepted = replay_context.accepted_divergences.contains(&record.sequence);

@@ -1,8 +1,11 @@
 //! The calls of a service's history, as they happened, for a replay to repeat.
 
+use crate::network::Network;
 use bytes::Bytes;
+use lifeboat_api::call::CallRecord;
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::id::{Epoch, Sequence};
+use lifeboat_api::meter::NetworkAmount;
 use lifeboat_api::name::Name;
 use lifeboat_api::transaction::{Answer, ReplyHash};
 use std::sync::Arc;
@@ -40,13 +43,35 @@ pub struct TransactionRecord {
     pub fuel_used: u64,
     /// The fuel charged for queries since the previous record, on the same VM.
     pub query_fuel_used: u64,
+    /// What it did on the network. None if it had no network.
+    pub network: Option<Arc<NetworkRecord>>,
+}
+
+/// What a transaction did on the network.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NetworkRecord {
+    /// What is charged to the VM, also of attempts that were rolled back.
+    pub charged: NetworkAmount,
+    /// The calls of a kept transaction, for a replay, with the times at which its guest saw them. Those of a failed one,
+    /// for the next attempt of its id.
+    pub calls: Arc<[CallRecord]>,
+}
+
+impl NetworkRecord {
+    /// Returns its approximate size in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.calls.iter().map(CallRecord::bytes).sum()
+    }
 }
 
 impl TransactionRecord {
-    /// Returns the approximate size of the record in bytes. Its body counts only until a snapshot includes it.
+    /// Returns the approximate size of the record in bytes, with the calls of which it has the results. The body and,
+    /// unless it may run again, the calls count only until a snapshot includes it.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.answer_bytes() + self.body.len() as u64
+        let calls = if self.may_run_again() { 0 } else { self.network_bytes() };
+        self.answer_bytes() + self.body.len() as u64 + calls
     }
 
     /// Returns the approximate number of bytes that the record takes while only its answer is retained.
@@ -57,7 +82,24 @@ impl TransactionRecord {
             Answer::Refused(text) => text.len(),
             Answer::Failed(_) => 0,
         };
-        RECORD_BYTES + (self.id.len() + answer) as u64
+        let calls = if self.may_run_again() { self.network_bytes() } else { 0 };
+        RECORD_BYTES + (self.id.len() + answer) as u64 + calls
+    }
+
+    fn network_bytes(&self) -> u64 {
+        self.network.as_ref().map_or(0, |network| network.bytes())
+    }
+
+    /// Returns whether the host caused its failure, so that the same id may run again.
+    #[must_use]
+    pub fn may_run_again(&self) -> bool {
+        matches!(&self.answer, Answer::Failed(cause) if cause.is_retryable())
+    }
+
+    /// Returns the network of its replay.
+    #[must_use]
+    pub fn replayed_network(&self) -> Network {
+        self.network.as_ref().map_or(Network::None, |network| Network::Recorded(Arc::clone(&network.calls)))
     }
 }
 

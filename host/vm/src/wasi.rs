@@ -2,8 +2,8 @@
 //! lines. There is nothing else.
 //!
 //! Every interface is linked individually, so this file lists everything that a guest can reach. Arguments,
-//! environment and standard input are empty; the virtual disk is preopened at `/`; HTTP is linked, and denies every
-//! request; sockets are not linked at all.
+//! environment and standard input are empty; the virtual disk is preopened at `/`; HTTP is linked; sockets are not
+//! linked at all.
 //!
 //! Determinism rests on this file: the same transaction gives the same reply on any machine, in every replay.
 //!
@@ -21,8 +21,10 @@ use files::Files;
 use http::Http;
 use streams::Stream;
 
+use crate::network::Network;
 use crate::stop::Stop;
 use bytes::Bytes;
+use lifeboat_api::call::CallRecord;
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::id::{Epoch, Sequence};
 use lifeboat_api::transaction::Cause;
@@ -204,7 +206,7 @@ impl Wasi {
     }
 
     /// Sets the context for one call. A live call may sleep until its deadline. `disk_bytes` is the quota of the disk.
-    pub(crate) fn enter(&mut self, call_context: CallContext, inputs: Inputs, disk_bytes: u64) {
+    pub(crate) fn enter(&mut self, call_context: CallContext, inputs: Inputs, disk_bytes: u64, network: Network) {
         let CallContext { phase, sequence, epoch, now } = call_context;
         (self.phase, self.sequence, self.epoch) = (phase, sequence, epoch);
         self.random = None;
@@ -212,6 +214,7 @@ impl Wasi {
         self.now_ns = now.0;
         (self.inputs, self.slept) = (inputs, Duration::ZERO);
         self.enter_disk(disk_bytes);
+        self.http.calls.enter(network, now);
     }
 
     /// Begins a call for the virtual disk: an export may not change it, and what a query changes is dropped.
@@ -224,6 +227,13 @@ impl Wasi {
     /// Ends the call, which `is_finished` or was cut off. Returns the disk that its writes made, if they are undone.
     pub(crate) fn leave(&mut self, is_finished: bool) -> Option<Disk> {
         self.files.leave(is_finished)
+    }
+
+    /// Ends the calls to the network that the call has made, and returns them in order.
+    pub(crate) fn leave_network(&mut self) -> Vec<CallRecord> {
+        let (calls, unsent) = self.http.calls.leave();
+        unsent.into_iter().for_each(|body| self.http.end_message(Some(body)));
+        calls
     }
 
     /// Returns the virtual disk as it is between two calls.
@@ -290,9 +300,14 @@ impl Wasi {
         {
             return Err(wasmtime::Error::new(Stop(Cause::Deadline { deadline })));
         }
-        self.now_ns = self.now_ns.max(when_ns);
-        self.files.set_time(self.now_ns);
+        self.set_now(self.now_ns.max(when_ns));
         Ok(())
+    }
+
+    fn set_now(&mut self, now_ns: u64) {
+        self.now_ns = now_ns;
+        self.files.set_time(now_ns);
+        self.http.calls.note_time(Timestamp(now_ns), None);
     }
 
     fn timer(&mut self, when_ns: u64) -> Result<Resource<DynPollable>> {
@@ -311,8 +326,8 @@ impl Pollable for Timer {
     async fn ready(&mut self) {}
 }
 
-/// The stock `poll`, except for timers: they are due by the guest's clock. If nothing else is ready, the clock moves to
-/// the earliest timer.
+/// The stock `poll`, except for timers and responses: they are due by the guest's clock. If nothing else is ready, the
+/// clock moves to the earliest of them.
 impl io::poll::Host for Wasi {
     async fn poll(&mut self, pollables: Vec<Resource<DynPollable>>) -> Result<Vec<u32>> {
         if pollables.len() > POLLABLES_MAX {
@@ -326,15 +341,16 @@ impl io::poll::Host for Wasi {
         let mut others = Vec::new();
         let mut other_indices = Vec::new();
         let mut later = Vec::new();
+        let mut calls = Vec::new();
         for (index, pollable) in pollables.into_iter().enumerate() {
             let index = u32::try_from(index)?;
-            match self.timers.get(&pollable.rep()) {
-                Some(&when_ns) if when_ns <= self.now_ns => ready.push(index),
-                Some(&when_ns) => later.push((when_ns, index)),
-                None => {
-                    others.push(pollable);
-                    other_indices.push(index);
-                }
+            if let Some(&when_ns) = self.timers.get(&pollable.rep()) {
+                if when_ns <= self.now_ns { ready.push(index) } else { later.push((when_ns, index)) }
+            } else if let Some(number) = self.http.calls.of_pollable(pollable.rep()) {
+                calls.push((number, index));
+            } else {
+                others.push(pollable);
+                other_indices.push(index);
             }
         }
         if !others.is_empty() {
@@ -343,13 +359,20 @@ impl io::poll::Host for Wasi {
             let stock = futures::future::poll_immediate(poll).await.transpose()?.unwrap_or_default();
             ready.extend(stock.into_iter().filter_map(|index| other_indices.get(usize::try_from(index).ok()?)));
         }
-        if ready.is_empty() {
-            let Some(&(earliest_ns, _)) = later.iter().min() else {
-                return Err(Stop::trap("the guest waits for an event that never happens".into()));
-            };
-            self.sleep_until(earliest_ns)?;
-            ready.extend(later.into_iter().filter(|&(when_ns, _)| when_ns <= earliest_ns).map(|(_, index)| index));
+        let earliest_ns = later.iter().min().map(|&(when_ns, _)| when_ns);
+        if calls.is_empty() {
+            if ready.is_empty() {
+                let Some(earliest_ns) = earliest_ns else {
+                    return Err(Stop::trap("the guest waits for an event that never happens".into()));
+                };
+                self.sleep_until(earliest_ns)?;
+            }
+        } else {
+            let numbers: Vec<u64> = calls.iter().map(|(number, _)| *number).collect();
+            let arrived = self.poll_calls(&numbers, earliest_ns, ready.is_empty()).await?;
+            ready.extend(calls.into_iter().filter(|(number, _)| arrived.contains(number)).map(|(_, index)| index));
         }
+        ready.extend(later.into_iter().filter(|&(when_ns, _)| when_ns <= self.now_ns).map(|(_, index)| index));
         ready.sort_unstable();
         Ok(ready)
     }
@@ -357,21 +380,28 @@ impl io::poll::Host for Wasi {
 
 impl io::poll::HostPollable for Wasi {
     async fn block(&mut self, pollable: Resource<DynPollable>) -> Result<()> {
-        match self.timers.get(&pollable.rep()) {
-            Some(&when_ns) => self.sleep_until(when_ns),
+        if let Some(&when_ns) = self.timers.get(&pollable.rep()) {
+            return self.sleep_until(when_ns);
+        }
+        match self.http.calls.of_pollable(pollable.rep()) {
+            Some(number) => self.poll_calls(&[number], None, true).await.map(drop),
             None => io::poll::HostPollable::block(&mut self.table, pollable).await,
         }
     }
 
     async fn ready(&mut self, pollable: Resource<DynPollable>) -> Result<bool> {
-        match self.timers.get(&pollable.rep()) {
-            Some(&when_ns) => Ok(when_ns <= self.now_ns),
+        if let Some(&when_ns) = self.timers.get(&pollable.rep()) {
+            return Ok(when_ns <= self.now_ns);
+        }
+        match self.http.calls.of_pollable(pollable.rep()) {
+            Some(number) => self.is_call_ready(number),
             None => io::poll::HostPollable::ready(&mut self.table, pollable).await,
         }
     }
 
     fn drop(&mut self, pollable: Resource<DynPollable>) -> Result<()> {
         self.timers.remove(&pollable.rep());
+        self.http.calls.unsubscribe(pollable.rep());
         io::poll::HostPollable::drop(&mut self.table, pollable)
     }
 }

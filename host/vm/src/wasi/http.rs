@@ -1,26 +1,32 @@
-//! `wasi:http`: messages as plain buffers, and an `outgoing-handler` that denies every request.
+//! `wasi:http`: messages as plain buffers, and the requests of a guest.
 //!
-//! A service has no network. `outgoing-handler.handle` answers `HTTP-request-denied` to every request, in every phase,
-//! so a guest that can use HTTP runs without it. Otherwise the functions behave as those of wasmtime-wasi-http 48, with
-//! these differences, most of which keep a reply independent of the time that a network takes:
+//! Only a transaction has a network (`calls.rs`). In every other phase, and if its service has none,
+//! `outgoing-handler.handle` answers `HTTP-request-denied`, so a guest that can use HTTP runs without it. Otherwise the
+//! functions behave as those of wasmtime-wasi-http 48, with these differences, most of which keep a reply independent of
+//! the time that a network takes:
 //!
 //! - A body is a buffer. `check-write` permits [`WRITE_BYTES_MAX`] until the body has [`HTTP_BODY_BYTES_MAX`], then it
 //!   fails. It never waits for a connection.
+//! - A request is whole before it is sent. A guest that waits for the response to an unfinished one traps.
 //! - What a guest holds is bounded by [`HTTP_BYTES_MAX`]. A body that exceeds it fails, anything else traps.
 //! - A stream over a body belongs to the call that opened it, as a stream over a file does. In a later call every use
-//!   fails, and a drop works. All other resources are data, and stay valid.
+//!   fails, and a drop works. A response that was not taken in its call is an error afterwards. All other resources are
+//!   data, and stay valid.
 //! - A response is whole before it is ready, so its body and its trailers never make a guest wait.
 //!
 //! No guest gets an `incoming-request` or a `response-outparam`, because a service is not called through HTTP. Their
 //! functions are linked since they are a part of `types`.
 
+mod calls;
 mod fields;
 
 use super::streams::Stream;
 use super::{HasWasi, WRITE_BYTES_MAX, Wasi};
 use crate::stop::Stop;
 use bytes::Bytes;
+use calls::Calls;
 use fields::FieldsError;
+use lifeboat_api::call::CALL_BODY_BYTES_MAX;
 use lifeboat_disk::{BYTES_PER_FUEL, READ_BYTES_MAX};
 use std::collections::HashMap;
 use std::str::FromStr;
@@ -63,7 +69,7 @@ use bindings::wasi::http::{outgoing_handler, types};
 use fields::Fields;
 
 /// The most bytes of one body.
-pub(crate) const HTTP_BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
+pub(crate) const HTTP_BODY_BYTES_MAX: usize = CALL_BODY_BYTES_MAX;
 
 /// The most bytes that a guest may hold in resources of `wasi:http`: names, values, bodies, paths, and
 /// [`HTTP_RESOURCE_BYTES`] for each of the resources.
@@ -291,20 +297,19 @@ impl Held for FutureTrailers {
     }
 }
 
-/// The response to a request, which is ready at once.
+/// The response to a request. Its call is in [`Calls`].
 #[derive(Debug)]
 #[expect(unreachable_pub, reason = "the generated module exports it again")]
-#[cfg_attr(not(test), expect(dead_code, reason = "no request is sent, so none arrives"))]
-pub enum FutureIncomingResponse {
-    /// The response, or the reason why there is none.
-    Ready(std::result::Result<Box<IncomingResponse>, ErrorCode>),
-    /// The guest has taken it.
-    Taken,
+pub struct FutureIncomingResponse {
+    /// The number of the call.
+    number: u64,
+    /// The bytes of the request.
+    request_bytes: usize,
 }
 
 impl Held for FutureIncomingResponse {
     fn content_bytes(&self) -> usize {
-        if let Self::Ready(Ok(response)) = self { response.content_bytes() } else { 0 }
+        self.request_bytes
     }
 }
 
@@ -313,6 +318,7 @@ impl Pollable for FutureTrailers {
     async fn ready(&mut self) {}
 }
 
+// The pollable of a response is known by its number, and nothing ever waits for this one.
 #[async_trait]
 impl Pollable for FutureIncomingResponse {
     async fn ready(&mut self) {}
@@ -383,6 +389,8 @@ pub(super) struct Http {
     bodies: HashMap<u64, Body>,
     /// The number of bodies so far.
     body_count: u64,
+    /// The requests that the guest has made.
+    pub(super) calls: Calls,
 }
 
 impl Http {
@@ -417,7 +425,7 @@ impl Http {
     }
 
     /// Ends a body for its message, if it has one: what was written is of no use any more.
-    fn end_message(&mut self, number: Option<u64>) {
+    pub(super) fn end_message(&mut self, number: Option<u64>) {
         if let Some(body) = number.and_then(|number| self.bodies.get_mut(&number)) {
             body.has_message = false;
         }
@@ -593,12 +601,15 @@ impl outgoing_handler::Host for Wasi {
         request: Resource<OutgoingRequest>,
         options: Option<Resource<RequestOptions>>,
     ) -> std::result::Result<Resource<FutureIncomingResponse>, HttpError> {
-        if let Some(options) = options {
-            self.take(options)?;
-        }
+        let options = options.map(|options| self.take(options)).transpose()?;
         let request = self.take(request)?;
-        self.http.end_message(request.body);
-        Err(ErrorCode::HttpRequestDenied.into())
+        if !self.http.calls.is_on() {
+            self.http.end_message(request.body);
+            return Err(ErrorCode::HttpRequestDenied.into());
+        }
+        let request_bytes = request.content_bytes();
+        let number = self.http.calls.handle(request, options.unwrap_or_default());
+        Ok(self.hold(FutureIncomingResponse { number, request_bytes })?)
     }
 }
 
@@ -1015,23 +1026,36 @@ impl types::HostOutgoingBody for Wasi {
 
 impl types::HostFutureIncomingResponse for Wasi {
     fn subscribe(&mut self, future: Resource<FutureIncomingResponse>) -> Result<Resource<DynPollable>> {
-        subscribe(&mut self.table, future)
+        let number = self.table.get(&future)?.number;
+        let pollable = subscribe(&mut self.table, future)?;
+        self.http.calls.subscribe(pollable.rep(), number);
+        Ok(pollable)
     }
 
     fn get(
         &mut self,
         future: Resource<FutureIncomingResponse>,
     ) -> Result<Option<std::result::Result<std::result::Result<Resource<IncomingResponse>, ErrorCode>, ()>>> {
-        let taken = self.change(&future, |future| std::mem::replace(future, FutureIncomingResponse::Taken))?;
-        Ok(Some(match taken {
-            FutureIncomingResponse::Ready(Ok(response)) => Ok(Ok(self.hold(*response)?)),
-            FutureIncomingResponse::Ready(Err(code)) => Ok(Err(code)),
-            FutureIncomingResponse::Taken => Err(()),
-        }))
+        let number = self.table.get(&future)?.number;
+        Ok(match self.call_result(number)? {
+            None => None,
+            Some(None) => Some(Err(())),
+            Some(Some(Err(error))) => Some(Ok(Err(calls::error_code(&error)))),
+            Some(Some(Ok(response))) => match calls::incoming(&response) {
+                Ok(response) => {
+                    self.charge_fields(response.headers.len(), response.headers.bytes());
+                    Some(Ok(Ok(self.hold(*response)?)))
+                }
+                Err(code) => Some(Ok(Err(code))),
+            },
+        })
     }
 
     fn drop(&mut self, future: Resource<FutureIncomingResponse>) -> Result<()> {
-        self.take(future).map(drop)
+        let number = self.take(future)?.number;
+        let unsent = self.http.calls.forget(number);
+        self.http.end_message(unsent);
+        Ok(())
     }
 }
 

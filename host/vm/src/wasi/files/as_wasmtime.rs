@@ -7,6 +7,7 @@
 
 use super::super::{CallContext, Inputs};
 use super::{Descriptor, FileError, Phase, Wasi};
+use crate::network::Network;
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::id::{Epoch, Sequence};
 use lifeboat_disk::Disk;
@@ -330,7 +331,7 @@ async fn compare(steps: &[Step]) -> Result<(), TestCaseError> {
     let mut ours = Wasi::new([7; 32], 10_000, Disk::new(0), 1 << 30);
     let context =
         CallContext { phase: Phase::Execute, sequence: Sequence(1), epoch: Epoch::default(), now: Timestamp(1) };
-    ours.enter(context, Inputs::Replay, 1 << 30);
+    ours.enter(context, Inputs::Replay, 1 << 30, Network::None);
     let mut theirs = Theirs::new();
     let (root, _) = super::preopens::Host::get_directories(&mut ours).expect("a disk").pop().expect("a root");
     let mut our_open: Vec<Resource<Descriptor>> = vec![root];

@@ -19,6 +19,7 @@ fn enter(wasi: &mut Wasi, phase: Phase, sequence: u64) {
         CallContext { phase, sequence: Sequence(sequence), epoch: Epoch::default(), now },
         Inputs::Replay,
         LIMIT_BYTES,
+        crate::network::Network::None,
     );
 }
 

@@ -8,6 +8,7 @@
 use super::super::{CallContext, Inputs, Phase};
 use super::fields::{FIELD_NAME_BYTES, FIELD_VALUE_BYTES, FIELDS_BYTES_MAX, Fields};
 use super::{HeaderFailure, HttpError, StreamCode, Wasi};
+use crate::network::Network;
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::id::{Epoch, Sequence};
 use lifeboat_disk::Disk;
@@ -232,7 +233,7 @@ fn ours() -> Wasi {
     let mut ours = Wasi::new([7; 32], 10_000, Disk::new(0), 1 << 20);
     let context =
         CallContext { phase: Phase::Execute, sequence: Sequence(1), epoch: Epoch::default(), now: Timestamp(1) };
-    ours.enter(context, Inputs::Replay, 1 << 20);
+    ours.enter(context, Inputs::Replay, 1 << 20, Network::None);
     ours
 }
 

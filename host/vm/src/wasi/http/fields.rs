@@ -6,6 +6,7 @@
 
 use http::header::{CONTENT_LENGTH, Entry, HeaderMap, HeaderName, HeaderValue};
 use http::header::{InvalidHeaderName, InvalidHeaderValue, MaxSizeReached};
+use lifeboat_api::call::Field;
 
 /// The most bytes of names and values in one `fields`, with [`FIELD_NAME_BYTES`] and [`FIELD_VALUE_BYTES`] for each.
 pub(crate) const FIELDS_BYTES_MAX: usize = 128 * 1024;
@@ -76,6 +77,24 @@ impl Fields {
     /// Creates mutable fields without an entry.
     pub(super) fn new() -> Self {
         Self { map: HeaderMap::new(), bytes: 0, is_mutable: true }
+    }
+
+    /// Returns the fields of a response, without the names that a guest may not set. None if they are more than fields
+    /// can hold.
+    pub(super) fn received(received: &[Field]) -> Option<Self> {
+        let mut fields = Self::new();
+        for Field { name, value } in received {
+            let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+            if FORBIDDEN.contains(&name.as_str()) {
+                continue;
+            }
+            let value = HeaderValue::from_bytes(value).ok()?;
+            let name_bytes = if fields.map.contains_key(&name) { 0 } else { name_bytes(&name) };
+            // A bound of its own holds for what was received; the counts beside it only count.
+            fields.bytes += name_bytes + value_bytes(&value);
+            fields.map.try_append(name, value).ok()?;
+        }
+        Some(fields.into_immutable())
     }
 
     /// Makes the fields those of a message.

@@ -6,14 +6,21 @@ use super::types::{
     HostOutgoingBody, HostOutgoingRequest, HostOutgoingResponse, HostRequestOptions,
 };
 use super::*;
+use crate::network::{HostTime, Landing, LiveNetwork, Network, RuntimeTime, Timeline, Wish};
 use futures::FutureExt;
+use lifeboat_api::call::{CallError, CallRecord, CallResponse, CallResult, Field, NEVER_SEEN};
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::id::{Epoch, Sequence};
 use lifeboat_api::transaction::Cause;
 use lifeboat_disk::Disk;
 use proptest::prelude::*;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
 use wasmtime_wasi_io::bindings::wasi::io::poll::Host as _;
 use wasmtime_wasi_io::bindings::wasi::io::streams::{HostInputStream, HostOutputStream};
+
+mod calls;
 
 const PHASES: [Phase; 4] = [Phase::Init, Phase::Execute, Phase::Query, Phase::Snapshot];
 
@@ -24,7 +31,87 @@ fn enter(wasi: &mut Wasi, phase: Phase, sequence: u64) {
         epoch: Epoch::default(),
         now: Timestamp(sequence * 1_000_000_000),
     };
-    wasi.enter(context, Inputs::Replay, 1 << 20);
+    wasi.enter(context, Inputs::Replay, 1 << 20, Network::None);
+}
+
+/// A transaction with a live network, and the service's end of that.
+struct Live {
+    wasi: Wasi,
+    wishes: mpsc::UnboundedReceiver<Wish>,
+    timeline: Arc<Timeline>,
+}
+
+/// A context of a transaction that begins one second after 1970.
+const TRANSACTION: CallContext =
+    CallContext { phase: Phase::Execute, sequence: Sequence(1), epoch: Epoch([0; 16]), now: Timestamp(1_000_000_000) };
+
+impl Live {
+    /// Begins a transaction whose earlier attempts made the calls `known`.
+    fn new(known: Vec<CallRecord>) -> Self {
+        Self::at(known, Arc::new(RuntimeTime::default()))
+    }
+
+    fn at(known: Vec<CallRecord>, time: Arc<dyn HostTime>) -> Self {
+        let (sender, wishes) = mpsc::unbounded_channel();
+        let timeline = Arc::new(Timeline::new(time));
+        let network = LiveNetwork { known: known.into(), wishes: sender, timeline: Arc::clone(&timeline) };
+        let mut wasi = Wasi::new([7; 32], 100_000, Disk::new(0), 1 << 20);
+        wasi.enter(TRANSACTION, Inputs::Live { deadline: Duration::from_secs(60) }, 1 << 20, Network::Live(network));
+        Self { wasi, wishes, timeline }
+    }
+
+    /// Answers the next wish.
+    fn land(&mut self, result: CallResult) {
+        let wish = self.wishes.try_recv().expect("a wish");
+        land(&self.timeline, wish, result);
+    }
+}
+
+fn land(timeline: &Timeline, wish: Wish, result: CallResult) {
+    let seen = timeline.read();
+    // A guest may have dropped the response.
+    let _ = wish.landing.send(Landing { seen, result });
+}
+
+/// Begins a replay of a transaction with these calls.
+fn replayed(calls: &[CallRecord]) -> Wasi {
+    let mut wasi = Wasi::new([7; 32], 100_000, Disk::new(0), 1 << 20);
+    wasi.enter(TRANSACTION, Inputs::Replay, 1 << 20, Network::Recorded(calls.into()));
+    wasi
+}
+
+/// A request to a host, handed over.
+fn handled(wasi: &mut Wasi, path: &str) -> Resource<FutureIncomingResponse> {
+    let request = request(wasi);
+    wasi.set_authority(again(&request), Some("example.org".into())).expect("a request").expect("an authority");
+    wasi.set_path_with_query(again(&request), Some(path.into())).expect("a request").expect("a path");
+    wasi.handle(request, None).expect("there is a network")
+}
+
+/// What `get` answers: nothing yet, a status, a code, or that it was taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Got {
+    Nothing,
+    Status(u16),
+    Failed(String),
+    Taken,
+}
+
+fn get(wasi: &mut Wasi, future: &Resource<FutureIncomingResponse>) -> Got {
+    match HostFutureIncomingResponse::get(wasi, again(future)).expect("a future") {
+        None => Got::Nothing,
+        Some(Err(())) => Got::Taken,
+        Some(Ok(Err(code))) => Got::Failed(format!("{code:?}")),
+        Some(Ok(Ok(response))) => {
+            let status = HostIncomingResponse::status(wasi, again(&response)).expect("a response");
+            HostIncomingResponse::drop(wasi, response).expect("a response");
+            Got::Status(status)
+        }
+    }
+}
+
+fn whole(status: u16) -> CallResponse {
+    CallResponse { status, headers: Vec::new(), body: Bytes::new(), trailers: Vec::new() }
 }
 
 fn in_transaction() -> Wasi {
@@ -71,7 +158,7 @@ fn is_trap(error: &wasmtime::Error, words: &str) -> bool {
 }
 
 #[test]
-fn every_request_is_denied_in_every_phase() {
+fn without_a_network_every_request_is_denied_in_every_phase() {
     for phase in PHASES {
         let mut wasi = in_transaction();
         wasi.leave(true);
@@ -266,22 +353,25 @@ fn bytes_and_values_are_charged() {
 }
 
 /// A response that has arrived, with two bytes more than one read takes.
-fn response(wasi: &mut Wasi) -> Resource<FutureIncomingResponse> {
-    let mut headers = Fields::new();
-    headers.append("content-type", b"text/plain".to_vec()).expect("valid");
-    let mut trailers = Fields::new();
-    trailers.append("digest", b"7".to_vec()).expect("valid");
-    let bytes = Some(Bytes::from(vec![b'r'; READ_BYTES_MAX + 2]));
-    let body = Some(IncomingBody { bytes, trailers: Some(trailers) });
-    let headers = headers.into_immutable();
-    wasi.hold(FutureIncomingResponse::Ready(Ok(Box::new(IncomingResponse { status: 201, headers, body }))))
-        .expect("room")
+fn response() -> (Wasi, Resource<FutureIncomingResponse>) {
+    let field = |name: &str, value: &'static [u8]| Field { name: name.into(), value: Bytes::from_static(value) };
+    let response = CallResponse {
+        status: 201,
+        // A guest may not set the second one, so it does not see it.
+        headers: vec![field("content-type", b"text/plain"), field("transfer-encoding", b"chunked")],
+        body: vec![b'r'; READ_BYTES_MAX + 2].into(),
+        trailers: vec![field("digest", b"7")],
+    };
+    let mut live = Live::new(Vec::new());
+    let future = handled(&mut live.wasi, "/");
+    assert_eq!(get(&mut live.wasi, &future), Got::Nothing);
+    live.land(Ok(Arc::new(response)));
+    (live.wasi, future)
 }
 
 #[test]
 fn a_response_is_read_once() {
-    let mut wasi = in_transaction();
-    let future = response(&mut wasi);
+    let (mut wasi, future) = response();
     let pollable = HostFutureIncomingResponse::subscribe(&mut wasi, again(&future)).expect("a future");
     let ready = wasi.poll(vec![again(&pollable)]).now_or_never().expect("at once");
     assert_eq!(ready.expect("it is ready"), [0]);
@@ -296,6 +386,8 @@ fn a_response_is_read_once() {
 
     assert_eq!(HostIncomingResponse::status(&mut wasi, again(&response)).expect("a response"), 201);
     let headers = HostIncomingResponse::headers(&mut wasi, again(&response)).expect("a response");
+    let entries = HostFields::entries(&mut wasi, again(&headers)).expect("fields");
+    assert_eq!(entries, [("content-type".to_owned(), b"text/plain".to_vec())]);
     let append = HostFields::append(&mut wasi, again(&headers), "a".into(), Vec::new());
     assert!(matches!(append, Err(HeaderFailure::Code(HeaderError::Immutable))), "{append:?}");
     HostFields::drop(&mut wasi, headers).expect("fields");
@@ -334,19 +426,17 @@ fn a_response_is_read_once() {
 
 #[test]
 fn a_response_that_failed_gives_its_code_once() {
-    let mut wasi = in_transaction();
-    let future = wasi.hold(FutureIncomingResponse::Ready(Err(ErrorCode::ConnectionTimeout))).expect("room");
-    assert!(matches!(
-        HostFutureIncomingResponse::get(&mut wasi, again(&future)),
-        Ok(Some(Ok(Err(ErrorCode::ConnectionTimeout))))
-    ));
-    assert!(matches!(HostFutureIncomingResponse::get(&mut wasi, again(&future)), Ok(Some(Err(())))));
+    let mut live = Live::new(Vec::new());
+    let future = handled(&mut live.wasi, "/");
+    assert_eq!(get(&mut live.wasi, &future), Got::Nothing);
+    live.land(Err(CallError::ConnectionTimeout { address: "192.0.2.1:443".into(), limit_ms: 2_000 }));
+    assert_eq!(get(&mut live.wasi, &future), Got::Failed("ErrorCode::ConnectionTimeout".into()));
+    assert_eq!(get(&mut live.wasi, &future), Got::Taken);
 }
 
 #[test]
 fn the_stream_of_a_response_is_stale_in_the_next_call() {
-    let mut wasi = in_transaction();
-    let future = response(&mut wasi);
+    let (mut wasi, future) = response();
     let response = HostFutureIncomingResponse::get(&mut wasi, future)
         .expect("a future")
         .expect("ready")
