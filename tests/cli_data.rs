@@ -347,6 +347,7 @@ fn journalled(folder: &Folder, transactions: &[(String, &str)]) {
                 answer: Answer::Ok(Bytes::copy_from_slice(answer.as_bytes())),
                 fuel_used: 1_000,
                 query_fuel_used: 0,
+                network: None,
             }));
             number = number.next();
             let change = Change::Continue { number, record: record::encode(&record) };

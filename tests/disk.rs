@@ -7,6 +7,7 @@ use lifeboat_api::name::Name;
 use lifeboat_api::transaction::Answer;
 use lifeboat_disk::Disk;
 use lifeboat_vm::instance::{Call, Instance, MoveError};
+use lifeboat_vm::network::Network;
 use lifeboat_vm::store::{Allowance, Inputs};
 use lifeboat_vm::workload::{LoadLimits, load};
 use std::time::Duration;
@@ -47,7 +48,7 @@ impl Guest {
     async fn execute(&mut self, body: &str) -> String {
         self.sequence += 1;
         let call = Self::call(self.sequence, &self.user, body);
-        text(self.instance.execute(call, ALLOWANCE).await.answer)
+        text(self.instance.execute(call, ALLOWANCE, Network::None).await.answer)
     }
 
     async fn query(&mut self, body: &str) -> String {

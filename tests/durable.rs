@@ -94,9 +94,24 @@ pub(crate) async fn create(rig: &Rig, service: &str, guest: &str, settings: Serv
     rig.host.create_durable_service(new).await.map_err(|error| error.to_string())
 }
 
+/// Creates a service of a guest from its bytes.
+pub(crate) async fn create_with(
+    rig: &Rig,
+    service: &str,
+    file: &str,
+    bytes: Vec<u8>,
+    settings: ServiceSettings,
+) -> Result<(), String> {
+    let new = of_bytes(service, file, bytes, settings);
+    rig.host.create_durable_service(new).await.map_err(|error| error.to_string())
+}
+
 /// Returns the parameters of a new durable service of a guest of `tests/guests`.
 pub(crate) fn new_service(service: &str, guest: &str, settings: ServiceSettings) -> NewService {
-    let bytes = guest_bytes(guest);
+    of_bytes(service, guest, guest_bytes(guest), settings)
+}
+
+fn of_bytes(service: &str, guest: &str, bytes: Vec<u8>, settings: ServiceSettings) -> NewService {
     NewService {
         name: name(service),
         workload: load(guest, &bytes, &LoadLimits::default()).expect("valid"),

@@ -298,6 +298,7 @@ async fn a_tail_that_once_failed_over_for_memory_is_replayed_from_an_older_snaps
             answer,
             fuel_used,
             query_fuel_used: 0,
+            network: None,
         })));
     }
     assert!(rig.failovers().iter().filter(|failover| failover.cause == FailoverCause::Memory).count() > 1);
@@ -350,6 +351,7 @@ fn recorded(sequence: u64, body: &str, answer: &str) -> TailEntry {
         answer: Answer::Ok(answer.to_owned().into()),
         fuel_used: 1_000,
         query_fuel_used: 0,
+        network: None,
     }))
 }
 

@@ -64,6 +64,10 @@ impl Log for FaultyLog {
         self.inner.reserve(bytes)
     }
 
+    fn reserve_outcome(&mut self, bytes: u64) -> BoxFuture<'_, Result<(), JournalError>> {
+        self.inner.reserve_outcome(bytes)
+    }
+
     fn is_stalled(&self) -> bool {
         self.has(Fault::Stalled)
     }

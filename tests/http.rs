@@ -7,6 +7,7 @@ use lifeboat_api::id::{Epoch, Sequence};
 use lifeboat_api::transaction::Answer;
 use lifeboat_disk::Disk;
 use lifeboat_vm::instance::{Call, Instance};
+use lifeboat_vm::network::Network;
 use lifeboat_vm::store::{Allowance, Inputs};
 use lifeboat_vm::workload::{LoadLimits, load};
 use std::sync::Arc;
@@ -48,7 +49,7 @@ async fn a_guest_with_http_costs_the_same_in_a_replay() {
         for sequence in 1..=3 {
             let (sequence, timestamp) = (Sequence(sequence), Timestamp(sequence));
             let call = Call { id: "t", user: &user, sequence, timestamp, epoch: Epoch::default(), body: b"x" };
-            let attempt = instance.execute(call, allowance).await;
+            let attempt = instance.execute(call, allowance, Network::None).await;
             assert!(matches!(attempt.answer, Answer::Ok(_)), "{:?}", attempt.answer);
             used.push(attempt.fuel_used);
         }

@@ -33,6 +33,7 @@
 //! enables a feature of a shared dependency. To check it, run `cargo test --release --workspace --no-run -v` after
 //! `cargo build --release`: it must compile nothing of Wasmtime.
 
+mod calls;
 mod children;
 mod cli_data;
 mod cli_disk;
@@ -75,5 +76,6 @@ mod tutorial;
 mod util;
 mod verify;
 mod wasi;
+mod webhook;
 mod world;
 mod yields;

@@ -12,6 +12,7 @@ use lifeboat_api::transaction::{Answer, Cause};
 use lifeboat_disk::Disk;
 use lifeboat_vm::engine::{Engine, PoolLimits, Program};
 use lifeboat_vm::instance::{Attempt, Call, Instance, MoveError};
+use lifeboat_vm::network::Network;
 use lifeboat_vm::snapshot::Snapshot;
 use lifeboat_vm::store::{Allowance, FUEL_YIELD_INTERVAL, Inputs};
 use lifeboat_vm::workload::{LoadLimits, WASI_IMPORTS, load};
@@ -57,7 +58,7 @@ async fn execute(instance: &mut Instance, body: &str, allowance: Allowance) -> A
         epoch: Epoch::default(),
         body: body.as_bytes(),
     };
-    instance.execute(call, allowance).await
+    instance.execute(call, allowance, Network::None).await
 }
 
 /// Waits for `future` and counts how often it yielded.

@@ -71,6 +71,20 @@ pub enum Event {
         /// The id of the transaction or query.
         transaction: String,
     },
+    /// A call to the network is in doubt: its host stopped before it recorded the outcome. It is not made again unless
+    /// the service says so.
+    CallInDoubt {
+        /// The service.
+        service: Name,
+        /// The id of the transaction.
+        transaction: String,
+        /// The place of the call among those of the transaction, from 0.
+        index: u32,
+        /// The method of its request.
+        method: String,
+        /// The address of its request.
+        target: String,
+    },
     /// A service was created, and accepts transactions.
     Created {
         /// Its first VM.
@@ -251,6 +265,7 @@ impl Event {
             | Self::SnapshotNotKept { service, .. }
             | Self::OldSnapshotsNotRemoved { service, .. }
             | Self::JournalPinned { service, .. }
+            | Self::CallInDoubt { service, .. }
             | Self::Log { service, .. } => Some(service),
             Self::JournalDamaged { .. }
             | Self::JournalTorn { .. }
@@ -272,6 +287,7 @@ impl Event {
         Self::JournalFull(_) => "journal_full",
         Self::JournalRelieved { .. } => "journal_relieved",
         Self::NotCured { .. } => "not_cured",
+        Self::CallInDoubt { .. } => "call_in_doubt",
         Self::Created { .. } => "created",
         Self::Started { .. } => "started",
         Self::Stopped { .. } => "stopped",
@@ -597,6 +613,14 @@ impl fmt::Display for Event {
                 "No failover: {vm} was rolled back: transaction '{transaction}' exhausted its {resource}, and no fresh \
                  VM that is available to it has enough",
                 transaction = Printable(transaction)
+            ),
+            Self::CallInDoubt { service, transaction, index, method, target } => write!(
+                f,
+                "Call in doubt: call {index} of transaction '{}' of {service}, {} {}: its host stopped before the \
+                 outcome was recorded; the call is not made again",
+                Printable(transaction),
+                Printable(method),
+                Printable(target)
             ),
             Self::Created { vm, machine, size, workload } => {
                 write!(f, "Created: {vm} on {machine} (size {size}, workload {workload})")

@@ -137,6 +137,14 @@ pub struct NetworkAmount {
     pub bytes: u64,
 }
 
+impl NetworkAmount {
+    /// Returns the sum with `other`.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self { calls: self.calls.saturating_add(other.calls), bytes: self.bytes.saturating_add(other.bytes) }
+    }
+}
+
 /// A share of a whole, from 0 % to 100 %, exact to a hundredth of a percent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "f64", into = "f64")]

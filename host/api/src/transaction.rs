@@ -270,13 +270,28 @@ pub enum Cause {
         /// The limit of that size, in bytes.
         size_bytes: u64,
     },
+    /// The network allowance of the VM was used up.
+    #[error(
+        "network: the allowance of {} calls and {} is used up; make fewer calls, or deploy the workload as a new service \
+         of a larger size",
+        grouped(*limit_calls), ByteCount(*limit_bytes)
+    )]
+    Network {
+        /// The calls of the allowance.
+        limit_calls: u64,
+        /// The bytes of the allowance.
+        limit_bytes: u64,
+    },
+    /// The host stopped while the transaction made calls to the network.
+    #[error("interrupted: the host stopped before it ended; try again, and no call that it made is made twice")]
+    Interrupted,
 }
 
 impl Cause {
     /// Returns whether the host caused the failure, so that the same id may run again.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Deadline { .. } | Self::NoRoom { .. })
+        matches!(self, Self::Deadline { .. } | Self::NoRoom { .. } | Self::Network { .. } | Self::Interrupted)
     }
 
     /// Returns the exhausted resource, if it is one that a failover could cure.
@@ -286,6 +301,7 @@ impl Cause {
             Self::Fuel { .. } => Some(Resource::Cpu),
             Self::Memory { .. } => Some(Resource::Memory),
             Self::Disk { .. } => Some(Resource::Disk),
+            Self::Network { .. } => Some(Resource::Network),
             Self::NoRoom { level, .. } => Some(*level),
             _ => None,
         }

@@ -10,6 +10,7 @@ use lifeboat_api::transaction::Answer;
 use lifeboat_disk::Disk;
 use lifeboat_vm::engine::Program;
 use lifeboat_vm::instance::{Call, Instance};
+use lifeboat_vm::network::Network;
 use lifeboat_vm::rehydrate::{MAINTENANCE_DEADLINE, MAINTENANCE_FUEL};
 use lifeboat_vm::store::{Allowance, Inputs};
 use std::sync::Arc;
@@ -81,7 +82,7 @@ impl Ledger {
                     epoch: Epoch::default(),
                     body: body.as_bytes(),
                 };
-                let attempt = instance.execute(call, ALLOWANCE).await;
+                let attempt = instance.execute(call, ALLOWANCE, Network::None).await;
                 assert!(matches!(attempt.answer, Answer::Ok(_)), "{:?}", attempt.answer);
             }
             instance

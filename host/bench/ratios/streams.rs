@@ -14,6 +14,7 @@ use lifeboat_api::transaction::Answer;
 use lifeboat_disk::Disk;
 use lifeboat_vm::engine::Program;
 use lifeboat_vm::instance::{Call, Instance};
+use lifeboat_vm::network::Network;
 use lifeboat_vm::store::{Allowance, Inputs};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -95,7 +96,7 @@ impl OnVirtualDisk {
                 let (sequence, timestamp, epoch) = (*sequence, Timestamp(1), Epoch::default());
                 let call = Call { id: "host-1", user: "ada", sequence, timestamp, epoch, body: body.as_bytes() };
                 let start = Instant::now();
-                let attempt = instance.execute(call, ALLOWANCE).await;
+                let attempt = instance.execute(call, ALLOWANCE, Network::None).await;
                 elapsed = start.elapsed();
                 assert!(matches!(attempt.answer, Answer::Ok(_)), "{:?}", attempt.answer);
             }

@@ -97,7 +97,7 @@ pub(crate) struct Caller {
 }
 
 /// The first 128 bits of the BLAKE3 hash of a user's name, their incarnation, and one of their ids.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IdKey([u8; 16]);
 
 impl IdKey {

@@ -29,7 +29,7 @@ pub(crate) mod snapshot_writer;
 pub(crate) mod stored_snapshot;
 mod workload_files;
 
-pub use contents::{Contents, FoundService, FoundSnapshot, findings};
+pub use contents::{Contents, FoundService, FoundSnapshot, Interrupted, findings};
 pub(crate) use contents::{count_transactions, kept, last_transaction};
 pub use error::DataError;
 pub use locked::Locked;

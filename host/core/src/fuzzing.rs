@@ -64,7 +64,8 @@ pub fn answer_in(record: &Record) -> Option<RelocatedAnswer> {
     };
     match record {
         Record::Transaction(transaction) => {
-            Some(RelocatedAnswer { transaction: without_body(transaction), bytes: transaction.bytes() })
+            let bytes = transaction.answer_bytes() + transaction.body.len() as u64;
+            Some(RelocatedAnswer { transaction: without_body(transaction), bytes })
         }
         Record::Relocated(answer) => {
             Some(RelocatedAnswer { transaction: without_body(&answer.transaction), bytes: answer.bytes })

@@ -119,6 +119,14 @@ impl History {
         self.log.reserve(bytes).await
     }
 
+    /// Waits until room for the outcome of a call of about `bytes` is reserved.
+    ///
+    /// # Errors
+    /// As [`Log::reserve`].
+    pub(crate) async fn reserve_outcome(&mut self, bytes: u64) -> Result<(), JournalError> {
+        self.log.reserve_outcome(bytes).await
+    }
+
     /// Appends a record. The sequence numbers of transactions must increase. Returns the commit of the record, and the
     /// bytes that it takes to retain its answer.
     ///
@@ -177,6 +185,36 @@ impl History {
         record.ok_or_else(missing).map(Some)
     }
 
+    /// The same, with the record that holds the answer.
+    ///
+    /// # Errors
+    /// As [`History::answered`].
+    pub(crate) async fn answered_at(
+        &mut self,
+        key: &IdKey,
+    ) -> Result<Option<(RecordNumber, Arc<TransactionRecord>)>, JournalError> {
+        let Some(number) = self.answers.find(key) else { return Ok(None) };
+        Ok(self.answered(key).await?.map(|record| (number, record)))
+    }
+
+    /// Replaces the retained answer of a key, which is in record `from`, by a copy that says more.
+    ///
+    /// # Errors
+    /// As [`Log::append`].
+    pub(crate) fn replace_answer(
+        &mut self,
+        key: &IdKey,
+        from: RecordNumber,
+        copy: Record,
+    ) -> Result<Commit, JournalError> {
+        let (commit, _) = self.append(&copy)?;
+        self.log.release(from);
+        if !self.answers.relocate(key, from, self.last) {
+            self.log.release(self.last);
+        }
+        Ok(commit)
+    }
+
     /// Makes room for the answer to one more id of a user.
     ///
     /// # Errors
@@ -224,11 +262,7 @@ impl History {
         for (from, answer) in self.log.due(span_bytes).await {
             let TransactionRecord { user, incarnation, id, .. } = &*answer.transaction;
             let key = IdKey::new(user, *incarnation, id);
-            self.append(&Record::Relocated(answer))?;
-            self.log.release(from);
-            if !self.answers.relocate(&key, from, self.last) {
-                self.log.release(self.last);
-            }
+            self.replace_answer(&key, from, Record::Relocated(answer))?;
         }
         Ok(())
     }

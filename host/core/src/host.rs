@@ -36,6 +36,7 @@ use lifeboat_api::transaction::{
     BODY_BYTES_MAX, Denial, Kind, Reply, Request, RequestError, check_id, check_id_length,
 };
 use lifeboat_vm::engine::{Engine, EngineError, PoolLimits, Program, joined};
+use lifeboat_vm::network::RuntimeTime;
 use lifeboat_vm::rehydrate::{MAINTENANCE_DEADLINE, MAINTENANCE_FUEL, Maintenance};
 use lifeboat_vm::workload::{MEMORIES_MAX, Workload};
 use name_locks::NameLocks;
@@ -126,7 +127,7 @@ impl std::fmt::Debug for Host {
 
 impl Host {
     /// Sets up a host without users or services. All events of its services go to `events`, and every transaction gets
-    /// its time from `clock`.
+    /// its time from `clock`. Their calls to the network are made on the current runtime.
     ///
     /// # Errors
     /// [`EngineError::SetUp`].
@@ -144,7 +145,15 @@ impl Host {
         };
         Ok(Self {
             engine,
-            context: ServiceContext { fleet, clock, events, maintenance, spinning: Arc::new(Semaphore::new(1)) },
+            context: ServiceContext {
+                fleet,
+                clock,
+                events,
+                maintenance,
+                spinning: Arc::new(Semaphore::new(1)),
+                io: tokio::runtime::Handle::try_current().ok(),
+                time: Arc::new(RuntimeTime::default()),
+            },
             authority: Arc::default(),
             services: RwLock::default(),
             data: None,

@@ -15,15 +15,19 @@ pub(crate) mod tail;
 pub use memory::MemoryLog;
 
 use lifeboat_journal::{commit, frame, ticket};
-pub use lifeboat_vm::tail::{QueriesRecord, QueryRecord, RECORD_BYTES, TailEntry, TransactionRecord};
+pub use lifeboat_vm::tail::{NetworkRecord, QueriesRecord, QueryRecord, RECORD_BYTES, TailEntry, TransactionRecord};
 
 use frame::RecordNumber;
 use futures::future::BoxFuture;
+use lifeboat_api::call::{CallRecord, RequestHash};
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::event::{Failover, SlaFailure};
 use lifeboat_api::id::{Epoch, Sequence};
+use lifeboat_api::name::Name;
 use lifeboat_api::size::{Bytes as ByteCount, BytesBeside};
+use lifeboat_api::transaction::ReplyHash;
 use std::sync::Arc;
+use std::time::Duration;
 use thiserror::Error;
 use ticket::{Committed, Ticket};
 
@@ -61,6 +65,53 @@ pub enum Record {
     Queries(Arc<QueriesRecord>),
     /// A copy of a retained answer, so that the original record can be reclaimed.
     Relocated(RelocatedAnswer),
+    /// A transaction is about to make a call to the network.
+    CallIntent(Arc<CallIntent>),
+    /// The outcome of a call, as it arrived.
+    CallOutcome(Arc<CallOutcome>),
+}
+
+/// A transaction is about to make a call. The call is made once this record is durable. If no [`CallOutcome`] follows,
+/// it is unknown whether the call was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallIntent {
+    /// The transaction's sequence number.
+    pub sequence: Sequence,
+    /// The transaction's id.
+    pub id: Box<str>,
+    /// Whether the client supplied the id.
+    pub is_id_kept: bool,
+    /// The user who sent the transaction.
+    pub user: Name,
+    /// The incarnation of the user.
+    pub incarnation: u64,
+    /// The time at which the transaction began.
+    pub timestamp: Timestamp,
+    /// The hash of the transaction's body.
+    pub body_hash: ReplyHash,
+    /// The place of the call among those of the transaction, from 0.
+    pub index: u32,
+    /// The hash of the request.
+    pub hash: RequestHash,
+    /// The method of the request.
+    pub method: String,
+    /// The address of the request, as of [`CallRequest::target`](lifeboat_api::call::CallRequest::target).
+    pub target: String,
+    /// The bytes of the request.
+    pub bytes: u64,
+}
+
+/// The outcome of a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallOutcome {
+    /// The sequence number of the transaction that made the call.
+    pub sequence: Sequence,
+    /// The call. It has a result.
+    pub call: CallRecord,
+    /// How long the call took. 0 if an earlier attempt made it.
+    pub took: Duration,
+    /// The bytes of the response.
+    pub bytes: u64,
 }
 
 impl Record {
@@ -284,6 +335,12 @@ pub trait Log: Send {
     /// # Errors
     /// [`JournalError::Stalled`], [`JournalError::Ended`].
     fn reserve(&mut self, bytes: u64) -> BoxFuture<'_, Result<(), JournalError>>;
+
+    /// Waits until room for the outcome of a call of about `bytes` is reserved.
+    ///
+    /// # Errors
+    /// As [`Log::reserve`].
+    fn reserve_outcome(&mut self, bytes: u64) -> BoxFuture<'_, Result<(), JournalError>>;
 
     /// Returns whether appended records may wait for a long time because there is no room for them.
     fn is_stalled(&self) -> bool;

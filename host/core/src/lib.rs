@@ -81,6 +81,7 @@ pub mod journal;
 pub mod locks;
 pub mod metrics;
 pub mod monitor;
+pub mod network;
 mod parts;
 pub mod portable;
 pub mod scratch;

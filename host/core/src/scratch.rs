@@ -289,7 +289,7 @@ impl Scratch {
             epoch: state.resume_point.epoch,
             body,
         };
-        let Attempt { answer, fuel_used } = state.instance.query(call, self.maintenance.allowance()).await;
+        let Attempt { answer, fuel_used, .. } = state.instance.query(call, self.maintenance.allowance()).await;
         Queried { answer, fuel_used, log: state.instance.take_log() }
     }
 

@@ -20,9 +20,11 @@
 //! state could not be brought back; then every request is denied.
 
 mod backoff;
+mod calls;
 mod clock;
 mod conditions;
 mod counters;
+pub(crate) mod doubts;
 mod gate;
 mod handle;
 mod logs;
@@ -37,7 +39,10 @@ mod shadow;
 mod snapshots;
 mod spec;
 mod turns;
+mod waits;
 
+pub use calls::NETWORK_CURES_IN_VAIN_MAX;
+pub use doubts::{DOUBTS_MAX, Doubt, SettleError, Settlement};
 pub use gate::EVENTS_HELD_BYTES_MAX;
 pub(crate) use handle::ServiceHandle;
 pub use handle::{Ordered, Pending};
@@ -46,24 +51,27 @@ pub use queries::{QUERIES_HELD_BYTES_MAX, QUERIES_HELD_FUEL_MAX, QUERIES_HELD_MA
 pub(crate) use recover::SnapshotWriterTask;
 pub use reply::Answered;
 pub use shadow::{PROMOTE_FUEL_MAX, SHADOW_STATE_BYTES_MIN};
-pub use spec::{Counts, JournalStatus, LaunchError, ServiceSpec, Status};
+pub use spec::{Counts, JournalStatus, LaunchError, ServiceSpec, Status, Waiting};
 
 use crate::answers::{Answers, Caller, ForgottenTimes, IdKey};
 use crate::data::snapshot_writer::SnapshotWriter;
 use crate::failover::{HEADROOM_POINTS, Policy};
 use crate::fleet::Fleet;
 use crate::history::History;
-use crate::journal::{Commit, JournalError, Log, Record, TransactionRecord};
-use crate::vm::Vm;
+use crate::journal::{Commit, JournalError, Log, NetworkRecord, Record, TransactionRecord};
+use crate::network::ServiceNetwork;
+use crate::vm::{Rest, Vm};
+use calls::{Book, CALLS_ROOM_BYTES};
 use clock::ServiceClock;
 use conditions::Conditions;
 use counters::Counters;
+use doubts::Doubts;
 use gate::EventGate;
 use handle::{LOOKS_MAX, Message, ORDERS_MAX, Order};
 use lifeboat_api::clock::{Clock, Timestamp};
 use lifeboat_api::event::{Event, EventSink, FailoverCause, SlaFailure, Triggered};
 use lifeboat_api::id::{Epoch, Sequence, VmId};
-use lifeboat_api::meter::{Resource, Usage};
+use lifeboat_api::meter::{Resource, Unit, Usage};
 use lifeboat_api::name::Name;
 use lifeboat_api::size::Size;
 use lifeboat_api::sla::FailoverMode;
@@ -71,6 +79,7 @@ use lifeboat_api::transaction::{Answer, Cause, Denial, Kind, OutcomeUnknown, Rep
 use lifeboat_journal::adaptive_spin::AdaptiveSpin;
 use lifeboat_vm::engine::Program;
 use lifeboat_vm::instance::{Attempt, Call, Instance};
+use lifeboat_vm::network::{HostTime, Network};
 use lifeboat_vm::rehydrate::{Maintenance, REPLAY_OVERHEAD_FUEL, ReplayContext};
 use lifeboat_vm::snapshot::Snapshot;
 use lifeboat_vm::store::{Allowance, Inputs};
@@ -89,6 +98,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
+use waits::WaitBoard;
 
 /// The most requests of one user that may wait for a service, unless configured otherwise. A user may have fewer when
 /// others wait as well. The requests of all users together are at most twice as many.
@@ -127,6 +137,10 @@ pub(crate) struct ServiceContext {
     pub(crate) maintenance: Maintenance,
     /// A permit held by the one service that polls for its next request.
     pub(crate) spinning: Arc<Semaphore>,
+    /// The runtime on which calls to the network are made. None if the host was set up outside of one.
+    pub(crate) io: Option<tokio::runtime::Handle>,
+    /// The time that passes while guests wait for the network.
+    pub(crate) time: Arc<dyn HostTime>,
 }
 
 /// The reason why no live instance is in the service's state. The service is stopped, or tries again with the next
@@ -196,6 +210,13 @@ pub(crate) struct Service {
     failover: FailoverMode,
     epoch: Epoch,
     context: ServiceContext,
+    network: Option<ServiceNetwork>,
+    /// The calls of the current transaction.
+    book: Book,
+    waits: Arc<WaitBoard>,
+    /// The transactions since the last kept one that failed on a full allowance of network.
+    vain_cures: u32,
+    doubts: Doubts,
 
     // The serving VM, and the shadow that may replace it.
     vm: Vm,
@@ -283,6 +304,11 @@ impl Service {
             failover: spec.failover,
             epoch: spec.epoch,
             context,
+            network: spec.network,
+            book: Book::default(),
+            waits: Arc::default(),
+            vain_cures: 0,
+            doubts: Doubts::default(),
             vm,
             shadow: None,
             history,
@@ -313,6 +339,7 @@ impl Service {
             name: self.name.clone(),
             queue: Arc::new(entrance),
             queue_max,
+            waits: Arc::clone(&self.waits),
             looks: Arc::new(Semaphore::new(LOOKS_MAX)),
             orders: Arc::new(Semaphore::new(ORDERS_MAX)),
         };
@@ -489,6 +516,17 @@ impl Service {
                     .map(|()| (self.vm.instance.disk().clone(), self.last_sequence, self.last_commit.clone()));
                 drop(done.send(copy));
             }
+            Message::Doubts { done, .. } => {
+                let doubts = self.doubts();
+                self.after_events(move |_| drop(done.send(doubts)));
+            }
+            Message::Settle { user, id, index, settlement, done, .. } => {
+                let settled = self.settle_doubt(user.as_ref(), &id, index, settlement).await;
+                match settled {
+                    Ok(()) => self.last_commit.then_or_held(|durable| drop(done.send(durable.map_err(Into::into)))),
+                    Err(error) => drop(done.send(Err(error))),
+                }
+            }
             Message::Find { user, incarnation, id, found, .. } => {
                 self.find(&Caller { user, incarnation }, id, found).await;
             }
@@ -502,6 +540,7 @@ impl Service {
         let Some(reply) = reply.reserve(&self.name) else { return };
         self.counters.request();
         self.triggered = None;
+        self.book = Book::default();
         let id = request.id.as_ref().filter(|_| request.kind == Kind::Transaction);
         let key = id.map(|id| IdKey::new(&caller.user, caller.incarnation, id));
         let admitted = match self.repetition(key.as_ref(), &caller, &request).await {
@@ -525,7 +564,7 @@ impl Service {
             }
         };
         let size = Arc::clone(&self.vm.size);
-        let attempt = self.attempt(&work, self.vm.meter.cpu.remaining(), &size).await;
+        let attempt = self.attempt(&work, self.vm.rest(), &size).await;
         let settled = match &attempt.answer {
             Answer::Failed(cause) => match cause.exhausted() {
                 Some(resource) => self.cure(&work, resource, attempt).await,
@@ -610,7 +649,8 @@ impl Service {
             return Err(self.degraded_denial(format!("its tank is empty, and {reason}")));
         }
         if kind == Kind::Transaction {
-            let room = (body.len() + lifeboat_api::transaction::REPLY_BYTES_MAX) as u64 + self.queries.bytes();
+            let calls = if self.network.is_some() { CALLS_ROOM_BYTES } else { 0 };
+            let room = (body.len() + lifeboat_api::transaction::REPLY_BYTES_MAX) as u64 + self.queries.bytes() + calls;
             // A shadow in progress may make the room, and should not be dropped for it.
             while self.history.check_room(room).is_err() && self.shadow.is_some() {
                 self.advance_shadow().await;
@@ -676,13 +716,24 @@ impl Service {
         }
     }
 
-    /// Executes `work` with `fuel` as the rest of a tank, under the other limits of `size`.
-    async fn attempt(&mut self, work: &Work, fuel: u64, size: &Size) -> Attempt {
+    /// Executes `work` with the rest of a VM's tank and of its allowance, under the other limits of `size`.
+    async fn attempt(&mut self, work: &Work, rest: Rest, size: &Size) -> Attempt {
+        let Rest { fuel, network: left } = rest;
         let Size { memory_bytes, disk_bytes, deadline, .. } = *size;
         let allowance = Allowance { fuel, memory_bytes, disk_bytes, inputs: Inputs::Live { deadline } };
-        let attempt = match work.kind {
-            Kind::Transaction => self.vm.instance.execute(work.call(), allowance).await,
-            Kind::Query => self.vm.instance.query(work.call(), allowance).await,
+        let attempt = match (work.kind, self.network.clone()) {
+            (Kind::Query, _) => self.vm.instance.query(work.call(), allowance).await,
+            (Kind::Transaction, None) => self.vm.instance.execute(work.call(), allowance, Network::None).await,
+            (Kind::Transaction, Some(network)) => {
+                let executed = self.execute_with_network(work, allowance, network, size.network(), left).await;
+                match executed {
+                    Ok(attempt) => attempt,
+                    Err(error) => {
+                        drop(self.stop(format!("a call could not be journalled: {error}")));
+                        self.vm.instance.interrupt(allowance, Cause::Interrupted)
+                    }
+                }
+            }
         };
         let mut lines = self.vm.instance.take_log();
         if self.vm.instance.has_left_open() && !self.has_reported_open {
@@ -701,9 +752,19 @@ impl Service {
 
     /// Charges and journals the outcome of an attempt, and returns the reply.
     fn settle(&mut self, work: &Work, attempt: Attempt) -> Result<(Reply, Commit), Denial> {
-        let Attempt { answer, fuel_used } = attempt;
+        let network = match (work.kind, &self.network) {
+            (Kind::Transaction, Some(_)) => Some(self.network_record(work, &attempt).map_err(|error| {
+                let stopped = self.stop(format!("a call could not be journalled: {error}"));
+                stopped.denial(&self.name)
+            })?),
+            _ => None,
+        };
+        let Attempt { answer, fuel_used, .. } = attempt;
         self.clock.pass(work.timestamp);
         if answer.is_kept() {
+            if work.kind == Kind::Transaction {
+                self.vain_cures = 0;
+            }
             match work.kind {
                 Kind::Transaction => self.vm.charge(fuel_used),
                 Kind::Query => self.vm.charge_query(fuel_used),
@@ -727,7 +788,7 @@ impl Service {
             failover: None,
         };
         let commit = match work.kind {
-            Kind::Transaction => self.journal_transaction(work, &reply)?,
+            Kind::Transaction => self.journal_transaction(work, &reply, network)?,
             Kind::Query => {
                 if reply.answer.is_kept() {
                     self.note_query(work, &reply);
@@ -740,7 +801,12 @@ impl Service {
         Ok((reply, commit))
     }
 
-    fn journal_transaction(&mut self, work: &Work, reply: &Reply) -> Result<Commit, Denial> {
+    fn journal_transaction(
+        &mut self,
+        work: &Work,
+        reply: &Reply,
+        network: Option<NetworkRecord>,
+    ) -> Result<Commit, Denial> {
         self.append_queries().map_err(|stopped| stopped.denial(&self.name))?;
         self.last_sequence = work.sequence;
         let record = TransactionRecord {
@@ -756,7 +822,12 @@ impl Service {
             answer: reply.answer.clone(),
             fuel_used: reply.fuel_used,
             query_fuel_used: self.vm.take_unwritten_fuel(),
+            network: network.map(Arc::new),
         };
+        if let Some(network) = &record.network {
+            self.vm.charge_network(network);
+            self.doubts.note(&record);
+        }
         let (commit, answer_bytes) = match self.history.append(&Record::Transaction(Arc::new(record))) {
             Ok(appended) => appended,
             Err(error) => {
@@ -784,7 +855,7 @@ impl Service {
             // The failover in progress cures this crossing, too.
             return;
         }
-        let usage = self.vm.meter.usage(resource);
+        let usage = (self.vm.meter.unit(resource), self.vm.meter.usage(resource));
         self.fail_sla(resource, usage, &work.id);
         if self.prefers_shadow() {
             let (from, from_machine) = (self.vm.id.clone(), self.vm.lease.machine().clone());
@@ -845,12 +916,12 @@ impl Service {
     }
 
     /// Journals and reports an SLA failure. Of the network, `usage` is that of its fuller unit.
-    fn fail_sla(&mut self, resource: Resource, usage: Usage, transaction: &str) {
+    fn fail_sla(&mut self, resource: Resource, (unit, usage): (Unit, Usage), transaction: &str) {
         let failure = SlaFailure {
             vm: self.vm.id.clone(),
             resource,
             usage,
-            unit: self.vm.meter.unit(resource),
+            unit,
             threshold_percent: self.policy.thresholds.of(resource),
             transaction: transaction.to_owned(),
             sequence: self.last_sequence,
@@ -913,6 +984,7 @@ impl Service {
             journal: self.conditions.journal(&self.vm.id, self.history.held_bytes()),
             stopped: self.conditions.stopped().map(str::to_owned),
             counts: self.counters.counts(),
+            waiting: None,
         }
     }
 }

@@ -1,8 +1,9 @@
 //! A VM: one incarnation of a service.
 
 use crate::fleet::Lease;
+use crate::journal::NetworkRecord;
 use lifeboat_api::id::VmId;
-use lifeboat_api::meter::Meter;
+use lifeboat_api::meter::{Meter, NetworkAmount};
 use lifeboat_api::size::Size;
 use lifeboat_vm::instance::Instance;
 use std::sync::Arc;
@@ -18,6 +19,20 @@ pub(crate) struct Vm {
     pub(crate) instance: Instance,
     /// The VM's slot on its machine.
     pub(crate) lease: Lease,
+}
+
+/// What is left of the consumables of a VM.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rest {
+    pub(crate) fuel: u64,
+    pub(crate) network: NetworkAmount,
+}
+
+impl Rest {
+    /// Returns a full tank and a full allowance of network.
+    pub(crate) fn full(size: &Size) -> Self {
+        Self { fuel: size.fuel, network: size.network() }
+    }
 }
 
 impl Vm {
@@ -51,6 +66,16 @@ impl Vm {
     /// Takes what kept work burnt out of the tank.
     pub(crate) fn charge(&mut self, fuel_used: u64) {
         self.meter.charge(fuel_used, self.instance.levels());
+    }
+
+    /// Takes what a transaction did on the network out of the allowance, whether it is kept or not.
+    pub(crate) fn charge_network(&mut self, network: &NetworkRecord) {
+        self.meter.charge_network(network.charged.calls, network.charged.bytes);
+    }
+
+    /// Returns what is left of the tank and of the allowance of network.
+    pub(crate) fn rest(&self) -> Rest {
+        Rest { fuel: self.meter.cpu.remaining(), network: self.meter.network.remaining() }
     }
 
     /// The same for a query, whose fuel is written with the next transaction.

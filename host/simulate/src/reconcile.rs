@@ -15,6 +15,7 @@ use lifeboat_api::transaction::Answer;
 use lifeboat_disk::Disk;
 use lifeboat_vm::engine::{Program, slot_bytes};
 use lifeboat_vm::instance::{Attempt, Call, Instance};
+use lifeboat_vm::network::Network;
 use lifeboat_vm::rehydrate::{MAINTENANCE_DEADLINE, MAINTENANCE_FUEL};
 use lifeboat_vm::store::{Allowance, Inputs};
 use serde::Serialize;
@@ -152,7 +153,7 @@ impl Replica for RoomyVm {
 
     async fn execute(&mut self, call: Call<'_>) -> Attempt {
         let allowance = self.allowance;
-        let attempt = self.instance().execute(call, allowance).await;
+        let attempt = self.instance().execute(call, allowance, Network::None).await;
         self.instance().take_log();
         attempt
     }

@@ -9,8 +9,10 @@ use crate::catalog::{Catalog, ServiceEntry};
 use crate::journal::answer::AnswerPlace;
 use crate::journal::durable::FoundAnswer;
 use crate::journal::record::{self, AnswerCheck};
-use crate::journal::{Record, RelocatedAnswer, TailEntry, TransactionRecord};
+use crate::journal::{CallIntent, CallOutcome, NetworkRecord, Record, RelocatedAnswer, TailEntry, TransactionRecord};
+use crate::service::doubts;
 use crate::snapshot_file::{self, Checked, ResumePoint, SECTION_FORGOTTEN, SnapshotHeader};
+use lifeboat_api::call::{CallRecord, NEVER_SEEN};
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::event::{Event, Fallback};
 use lifeboat_api::id::WorkloadHash;
@@ -67,6 +69,10 @@ pub struct FoundService {
     pub last: RecordNumber,
     /// The epoch of the last record.
     pub epoch: Epoch,
+    /// The transaction that had begun to make calls when its host stopped.
+    pub interrupted: Option<Interrupted>,
+    /// The last answers to ids with calls in doubt, in no order.
+    pub(crate) doubts: Vec<TransactionRecord>,
     /// The bytes of all its records.
     pub journal_bytes: u64,
     /// Whether all records that its snapshots need are there, even if the service cannot continue for another reason.
@@ -155,12 +161,61 @@ impl FoundSnapshot {
     }
 }
 
+/// A transaction that had begun to make calls when its host stopped. No record says how it ended.
+#[derive(Debug, Clone, Default)]
+pub struct Interrupted {
+    /// Its sequence number.
+    pub sequence: Sequence,
+    /// The first of its intents, which names the transaction. None if all of its calls were made by earlier attempts.
+    pub intent: Option<Arc<CallIntent>>,
+    /// Its calls, in order. Those without a result are in doubt.
+    pub calls: Vec<CallRecord>,
+    /// The calls that are charged, and their bytes.
+    pub charged: NetworkAmount,
+}
+
+impl Interrupted {
+    fn intend(&mut self, intent: &Arc<CallIntent>) {
+        self.intent.get_or_insert_with(|| Arc::clone(intent));
+        let CallIntent { index, hash, method, target, bytes, .. } = (**intent).clone();
+        self.calls.retain(|call| call.index != index);
+        self.calls.push(CallRecord { index, hash, method, target, seen: NEVER_SEEN, result: None });
+        self.charged.calls += 1;
+        self.charged.bytes = self.charged.bytes.saturating_add(bytes);
+    }
+
+    fn conclude(&mut self, outcome: &CallOutcome) {
+        self.charged.bytes = self.charged.bytes.saturating_add(outcome.bytes);
+        match self.calls.iter_mut().find(|call| call.index == outcome.call.index) {
+            Some(call) => *call = outcome.call.clone(),
+            // It was denied, or an earlier attempt made it.
+            None => self.calls.push(outcome.call.clone()),
+        }
+    }
+
+    /// Gives the calls of a transaction their results, which are in records of their own.
+    fn complete(&self, transaction: &mut Arc<TransactionRecord>) {
+        let Some(network) = &transaction.network else { return };
+        let mut calls = network.calls.to_vec();
+        for call in &mut calls {
+            let known = self.calls.iter().find(|known| known.index == call.index);
+            call.result = call.result.take().or_else(|| known.and_then(|known| known.result.clone()));
+        }
+        let network = Arc::new(NetworkRecord { calls: calls.into(), ..(**network).clone() });
+        Arc::make_mut(transaction).network = Some(network);
+    }
+}
+
 /// What is gathered of a service while the journal is read.
 #[derive(Default)]
 struct Gathered {
     records: Vec<(RecordNumber, Record)>,
     answered: Vec<(KeptId, FoundAnswer)>,
     epoch: Epoch,
+    /// The last answers to ids with calls in doubt.
+    doubts: BTreeMap<IdKey, TransactionRecord>,
+    /// The transaction whose calls were read last, until its own record is read.
+    interrupted: Option<Interrupted>,
     journal_bytes: u64,
     /// The first record that cannot be decoded, and why. Records after it cannot be used.
     undecodable: Option<(RecordNumber, String)>,
@@ -169,8 +224,13 @@ struct Gathered {
 impl Gathered {
     fn add_answer(&mut self, transaction: &TransactionRecord, bytes: u64, number: RecordNumber, place: AnswerPlace) {
         let TransactionRecord { user, incarnation, id, sequence, timestamp, .. } = transaction;
+        let key = IdKey::new(user, *incarnation, id);
+        match doubts::of(transaction) {
+            Some(in_doubt) => drop(self.doubts.insert(key, in_doubt)),
+            None => drop(self.doubts.remove(&key)),
+        }
         let kept = KeptId {
-            key: IdKey::new(user, *incarnation, id),
+            key,
             caller: Caller { user: user.clone(), incarnation: *incarnation },
             sequence: *sequence,
             number,
@@ -179,6 +239,12 @@ impl Gathered {
             bytes,
         };
         self.answered.push((kept, FoundAnswer { number, place, journal_bytes: self.journal_bytes }));
+    }
+
+    /// Returns the calls of a transaction that has no record yet.
+    fn calls_of(&mut self, sequence: Sequence) -> &mut Interrupted {
+        self.interrupted = self.interrupted.take().filter(|it| it.sequence == sequence);
+        self.interrupted.get_or_insert_with(|| Interrupted { sequence, ..Interrupted::default() })
     }
 
     /// Returns the answers in the order in which they were given, each at the place to which it was last relocated.
@@ -244,6 +310,8 @@ impl Gathering {
                 first: RecordNumber(0),
                 last: RecordNumber(0),
                 epoch: Epoch::default(),
+                interrupted: None,
+                doubts: Vec::new(),
                 journal_bytes: 0,
                 is_journal_sound: false,
                 standing: Ok(()),
@@ -307,7 +375,7 @@ impl Gathering {
                 if gathered.undecodable.is_some() {
                     return;
                 }
-                let record = match record::decode(service, gathered.epoch, bytes) {
+                let mut record = match record::decode(service, gathered.epoch, bytes) {
                     Ok(record) => record,
                     Err(error) => {
                         gathered.undecodable = Some((number, error.to_string()));
@@ -318,15 +386,24 @@ impl Gathering {
                     let check = AnswerCheck::of(bytes, transaction.body_hash);
                     AnswerPlace { location, check }
                 };
-                match &record {
+                match &mut record {
                     Record::Opened { epoch, .. } => gathered.epoch = *epoch,
-                    Record::Transaction(transaction) if transaction.is_id_kept => {
-                        gathered.add_answer(transaction, transaction.bytes(), number, place(transaction));
+                    Record::Transaction(transaction) => {
+                        let of_it = gathered.interrupted.take().filter(|it| it.sequence == transaction.sequence);
+                        if let Some(of_it) = of_it.filter(|_| transaction.answer.is_kept()) {
+                            of_it.complete(transaction);
+                        }
+                        if transaction.is_id_kept {
+                            let bytes = transaction.answer_bytes() + transaction.body.len() as u64;
+                            gathered.add_answer(transaction, bytes, number, place(transaction));
+                        }
                     }
+                    Record::CallIntent(intent) => gathered.calls_of(intent.sequence).intend(intent),
+                    Record::CallOutcome(outcome) => gathered.calls_of(outcome.sequence).conclude(outcome),
                     Record::Relocated(RelocatedAnswer { transaction, bytes }) => {
                         gathered.add_answer(transaction, *bytes, number, place(transaction));
                     }
-                    _ => {}
+                    Record::Snapshot { .. } | Record::SlaFailure(_) | Record::Failover(_) | Record::Queries(_) => {}
                 }
                 gathered.journal_bytes += bytes.len() as u64 + 4;
                 if is_whole || number > oldest {
@@ -343,8 +420,10 @@ impl Gathering {
         for (name, found) in &mut services {
             let mut gathered = gathered.remove(name).unwrap_or_default();
             let answered = gathered.take_answered();
-            let Gathered { records, epoch, journal_bytes, undecodable, .. } = gathered;
+            let Gathered { records, epoch, journal_bytes, undecodable, interrupted, doubts, .. } = gathered;
             (found.records, found.answered, found.journal_bytes) = (records, answered, journal_bytes);
+            found.doubts = doubts.into_values().collect();
+            found.interrupted = interrupted.filter(|it| it.intent.is_some());
             // Snapshots contain the epoch of records that are gone.
             let known = found.snapshots.first().and_then(|snapshot| snapshot.header.as_ref());
             found.epoch =
@@ -409,6 +488,9 @@ impl FoundService {
                     if transaction.answer.is_kept() {
                         resume_point.fuel_used = resume_point.fuel_used.saturating_add(transaction.fuel_used);
                     }
+                    if let Some(network) = &transaction.network {
+                        resume_point.network_used = resume_point.network_used.plus(network.charged);
+                    }
                 }
                 Record::Failover(failover) => {
                     (resume_point.vm_number, resume_point.fuel_used) = (failover.to.number, 0);
@@ -416,8 +498,13 @@ impl FoundService {
                     resume_point.size.clone_from(&failover.size);
                 }
                 Record::Opened { epoch, .. } => resume_point.epoch = *epoch,
-                // The fuel of queries is reported with the transaction after them.
-                Record::Snapshot { .. } | Record::SlaFailure(_) | Record::Queries(_) | Record::Relocated(_) => {}
+                // The fuel of queries is reported with the transaction after them, and calls with theirs.
+                Record::Snapshot { .. }
+                | Record::SlaFailure(_)
+                | Record::Queries(_)
+                | Record::Relocated(_)
+                | Record::CallIntent(_)
+                | Record::CallOutcome(_) => {}
             }
         }
         resume_point

@@ -44,6 +44,7 @@ fn transaction(sequence: u64, id: &str, is_id_kept: bool, answer: Answer) -> Rec
         answer,
         fuel_used: 1,
         query_fuel_used: 0,
+        network: None,
     }))
 }
 

@@ -7,7 +7,7 @@ use super::registry::{Rest, STOPPED_BY_OPERATOR};
 use crate::auth::Identity;
 use crate::catalog::{Room, ServiceEntry};
 use crate::data::{DataDirectory, DataError};
-use crate::service::{LaunchError, Status};
+use crate::service::{Doubt, LaunchError, SettleError, Settlement, Status};
 use lifeboat_api::access::Grant;
 use lifeboat_api::event::Event;
 use lifeboat_api::id::{Epoch, Sequence};
@@ -93,6 +93,31 @@ impl Host {
     /// durable for now.
     pub async fn disk_of(&self, by: &Identity, service: &str) -> Result<(Disk, Sequence), Denial> {
         self.enter(by, service, Grant::Observe)?.disk().await
+    }
+
+    /// Returns the calls in doubt of a service, in the order of their transactions.
+    ///
+    /// # Errors
+    /// A denial without the grant to observe, or if the service does not run.
+    pub async fn doubts(&self, by: &Identity, service: &str) -> Result<Vec<Doubt>, Denial> {
+        self.enter(by, service, Grant::Observe)?.doubts().await
+    }
+
+    /// Settles a call in doubt: the call `index` of the transaction `id`, of `user` if several have that id. The next
+    /// attempt of the transaction finds what was decided.
+    ///
+    /// # Errors
+    /// A denial without the grant to operate, or if the service does not run. [`SettleError`]: nothing is decided.
+    pub async fn settle_doubt(
+        &self,
+        by: &Identity,
+        service: &str,
+        user: Option<Name>,
+        id: String,
+        index: u32,
+        settlement: Settlement,
+    ) -> Result<Result<(), SettleError>, Denial> {
+        self.enter(by, service, Grant::Operate)?.settle(user, id, index, settlement).await
     }
 
     /// Ends a durable service with a snapshot, after all earlier requests to it, and releases its VM and slot. The

@@ -70,6 +70,8 @@ pub struct DurableLog {
     /// The last update from the location feed.
     locations: LocationUpdate,
     room: Option<Room>,
+    /// The room for the outcome of a call.
+    outcome_room: Option<Room>,
     /// The reason of the first refused record. An executed transaction is then missing from the log, and nothing may
     /// follow it.
     refused: Arc<OnceLock<String>>,
@@ -136,6 +138,7 @@ impl DurableLog {
             journal_bytes: found.journal_bytes,
             locations: LocationUpdate::default(),
             room: None,
+            outcome_room: None,
             refused: Arc::default(),
         }
     }
@@ -274,7 +277,11 @@ impl Log for DurableLog {
         JournalError::fence(expected, self.last)?;
         self.catch_up();
         let bytes = record::encode(record);
-        let mut room = if matches!(record, Record::Transaction(_)) { self.room.take() } else { None };
+        let mut room = match record {
+            Record::Transaction(_) => self.room.take(),
+            Record::CallOutcome(_) => self.outcome_room.take(),
+            _ => None,
+        };
         if let Some(room) = &mut room {
             room.shrink(bytes.len());
         }
@@ -302,7 +309,9 @@ impl Log for DurableLog {
         self.last = expected;
         let mut answer_bytes = 0;
         match record {
-            Record::Transaction(transaction) if transaction.is_id_kept => answer_bytes = transaction.bytes(),
+            Record::Transaction(transaction) if transaction.is_id_kept => {
+                answer_bytes = transaction.answer_bytes() + transaction.body.len() as u64;
+            }
             Record::Relocated(RelocatedAnswer { transaction, .. }) => {
                 // A failure has no answer that counts, but it has a text.
                 let charged = transaction.answer_bytes().max(record_bytes);
@@ -340,6 +349,16 @@ impl Log for DurableLog {
                 let room = self.committer.room(with_answer(bytes)).await;
                 self.room = Some(room.map_err(|error| JournalError::ended(&error))?);
             }
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn reserve_outcome(&mut self, bytes: u64) -> BoxFuture<'_, Result<(), JournalError>> {
+        async move {
+            self.outcome_room = None;
+            let room = self.committer.room(usize::try_from(bytes).unwrap_or(usize::MAX)).await;
+            self.outcome_room = Some(room.map_err(|error| JournalError::ended(&error))?);
             Ok(())
         }
         .boxed()

@@ -4,12 +4,15 @@
 //! fields are only ever appended. `docs/format.md` lists them. The frame checks that the bytes are those that were
 //! written. A record that cannot be decoded was written by a newer host, or because of a bug.
 
-use super::{QueriesRecord, QueryRecord, Record, RelocatedAnswer, TransactionRecord};
+use super::{
+    CallIntent, CallOutcome, NetworkRecord, QueriesRecord, QueryRecord, Record, RelocatedAnswer, TransactionRecord,
+};
 use bytes::Bytes;
+use lifeboat_api::call::{CallError, CallRecord, CallResponse, Field, RequestHash};
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::event::{Failover, FailoverCause, SlaFailure};
 use lifeboat_api::id::{Epoch, Sequence, VmId};
-use lifeboat_api::meter::{Percent, Resource, Unit, Usage};
+use lifeboat_api::meter::{NetworkAmount, Percent, Resource, Unit, Usage};
 use lifeboat_api::name::{NAME_BYTES_MAX, Name};
 use lifeboat_api::transaction::{Answer, Cause, ReplyHash, TRANSACTION_ID_BYTES_MAX};
 use lifeboat_journal::frame::RECORD_LENGTH_BYTES;
@@ -90,6 +93,162 @@ enum Stored<'a> {
         #[serde(borrow)]
         failure: StoredSlaFailure<'a>,
     },
+    CallIntent(#[serde(borrow)] StoredIntent<'a>),
+    CallOutcome {
+        sequence: Sequence,
+        #[serde(borrow)]
+        call: StoredCall<'a>,
+        took: Duration,
+        bytes: u64,
+    },
+    /// A transaction with a network. Results of calls of a kept one are in the records before it.
+    TransactionWithCalls {
+        incarnation: u64,
+        body_hash: ReplyHash,
+        #[serde(borrow)]
+        transaction: StoredTransaction<'a>,
+        #[serde(borrow)]
+        network: StoredNetwork<'a>,
+    },
+    /// A copy of the answer to a failed transaction that made calls.
+    RelocatedWithCalls {
+        incarnation: u64,
+        body_hash: ReplyHash,
+        bytes: u64,
+        /// The transaction, without its body.
+        #[serde(borrow)]
+        transaction: StoredTransaction<'a>,
+        #[serde(borrow)]
+        network: StoredNetwork<'a>,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredIntent<'a> {
+    sequence: Sequence,
+    id: &'a str,
+    is_id_kept: bool,
+    user: &'a str,
+    incarnation: u64,
+    timestamp: Timestamp,
+    body_hash: ReplyHash,
+    index: u32,
+    hash: RequestHash,
+    method: &'a str,
+    target: &'a str,
+    bytes: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredNetwork<'a> {
+    charged_calls: u64,
+    charged_bytes: u64,
+    #[serde(borrow)]
+    calls: Vec<StoredCall<'a>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredCall<'a> {
+    index: u32,
+    hash: RequestHash,
+    method: &'a str,
+    target: &'a str,
+    seen: Timestamp,
+    #[serde(borrow)]
+    result: StoredResult<'a>,
+}
+
+#[derive(Serialize, Deserialize)]
+enum StoredResult<'a> {
+    /// It is unknown, or in a record of its own.
+    Absent,
+    Response {
+        status: u16,
+        #[serde(borrow)]
+        headers: Vec<StoredField<'a>>,
+        #[serde(borrow, serialize_with = "as_bytes")]
+        body: &'a [u8],
+        #[serde(borrow)]
+        trailers: Vec<StoredField<'a>>,
+    },
+    Error(CallError),
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredField<'a> {
+    name: &'a str,
+    #[serde(borrow, serialize_with = "as_bytes")]
+    value: &'a [u8],
+}
+
+impl<'a> StoredField<'a> {
+    fn all(fields: &'a [Field]) -> Vec<Self> {
+        fields.iter().map(|Field { name, value }| Self { name, value }).collect()
+    }
+}
+
+impl StoredField<'_> {
+    fn into_field(self) -> Field {
+        Field { name: self.name.to_owned(), value: Bytes::copy_from_slice(self.value) }
+    }
+}
+
+impl<'a> StoredCall<'a> {
+    fn of(call: &'a CallRecord, has_result: bool) -> Self {
+        let CallRecord { index, hash, method, target, seen, result } = call;
+        let result = match result {
+            Some(Ok(response)) if has_result => {
+                let CallResponse { status, headers, body, trailers } = &**response;
+                let (headers, trailers) = (StoredField::all(headers), StoredField::all(trailers));
+                StoredResult::Response { status: *status, headers, body, trailers }
+            }
+            Some(Err(error)) if has_result => StoredResult::Error(error.clone()),
+            _ => StoredResult::Absent,
+        };
+        Self { index: *index, hash: *hash, method, target, seen: *seen, result }
+    }
+}
+
+impl StoredCall<'_> {
+    fn into_call(self) -> CallRecord {
+        let fields = |fields: Vec<StoredField<'_>>| fields.into_iter().map(StoredField::into_field).collect();
+        let result = match self.result {
+            StoredResult::Absent => None,
+            StoredResult::Response { status, headers, body, trailers } => {
+                let body = Bytes::copy_from_slice(body);
+                let (headers, trailers) = (fields(headers), fields(trailers));
+                Some(Ok(Arc::new(CallResponse { status, headers, body, trailers })))
+            }
+            StoredResult::Error(error) => Some(Err(error)),
+        };
+        CallRecord {
+            index: self.index,
+            hash: self.hash,
+            method: self.method.to_owned(),
+            target: self.target.to_owned(),
+            seen: self.seen,
+            result,
+        }
+    }
+}
+
+impl<'a> StoredNetwork<'a> {
+    fn of(network: &'a NetworkRecord, have_results: bool) -> Self {
+        Self {
+            charged_calls: network.charged.calls,
+            charged_bytes: network.charged.bytes,
+            calls: network.calls.iter().map(|call| StoredCall::of(call, have_results)).collect(),
+        }
+    }
+}
+
+impl StoredNetwork<'_> {
+    fn into_network(self) -> NetworkRecord {
+        NetworkRecord {
+            charged: NetworkAmount { calls: self.charged_calls, bytes: self.charged_bytes },
+            calls: self.calls.into_iter().map(StoredCall::into_call).collect(),
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -191,6 +350,7 @@ impl<'a> StoredTransaction<'a> {
             },
             fuel_used: self.fuel_used,
             query_fuel_used: self.query_fuel_used,
+            network: None,
         })
     }
 }
@@ -203,16 +363,48 @@ pub fn encode(record: &Record) -> Vec<u8> {
         Record::Snapshot { sequence } => Stored::Snapshot { sequence: *sequence },
         Record::Transaction(record) => {
             let transaction = StoredTransaction::of(record);
-            match record.incarnation {
-                0 => Stored::Transaction(transaction),
-                incarnation => Stored::TransactionOf { incarnation, transaction },
+            match (&record.network, record.incarnation) {
+                (Some(network), incarnation) => Stored::TransactionWithCalls {
+                    incarnation,
+                    body_hash: record.body_hash,
+                    transaction,
+                    network: StoredNetwork::of(network, !record.answer.is_kept()),
+                },
+                (None, 0) => Stored::Transaction(transaction),
+                (None, incarnation) => Stored::TransactionOf { incarnation, transaction },
             }
         }
-        Record::Relocated(RelocatedAnswer { transaction, bytes }) => Stored::RelocatedAnswer {
-            incarnation: transaction.incarnation,
-            body_hash: transaction.body_hash,
-            bytes: *bytes,
-            transaction: StoredTransaction { body: &[], ..StoredTransaction::of(transaction) },
+        Record::Relocated(RelocatedAnswer { transaction, bytes }) => {
+            let (incarnation, body_hash, bytes) = (transaction.incarnation, transaction.body_hash, *bytes);
+            let stored = StoredTransaction { body: &[], ..StoredTransaction::of(transaction) };
+            match &transaction.network {
+                // A replay does not need this copy, and no attempt follows an answer that stands.
+                Some(network) if transaction.may_run_again() => {
+                    let network = StoredNetwork::of(network, true);
+                    Stored::RelocatedWithCalls { incarnation, body_hash, bytes, transaction: stored, network }
+                }
+                _ => Stored::RelocatedAnswer { incarnation, body_hash, bytes, transaction: stored },
+            }
+        }
+        Record::CallIntent(intent) => Stored::CallIntent(StoredIntent {
+            sequence: intent.sequence,
+            id: &intent.id,
+            is_id_kept: intent.is_id_kept,
+            user: &intent.user,
+            incarnation: intent.incarnation,
+            timestamp: intent.timestamp,
+            body_hash: intent.body_hash,
+            index: intent.index,
+            hash: intent.hash,
+            method: &intent.method,
+            target: &intent.target,
+            bytes: intent.bytes,
+        }),
+        Record::CallOutcome(outcome) => Stored::CallOutcome {
+            sequence: outcome.sequence,
+            call: StoredCall::of(&outcome.call, true),
+            took: outcome.took,
+            bytes: outcome.bytes,
         },
         Record::SlaFailure(record) => {
             let failure = StoredSlaFailure {
@@ -271,6 +463,7 @@ pub fn encode(record: &Record) -> Vec<u8> {
         Record::Transaction(record) => record.bytes(),
         Record::Queries(record) => record.bytes(),
         Record::Relocated(relocated) => relocated.transaction.answer_bytes(),
+        Record::CallOutcome(outcome) => outcome.call.bytes(),
         _ => 128,
     };
     let bytes = Vec::with_capacity(usize::try_from(capacity).unwrap_or_default());
@@ -299,10 +492,19 @@ fn decode_with(
 ) -> Result<Record, RecordError> {
     let stored: Stored<'_> = postcard::from_bytes(bytes).map_err(|error| RecordError { reason: error.to_string() })?;
     let name = |text: &str| Name::new(text).map_err(|reason| RecordError { reason });
+    let record_of = |incarnation, stored: StoredTransaction<'_>, body_hash, network: Option<StoredNetwork<'_>>| {
+        let transaction = stored.into_record(incarnation, epoch, body_hash);
+        let transaction = transaction.map_err(|reason| RecordError { reason })?;
+        let mut network = network.map(StoredNetwork::into_network);
+        if let Some(network) = network.as_mut().filter(|_| transaction.answer.is_kept()) {
+            // Only the records of their own count.
+            network.calls = network.calls.iter().map(|call| CallRecord { result: None, ..call.clone() }).collect();
+        }
+        Ok(Arc::new(TransactionRecord { network: network.map(Arc::new), ..transaction }))
+    };
     let transaction_of = |incarnation, stored: StoredTransaction<'_>| {
         let body_hash = body_hash.unwrap_or_else(|| ReplyHash::of_body(stored.body));
-        let transaction = stored.into_record(incarnation, epoch, body_hash);
-        transaction.map(Arc::new).map_err(|reason| RecordError { reason })
+        record_of(incarnation, stored, body_hash, None)
     };
     Ok(match stored {
         Stored::Opened { timestamp, epoch } => Record::Opened { timestamp, epoch },
@@ -312,9 +514,35 @@ fn decode_with(
             Record::Transaction(transaction_of(incarnation, transaction)?)
         }
         Stored::RelocatedAnswer { incarnation, body_hash, bytes, transaction } => {
-            let transaction = transaction.into_record(incarnation, epoch, body_hash);
-            let transaction = Arc::new(transaction.map_err(|reason| RecordError { reason })?);
+            let transaction = record_of(incarnation, transaction, body_hash, None)?;
             Record::Relocated(RelocatedAnswer { transaction, bytes })
+        }
+        Stored::RelocatedWithCalls { incarnation, body_hash, bytes, transaction, network } => {
+            let mut transaction = record_of(incarnation, transaction, body_hash, Some(network))?;
+            if !transaction.may_run_again() {
+                Arc::make_mut(&mut transaction).network = None;
+            }
+            Record::Relocated(RelocatedAnswer { transaction, bytes })
+        }
+        Stored::TransactionWithCalls { incarnation, body_hash, transaction, network } => {
+            Record::Transaction(record_of(incarnation, transaction, body_hash, Some(network))?)
+        }
+        Stored::CallIntent(intent) => Record::CallIntent(Arc::new(CallIntent {
+            sequence: intent.sequence,
+            id: intent.id.into(),
+            is_id_kept: intent.is_id_kept,
+            user: name(intent.user)?,
+            incarnation: intent.incarnation,
+            timestamp: intent.timestamp,
+            body_hash: intent.body_hash,
+            index: intent.index,
+            hash: intent.hash,
+            method: intent.method.to_owned(),
+            target: intent.target.to_owned(),
+            bytes: intent.bytes,
+        })),
+        Stored::CallOutcome { sequence, call, took, bytes } => {
+            Record::CallOutcome(Arc::new(CallOutcome { sequence, call: call.into_call(), took, bytes }))
         }
         Stored::SlaFailure(failure) => Record::SlaFailure(sla_failure(service, failure, None, None)?),
         Stored::SlaFailureAt { timestamp, failure } => {
@@ -395,7 +623,8 @@ pub(crate) fn body_of(start: &[u8]) -> Option<BodyPlace> {
         // The numbers of the variants of `Stored`.
         1 => rest,
         8 => postcard::take_from_bytes::<u64>(rest).ok()?.1,
-        9 => postcard::take_from_bytes::<(u64, ReplyHash, u64)>(rest).ok()?.1,
+        9 | 15 => postcard::take_from_bytes::<(u64, ReplyHash, u64)>(rest).ok()?.1,
+        14 => postcard::take_from_bytes::<(u64, ReplyHash)>(rest).ok()?.1,
         _ => return None,
     };
     let (_, rest) = postcard::take_from_bytes::<(Sequence, &str, bool, &str, Timestamp)>(rest).ok()?;
@@ -423,7 +652,7 @@ pub(crate) fn decode_answer(
     // The epoch does not matter to the reader of an answer.
     match decode_with(service, Epoch::default(), &record, Some(check.body_hash)).ok()? {
         Record::Transaction(transaction) => {
-            let bytes = transaction.bytes().saturating_add(body.bytes.len() as u64);
+            let bytes = transaction.answer_bytes().saturating_add(body.bytes.len() as u64);
             Some(RelocatedAnswer { transaction, bytes })
         }
         Record::Relocated(answer) => Some(answer),

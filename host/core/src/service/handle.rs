@@ -2,7 +2,8 @@
 
 use super::queue::{Entrance, Queued, Refused};
 use super::reply::{Answered, ReplySender};
-use super::{Caller, Status};
+use super::waits::WaitBoard;
+use super::{Caller, Doubt, SettleError, Settlement, Status};
 use crate::budget::Account;
 use crate::journal::{Commit, JournalError};
 use lifeboat_api::id::{Sequence, VmId};
@@ -92,6 +93,20 @@ pub(super) enum Message {
         done: oneshot::Sender<Result<(Disk, Sequence, Commit), Denial>>,
         _place: OwnedSemaphorePermit,
     },
+    /// Lists the calls in doubt.
+    Doubts {
+        done: oneshot::Sender<Vec<Doubt>>,
+        _place: OwnedSemaphorePermit,
+    },
+    /// Settles a call in doubt.
+    Settle {
+        user: Option<Name>,
+        id: String,
+        index: u32,
+        settlement: Settlement,
+        done: oneshot::Sender<Result<(), SettleError>>,
+        _place: OwnedSemaphorePermit,
+    },
     Stop {
         /// Gets the reason if no snapshot of the last state could be taken.
         done: oneshot::Sender<Option<String>>,
@@ -109,6 +124,8 @@ pub(crate) struct ServiceHandle {
     pub(super) queue: Arc<Entrance>,
     /// The most waiting requests of one user.
     pub(super) queue_max: usize,
+    /// What the service waits for.
+    pub(super) waits: Arc<WaitBoard>,
     /// The places in the queue for messages that only read. A place is held until the message is handled, even if the
     /// caller is gone.
     pub(super) looks: Arc<Semaphore>,
@@ -225,8 +242,12 @@ impl ServiceHandle {
     }
 
     /// Returns the status once everything that was sent before is done, including the failovers and snapshots that it
-    /// caused, unless a shadow is still at them.
+    /// caused, unless a shadow is still at them. The status of a service that waits for the network is the one before its
+    /// current transaction, with what it waits for.
     pub(crate) async fn status(&self) -> Result<Status, Denial> {
+        if let Some(status) = self.waits.status() {
+            return Ok(status);
+        }
         let place = self.look().await;
         self.ask(|done| Message::Status { done, _place: place }).await
     }
@@ -243,6 +264,24 @@ impl ServiceHandle {
                 Err(Denial::Stalled { service: self.name.clone(), reason })
             }
         }
+    }
+
+    /// Returns the calls in doubt, once everything that was sent before is done.
+    pub(crate) async fn doubts(&self) -> Result<Vec<Doubt>, Denial> {
+        let place = self.look().await;
+        self.ask(|done| Message::Doubts { done, _place: place }).await
+    }
+
+    /// Settles a call in doubt, once everything that was sent before is done. Returns once the decision is durable.
+    pub(crate) async fn settle(
+        &self,
+        user: Option<Name>,
+        id: String,
+        index: u32,
+        settlement: Settlement,
+    ) -> Result<Result<(), SettleError>, Denial> {
+        let place = self.order_place().await;
+        self.ask(|done| Message::Settle { user, id, index, settlement, done, _place: place }).await
     }
 
     /// Fails over now, on the order of operator `by`.
@@ -314,7 +353,15 @@ mod tests {
         let name = Name::new("bank").expect("a name");
         let (entrance, exit) = queue(name.clone(), 8, 1024);
         let places = || Arc::new(Semaphore::new(1));
-        (ServiceHandle { name, queue: Arc::new(entrance), queue_max: 8, looks: places(), orders: places() }, exit)
+        let handle = ServiceHandle {
+            name,
+            queue: Arc::new(entrance),
+            queue_max: 8,
+            waits: Arc::default(),
+            looks: places(),
+            orders: places(),
+        };
+        (handle, exit)
     }
 
     fn send(handle: &ServiceHandle, kind: Kind) -> Pending {

@@ -10,8 +10,9 @@ use super::{Service, Stopped, Work};
 use crate::failover::Decision;
 use crate::fleet::NoRoom;
 use crate::journal::Record;
+use crate::vm::Rest;
 use lifeboat_api::event::{Event, Failover, FailoverCause, Triggered};
-use lifeboat_api::meter::{Levels, Resource, Usage};
+use lifeboat_api::meter::{Levels, Resource, Unit, Usage};
 use lifeboat_api::size::Size;
 use lifeboat_api::transaction::{Answer, Cause, Denial};
 use lifeboat_vm::instance::{Attempt, Instance, MoveError};
@@ -325,7 +326,8 @@ impl Service {
         self.report(due);
     }
 
-    /// Runs `work` again where the exhaustion of `resource` may be cured. For fuel that is a full tank. For memory it
+    /// Runs `work` again where the exhaustion of `resource` may be cured. For fuel and network that is a full tank and
+    /// allowance. For memory it
     /// is a compacted store, and then each size with more memory. For the disk it is each size with more disk. If the
     /// work then exhausts another level, the sizes with more of that are tried, each size once. The service fails over
     /// to the first VM in which the work ends.
@@ -355,7 +357,7 @@ impl Service {
             // A failover was in progress. The service continues in its fresh VM, which has a full tank.
             self.counters.rolled_back(last.fuel_used);
             let size = Arc::clone(&self.vm.size);
-            last = self.attempt(work, self.vm.meter.cpu.remaining(), &size).await;
+            last = self.attempt(work, self.vm.rest(), &size).await;
             match exhausted_level(&last) {
                 Some(level) => exhausted = level,
                 None => return Ok(last),
@@ -382,7 +384,7 @@ impl Service {
             // The pause ends here, because the next attempt is work again.
             let pause = start.elapsed();
             let replayed = self.counters.counts().replayed_transactions - replayed_before;
-            last = self.attempt(work, size.fuel, &size).await;
+            last = self.attempt(work, Rest::full(&size), &size).await;
             tried.push(Arc::clone(&size));
             match &last.answer {
                 Answer::Ok(_) | Answer::Refused(_) => {
@@ -420,6 +422,7 @@ impl Service {
             let lack = self.policy.lack_of_room(cause, &self.vm.size, |size| fleet.has_room(lease, size));
             last.answer = Answer::Failed(lack.unwrap_or_else(|| cause.clone()));
         }
+        self.vain_cures += u32::from(resource == Resource::Network);
         self.emit(Event::NotCured { vm: self.vm.id.clone(), resource: exhausted, transaction: work.id.clone() });
         Ok(last)
     }
@@ -463,16 +466,25 @@ fn exhausted_level(attempt: &Attempt) -> Option<Resource> {
     }
 }
 
-/// Returns the usage that an exhausted attempt reached.
-fn exhausted_usage(service: &Service, attempt: &Attempt) -> Usage {
+/// Returns the usage that an exhausted attempt reached, and its unit.
+fn exhausted_usage(service: &Service, attempt: &Attempt) -> (Unit, Usage) {
+    let whole = |limit| Usage { used: limit, limit };
     match &attempt.answer {
         // The guest requested more than the limit, so the service counts the whole limit as used.
         Answer::Failed(Cause::Memory { limit_bytes, .. } | Cause::Disk { limit_bytes, .. }) => {
-            Usage { used: *limit_bytes, limit: *limit_bytes }
+            (Unit::Bytes, whole(*limit_bytes))
+        }
+        Answer::Failed(Cause::Network { .. }) => {
+            let (network, charged) = (service.vm.meter.network, service.book.charged());
+            match network.calls.used.saturating_add(charged.calls) >= network.calls.limit {
+                true => (Unit::Calls, whole(network.calls.limit)),
+                false => (Unit::Bytes, whole(network.bytes.limit)),
+            }
         }
         _ => {
             let cpu = service.vm.meter.cpu;
-            Usage { used: cpu.used.saturating_add(attempt.fuel_used).min(cpu.limit), limit: cpu.limit }
+            let used = cpu.used.saturating_add(attempt.fuel_used).min(cpu.limit);
+            (Unit::Fuel, Usage { used, limit: cpu.limit })
         }
     }
 }

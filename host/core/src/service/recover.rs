@@ -1,22 +1,26 @@
 //! The start of a durable service, and its recovery from the contents of a data directory.
 
+use super::calls::Book;
 use super::snapshots::Snapshots;
 use super::{LaunchError, Service, ServiceContext, ServiceSpec, check_size};
-use crate::answers::{Answers, ForgottenTimes, KeptId};
+use crate::answers::{Answers, Caller, ForgottenTimes, IdKey, KeptId};
 use crate::data::snapshot_writer::{RetainedSnapshot, SNAPSHOTS_RETAINED, SnapshotWriter};
 use crate::data::stored_snapshot::{self, Stored};
-use crate::data::{DataDirectory, DataError, FoundService, FoundSnapshot, kept, last_transaction};
+use crate::data::{DataDirectory, DataError, FoundService, FoundSnapshot, Interrupted, kept, last_transaction};
 use crate::history::{FoundHistory, History};
 use crate::journal::durable::{DurableLog, FoundLog};
-use crate::journal::{Commit, JournalError, Record, TailEntry, record};
+use crate::journal::{Commit, JournalError, Record, TailEntry, TransactionRecord, record};
+use crate::network::Retry;
 use crate::snapshot_file::{self, FIRST_RECORD, ResumePoint, SnapshotFileError, SnapshotHeader};
 use crate::vm::Vm;
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use lifeboat_api::event::{Event, Fallback};
-use lifeboat_api::id::{Sequence, VmId, WorkloadHash};
+use lifeboat_api::id::{Sequence, VmId, WorkloadHash, id_time};
 use lifeboat_api::name::Name;
 use lifeboat_api::size::Size;
 use lifeboat_api::text::chain;
+use lifeboat_api::transaction::{Answer, Cause};
 use lifeboat_disk::Packs;
 use lifeboat_journal::frame::RecordNumber;
 use lifeboat_journal::storage::Storage;
@@ -233,9 +237,16 @@ impl Service {
         service.clock.pass(last_timestamp);
         service.snapshots = Snapshots::new(snapshot, base.record(), fuel_used.saturating_sub(tail_fuel), tail_fuel);
         service.counters.replayed(replayed_transactions, fuel_used);
+        found.doubts.iter().for_each(|record| service.doubts.note(record));
         let now = service.moment();
         service.history.trim_all(now);
         let task = service.open(directory, kept.into_iter().rev().collect());
+        if let Some(interrupted) = found.interrupted.take()
+            && let Err(error) = service.close_interrupted(interrupted).await
+        {
+            let reason = format!("the calls of an interrupted transaction could not be journalled: {error}");
+            drop(service.stop(reason));
+        }
         service.emit(Event::Restored {
             vm: service.vm.id.clone(),
             sequence: service.last_sequence,
@@ -245,6 +256,65 @@ impl Service {
         });
         service.look_at_clock();
         Ok((service, task))
+    }
+
+    /// Journals the end of a transaction that had begun to make calls when its host stopped. The next attempt of its id
+    /// finds what is known of them. Nothing is called.
+    async fn close_interrupted(&mut self, interrupted: Interrupted) -> Result<(), JournalError> {
+        let Interrupted { sequence, intent, calls, charged } = interrupted;
+        let Some(intent) = intent else { return Ok(()) };
+        let key = intent.is_id_kept.then(|| IdKey::new(&intent.user, intent.incarnation, &intent.id));
+        let earlier = match &key {
+            Some(key) => self.history.answered(key).await?.and_then(|record| record.network.clone()),
+            None => None,
+        };
+        let mut book = earlier.map_or_else(Book::default, |network| Book::of_earlier(&network, Retry::Never));
+        book.add(calls, charged);
+        let record = TransactionRecord {
+            sequence,
+            id: intent.id.clone(),
+            is_id_kept: intent.is_id_kept,
+            user: intent.user.clone(),
+            incarnation: intent.incarnation,
+            timestamp: intent.timestamp,
+            epoch: self.epoch,
+            body: Bytes::new(),
+            body_hash: intent.body_hash,
+            answer: Answer::Failed(Cause::Interrupted),
+            fuel_used: 0,
+            query_fuel_used: 0,
+            network: Some(Arc::new(book.of_failed())),
+        };
+        self.vm.meter.charge_network(charged.calls, charged.bytes);
+        let record = Arc::new(record);
+        let (commit, answer_bytes) = self.history.append(&Record::Transaction(Arc::clone(&record)))?;
+        self.last_commit = commit;
+        self.doubts.note(&record);
+        self.last_sequence = self.last_sequence.max(sequence);
+        self.clock.pass(intent.timestamp);
+        let now = self.moment();
+        if let Some(key) = key {
+            let kept = KeptId {
+                key,
+                caller: Caller { user: intent.user.clone(), incarnation: intent.incarnation },
+                sequence,
+                number: self.history.last_record(),
+                timestamp: now.steady,
+                id_time: id_time(&intent.id),
+                bytes: answer_bytes,
+            };
+            self.history.index(kept, now.wall);
+        }
+        for call in book.in_doubt() {
+            self.emit_once_durable(Event::CallInDoubt {
+                service: self.name.clone(),
+                transaction: intent.id.to_string(),
+                index: call.index,
+                method: call.method.clone(),
+                target: call.target.clone(),
+            });
+        }
+        Ok(())
     }
 
     /// Returns the header of the snapshot from which a service begins that has a disk before its first record.

@@ -1,11 +1,12 @@
 //! Repeated ids and bodies: which are answered again, which are denied, and which answers are retained.
 
+use super::calls::Book;
 use super::misses::MissKey;
 use super::{Service, Work};
 use crate::answers::{Caller, IdKey, KeptId};
 use crate::journal::TransactionRecord;
 use lifeboat_api::id::id_time;
-use lifeboat_api::transaction::{Answer, Denial, Reply, ReplyHash, Request, RequestError, check_id};
+use lifeboat_api::transaction::{Denial, Reply, ReplyHash, Request, RequestError, check_id};
 use tokio::sync::oneshot;
 
 impl Service {
@@ -22,7 +23,10 @@ impl Service {
             Ok(None) => return self.may_not_execute(caller, id).map(Err),
             Err(error) => return Some(Err(self.degraded_denial(error.to_string()))),
         };
-        if matches!(&record.answer, Answer::Failed(cause) if cause.is_retryable()) {
+        if record.may_run_again() {
+            if let Some((calls, network)) = record.network.as_ref().zip(self.network.as_ref()) {
+                self.book = Book::of_earlier(calls, network.retry);
+            }
             return check_id(id).err().map(Err);
         }
         if record.body_hash != ReplyHash::of_body(&request.body) {

@@ -7,6 +7,7 @@ use crate::data::DataError;
 use crate::fleet::NoRoom;
 use crate::journal::JournalError;
 use crate::monitor::UnderPressure;
+use crate::network::ServiceNetwork;
 use lifeboat_api::event::JournalFill;
 use lifeboat_api::id::{Epoch, Sequence, VmId};
 use lifeboat_api::meter::Meter;
@@ -19,6 +20,7 @@ use lifeboat_vm::instance::MoveError;
 use lifeboat_vm::workload::LoadError;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The definition of a service.
 #[derive(Clone)]
@@ -47,6 +49,8 @@ pub struct ServiceSpec {
     pub queue_max: usize,
     /// The virtual disk with which its first VM begins, if it is not empty.
     pub disk: Option<Disk>,
+    /// The network that its transactions may use. None if they have none.
+    pub network: Option<ServiceNetwork>,
 }
 
 impl ServiceSpec {
@@ -70,6 +74,7 @@ impl ServiceSpec {
             deduplication_window: *deduplication_window,
             queue_max: QUEUE_MAX,
             disk: None,
+            network: None,
         }
     }
 }
@@ -105,6 +110,17 @@ pub struct Status {
     pub stopped: Option<String>,
     /// The counts of the service so far.
     pub counts: Counts,
+    /// What its current transaction waits for. The rest is the status before that transaction.
+    pub waiting: Option<Waiting>,
+}
+
+/// A call to the network that a service waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    /// The address of the call: `https://api.example.org`.
+    pub target: String,
+    /// How long the service has been waiting.
+    pub waited: Duration,
 }
 
 /// The fill of a journal that no snapshot relieves.

@@ -7,7 +7,7 @@ struct Adder(i64);
 
 impl Adder {
     fn answer(&self) -> Attempt {
-        Attempt { answer: Answer::Ok(self.0.to_string().into()), fuel_used: 1 }
+        Attempt { answer: Answer::Ok(self.0.to_string().into()), fuel_used: 1, calls: Vec::new() }
     }
 }
 
@@ -141,7 +141,7 @@ async fn a_model_that_disagrees_is_a_divergence() {
             Ok(())
         }
         async fn execute(&mut self, _: Call<'_>) -> Attempt {
-            Attempt { answer: Answer::Ok("7".into()), fuel_used: 1 }
+            Attempt { answer: Answer::Ok("7".into()), fuel_used: 1, calls: Vec::new() }
         }
         async fn query(&mut self, call: Call<'_>) -> Attempt {
             self.execute(call).await

@@ -9,11 +9,13 @@ use lifeboat_api::event::Event;
 use lifeboat_api::id::Sequence;
 use lifeboat_api::lines::{Payload, json_line};
 use lifeboat_api::name::Name;
-use lifeboat_api::size::grouped;
+use lifeboat_api::size::{Bytes as ByteCount, grouped};
 use lifeboat_api::text::Printable;
 use lifeboat_api::transaction::{Answer, Outcome};
 use lifeboat_host::data::FoundService;
-use lifeboat_host::journal::{QueriesRecord, QueryRecord, Record, RelocatedAnswer, TransactionRecord};
+use lifeboat_host::journal::{
+    CallIntent, CallOutcome, NetworkRecord, QueriesRecord, QueryRecord, Record, RelocatedAnswer, TransactionRecord,
+};
 use lifeboat_journal::frame::RecordNumber;
 use lifeboat_journal::recovery::Recovery;
 use serde::Serialize;
@@ -143,6 +145,12 @@ fn line(found: &FoundService, number: RecordNumber, record: &Record) -> String {
         Record::Relocated(RelocatedAnswer { transaction, .. }) => {
             (None, format!("answer of transaction {} relocated", grouped(transaction.sequence.0)))
         }
+        Record::CallIntent(intent) => {
+            let CallIntent { sequence, index, method, target, .. } = &**intent;
+            let (method, target) = (Printable(method), preview(target.as_bytes()));
+            (None, format!("call {}/{index} intended: {method} {target}", grouped(sequence.0)))
+        }
+        Record::CallOutcome(outcome) => (None, outcome_line(outcome)),
     };
     let time = time.map(|time| Utc(time).to_string()).unwrap_or_default();
     format!("{:>8}  {time:<24}  {what}\n", grouped(number.0))
@@ -163,6 +171,25 @@ fn transaction_line(transaction: &TransactionRecord) -> String {
         grouped(sequence.0),
         preview(body),
         grouped(*fuel_used),
+    )
+}
+
+/// Describes the outcome of a call, without anything that the server sent but the status.
+fn outcome_line(outcome: &CallOutcome) -> String {
+    let CallOutcome { sequence, call, took, bytes } = outcome;
+    let result = match &call.result {
+        Some(Ok(response)) => {
+            format!("{} ({}, {} ms)", response.status, ByteCount(*bytes), took.as_millis())
+        }
+        Some(Err(error)) => preview(error.to_string().as_bytes()),
+        None => "unknown".to_owned(),
+    };
+    format!(
+        "call {}/{}: {} {} -> {result}",
+        grouped(sequence.0),
+        call.index,
+        Printable(&call.method),
+        preview(call.target.as_bytes())
     )
 }
 
@@ -234,12 +261,50 @@ enum Named<'a> {
         cause: Option<String>,
         fuel_used: u64,
         query_fuel_used: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        network: Option<NetworkUse>,
+    },
+    CallIntent {
+        /// The transaction that makes the call.
+        sequence: Sequence,
+        index: u32,
+        method: &'a str,
+        target: &'a str,
+        sent_bytes: u64,
+    },
+    CallOutcome {
+        /// The transaction that made the call.
+        sequence: Sequence,
+        index: u32,
+        method: &'a str,
+        target: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        status: Option<u16>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
+        received_bytes: u64,
+        took_ms: u64,
     },
     Queries {
         /// The last transaction before the queries.
         sequence: Sequence,
         queries: Vec<Query<'a>>,
     },
+}
+
+/// What a transaction did on the network.
+#[derive(Serialize)]
+struct NetworkUse {
+    calls: usize,
+    charged_calls: u64,
+    charged_bytes: u64,
+}
+
+impl NetworkUse {
+    fn of(network: &NetworkRecord) -> Self {
+        let NetworkRecord { charged, calls } = network;
+        Self { calls: calls.len(), charged_calls: charged.calls, charged_bytes: charged.bytes }
+    }
 }
 
 /// An answered query. Its answer is not stored.
@@ -281,6 +346,7 @@ fn write_json<'a>(
                 cause,
                 fuel_used: transaction.fuel_used,
                 query_fuel_used: transaction.query_fuel_used,
+                network: transaction.network.as_deref().map(NetworkUse::of),
             };
             (at(&transaction.timestamp), What::Named(named))
         }
@@ -304,6 +370,26 @@ fn write_json<'a>(
         }
         Record::Relocated(RelocatedAnswer { transaction, .. }) => {
             (None, What::Named(Named::AnswerRelocated { sequence: transaction.sequence }))
+        }
+        Record::CallIntent(intent) => {
+            let CallIntent { sequence, index, method, target, bytes, .. } = &**intent;
+            let named = Named::CallIntent { sequence: *sequence, index: *index, method, target, sent_bytes: *bytes };
+            (None, What::Named(named))
+        }
+        Record::CallOutcome(outcome) => {
+            let CallOutcome { sequence, call, took, bytes } = &**outcome;
+            let result = call.result.as_ref();
+            let named = Named::CallOutcome {
+                sequence: *sequence,
+                index: call.index,
+                method: &call.method,
+                target: &call.target,
+                status: result.and_then(|result| result.as_ref().ok()).map(|response| response.status),
+                error: result.and_then(|result| result.as_ref().err()).map(ToString::to_string),
+                received_bytes: *bytes,
+                took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            };
+            (None, What::Named(named))
         }
     };
     out.write_all(json_line(&Line { record: number, time, what })?.as_bytes())
@@ -331,6 +417,7 @@ mod tests {
             answer: Answer::Refused(body),
             fuel_used: 1,
             query_fuel_used: 0,
+            network: None,
         };
         let line = format!("{:>8}  {}  {}\n", "1", "2026-03-01T12:00:00.000Z", transaction_line(&record));
         let shown = help::fitting(line, Some(80), HANGING);

@@ -36,6 +36,7 @@ fn transaction(sequence: u64, is_id_kept: bool, body_bytes: usize, answer_bytes:
         answer: Answer::Ok(vec![b'a'; answer_bytes].into()),
         fuel_used: 1,
         query_fuel_used: 0,
+        network: None,
     })
 }
 

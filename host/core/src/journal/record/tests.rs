@@ -1,4 +1,5 @@
 use super::*;
+use lifeboat_api::call::CallResult;
 use proptest::prelude::*;
 
 fn service() -> Name {
@@ -37,6 +38,8 @@ fn causes_have_the_numbers_of_the_list_of_the_format() {
             Cause::NoRoom { level: Resource::Disk, wanted_bytes, limit_bytes, size: "l".into(), size_bytes: 9 },
             &[9, 2, 5, 4, 1, b'l', 9],
         ),
+        (Cause::Network { limit_calls: 5, limit_bytes }, &[10, 5, 4]),
+        (Cause::Interrupted, &[11]),
     ];
     for (cause, bytes) in causes {
         assert_eq!(postcard::to_stdvec(&cause).expect("it has a form"), bytes, "{cause}");
@@ -44,7 +47,146 @@ fn causes_have_the_numbers_of_the_list_of_the_format() {
     }
 }
 
+#[test]
+fn errors_of_calls_have_the_numbers_of_the_list_of_the_format() {
+    let text = || "a".to_owned();
+    let errors = [
+        (CallError::Denied { target: text() }, &[0, 1, b'a'][..]),
+        (CallError::InvalidRequest { reason: text() }, &[1, 1, b'a']),
+        (CallError::DnsTimeout { host: text(), limit_ms: 5 }, &[2, 1, b'a', 5]),
+        (CallError::Dns { host: text(), reason: text() }, &[3, 1, b'a', 1, b'a']),
+        (CallError::AddressDenied { host: text(), address: text() }, &[4, 1, b'a', 1, b'a']),
+        (CallError::ConnectionRefused { address: text() }, &[5, 1, b'a']),
+        (CallError::ConnectionTimeout { address: text(), limit_ms: 5 }, &[6, 1, b'a', 5]),
+        (CallError::ConnectionTerminated { reason: text() }, &[7, 1, b'a']),
+        (CallError::TlsCertificate { reason: text() }, &[8, 1, b'a']),
+        (CallError::TlsProtocol { reason: text() }, &[9, 1, b'a']),
+        (CallError::ResponseTimeout { limit_ms: 5 }, &[10, 5]),
+        (CallError::ResponseIncomplete { reason: text() }, &[11, 1, b'a']),
+        (CallError::ResponseHeaders { limit_bytes: 5 }, &[12, 5]),
+        (CallError::ResponseBody { limit_bytes: 5 }, &[13, 5]),
+        (CallError::Protocol { reason: text() }, &[14, 1, b'a']),
+        (CallError::Limit { reason: text() }, &[15, 1, b'a']),
+        (CallError::InDoubt { reason: text() }, &[16, 1, b'a']),
+        (CallError::Internal { reason: text() }, &[17, 1, b'a']),
+    ];
+    for (error, bytes) in errors {
+        assert_eq!(postcard::to_stdvec(&error).expect("it has a form"), bytes, "{error}");
+        assert_eq!(postcard::from_bytes::<CallError>(bytes).expect("it is read"), error);
+    }
+}
+
+fn results() -> impl Strategy<Value = Option<CallResult>> {
+    let fields = || {
+        prop::collection::vec(("[a-z]{1,9}", prop::collection::vec(any::<u8>(), 0..9)), 0..4).prop_map(|fields| {
+            fields.into_iter().map(|(name, value)| Field { name, value: value.into() }).collect::<Vec<_>>()
+        })
+    };
+    let response = (any::<u16>(), fields(), prop::collection::vec(any::<u8>(), 0..99), fields()).prop_map(
+        |(status, headers, body, trailers)| Ok(Arc::new(CallResponse { status, headers, body: body.into(), trailers })),
+    );
+    let error = any::<u64>().prop_map(|limit_ms| Err(CallError::ResponseTimeout { limit_ms }));
+    prop::option::of(prop_oneof![response, error])
+}
+
+fn networks() -> impl Strategy<Value = Arc<NetworkRecord>> {
+    let call = (any::<u32>(), any::<[u8; 16]>(), ".{0,9}", ".{0,30}", any::<u64>(), results()).prop_map(
+        |(index, hash, method, target, seen, result)| CallRecord {
+            index,
+            hash: RequestHash(hash),
+            method,
+            target,
+            seen: Timestamp(seen),
+            result,
+        },
+    );
+    (any::<[u64; 2]>(), prop::collection::vec(call, 0..5)).prop_map(|([calls, bytes], all)| {
+        Arc::new(NetworkRecord { charged: NetworkAmount { calls, bytes }, calls: all.into() })
+    })
+}
+
+fn without_results(network: &NetworkRecord) -> NetworkRecord {
+    let calls = network.calls.iter().map(|call| CallRecord { result: None, ..call.clone() }).collect();
+    NetworkRecord { charged: network.charged, calls }
+}
+
 proptest! {
+    /// A kept transaction leaves the results to records of their own. Only an answer whose id may run again keeps them.
+    #[test]
+    fn the_calls_of_a_transaction_are_read_back_as_far_as_they_are_needed(
+        network in networks(),
+        answer in prop_oneof![answers(), Just(Answer::Failed(Cause::Interrupted))],
+        body_hash in any::<[u8; 16]>(),
+    ) {
+        let record = TransactionRecord {
+            sequence: Sequence(7),
+            id: "id".into(),
+            is_id_kept: true,
+            user: Name::new("ada").expect("a name"),
+            incarnation: 3,
+            timestamp: Timestamp(5),
+            epoch: Epoch([3; 16]),
+            body_hash: ReplyHash(body_hash),
+            body: Bytes::from_static(b"body"),
+            answer,
+            fuel_used: 1,
+            query_fuel_used: 2,
+            network: Some(Arc::clone(&network)),
+        };
+        let bytes = encode(&Record::Transaction(Arc::new(record.clone())));
+        let Record::Transaction(read) = decode(&service(), Epoch([3; 16]), &bytes)? else { panic!("another kind") };
+        let written = if record.answer.is_kept() { Arc::new(without_results(&network)) } else { network };
+        let expected = TransactionRecord { network: Some(written), ..record };
+        prop_assert_eq!(&*read, &expected);
+
+        let check = AnswerCheck::of(&bytes, expected.body_hash);
+        let body = body_of(&bytes).expect("it has one");
+        let answer = decode_answer(&service(), &check, &bytes, &body, &bytes[body.bytes.end..]).expect("it is there");
+        let without_body = TransactionRecord { body: Bytes::new(), epoch: Epoch::default(), ..expected };
+        prop_assert_eq!(&*answer.transaction, &without_body);
+
+        let relocated = RelocatedAnswer { transaction: Arc::new(without_body), bytes: 9 };
+        let bytes = encode(&Record::Relocated(relocated.clone()));
+        let Record::Relocated(read) = decode(&service(), Epoch::default(), &bytes)? else { panic!("another kind") };
+        let network = relocated.transaction.network.clone().filter(|_| relocated.transaction.may_run_again());
+        let expected = TransactionRecord { network, ..(*relocated.transaction).clone() };
+        prop_assert_eq!(&*read.transaction, &expected);
+        let body = body_of(&bytes).expect("it has one");
+        let check = AnswerCheck::of(&bytes, expected.body_hash);
+        let answer = decode_answer(&service(), &check, &bytes, &body, &bytes[body.bytes.end..]).expect("it is there");
+        prop_assert_eq!((&*answer.transaction, answer.bytes), (&expected, 9));
+    }
+
+    #[test]
+    fn intents_and_outcomes_are_read_back_as_they_were(network in networks(), numbers in any::<[u64; 4]>(), id in ".{0,60}") {
+        for call in network.calls.iter() {
+            let intent = Arc::new(CallIntent {
+                sequence: Sequence(numbers[0]),
+                id: id.as_str().into(),
+                is_id_kept: numbers[1] % 2 == 0,
+                user: Name::new("ada").expect("a name"),
+                incarnation: numbers[1],
+                timestamp: Timestamp(numbers[2]),
+                body_hash: ReplyHash([7; 16]),
+                index: call.index,
+                hash: call.hash,
+                method: call.method.clone(),
+                target: call.target.clone(),
+                bytes: numbers[3],
+            });
+            let bytes = encode(&Record::CallIntent(Arc::clone(&intent)));
+            prop_assert_eq!(bytes[0], 12);
+            let Record::CallIntent(read) = decode(&service(), Epoch::default(), &bytes)? else { panic!("another kind") };
+            prop_assert_eq!(read, intent);
+            let took = Duration::from_nanos(numbers[3]);
+            let outcome =
+                Arc::new(CallOutcome { sequence: Sequence(numbers[0]), call: call.clone(), took, bytes: numbers[1] });
+            let bytes = encode(&Record::CallOutcome(Arc::clone(&outcome)));
+            let Record::CallOutcome(read) = decode(&service(), Epoch::default(), &bytes)? else { panic!("another kind") };
+            prop_assert_eq!(read, outcome);
+        }
+    }
+
     #[test]
     fn a_transaction_is_read_back_as_it_was(
         numbers in any::<[u64; 4]>(),
@@ -68,6 +210,7 @@ proptest! {
             answer,
             fuel_used: numbers[2],
             query_fuel_used: numbers[3],
+            network: None,
         };
         let bytes = encode(&Record::Transaction(Arc::new(record.clone())));
         let Record::Transaction(read) = decode(&service(), epoch, &bytes)? else { panic!("another kind") };
@@ -103,10 +246,12 @@ proptest! {
             answer,
             fuel_used: numbers[2],
             query_fuel_used: numbers[3],
+            network: None,
         };
         let without_body = Arc::new(TransactionRecord { body: Bytes::new(), ..record.clone() });
         let relocated = |bytes| RelocatedAnswer { transaction: Arc::clone(&without_body), bytes };
-        let (first, again) = (relocated(record.bytes()), relocated(numbers[4]));
+        let first = relocated(record.answer_bytes() + record.body.len() as u64);
+        let again = relocated(numbers[4]);
         let body_hash = record.body_hash;
         for (record, expected) in [(Record::Transaction(Arc::new(record)), first), (Record::Relocated(again.clone()), again)] {
             let mut bytes = encode(&record);

@@ -1,0 +1,414 @@
+//! The calls of a transaction to the network: each is made once, and recorded before and after.
+//!
+//! ```text
+//!   the guest's wish -> allowed? -> allowance? -> intent -> durable -> call -> outcome -> the guest sees it
+//!                          |            |        (record)                      (record)
+//!                          +-> denied   +-> exhausted: roll back, and run again on a full allowance
+//! ```
+//!
+//! All attempts of a transaction share one [`Book`]. A later attempt that makes the same request gets the outcome of the
+//! first one. The service waits until all calls have ended before it journals the transaction, so no outcome comes after
+//! that record. A call takes at most [`CALL_DEADLINE_PERCENT`] of what is left of the deadline, so this wait is short.
+
+use super::doubts::DOUBTS_MAX;
+use super::spec::Status;
+use super::waits::WaitBoard;
+use super::{Service, Work};
+use crate::history::History;
+use crate::journal::{CallIntent, CallOutcome, Commit, JournalError, NetworkRecord, Record};
+use crate::network::{
+    CALL_DEADLINE_PERCENT, CALLS_KEPT_BYTES_MAX, CALLS_PER_SERVICE_MAX, Called, Limits, Retry, ServiceNetwork,
+};
+use lifeboat_api::call::{CALL_BYTES_PER_TRANSACTION_MAX, CallError, CallRecord, CallResult, NEVER_SEEN, RequestHash};
+use lifeboat_api::meter::NetworkAmount;
+use lifeboat_api::size::Bytes as ByteCount;
+use lifeboat_api::transaction::{Answer, Cause, ReplyHash};
+use lifeboat_vm::instance::Attempt;
+use lifeboat_vm::network::{Landing, LiveNetwork, Network, Timeline, Wish};
+use lifeboat_vm::store::Allowance;
+use std::collections::{BTreeMap, VecDeque};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+
+/// The room that a transaction with a network needs in the journal beside its own record, in bytes.
+pub(super) const CALLS_ROOM_BYTES: u64 = CALL_BYTES_PER_TRANSACTION_MAX + 1024 * 1024;
+
+/// The most transactions in a row that may fail on a full allowance of network after the allowance of the VM was used up.
+/// Afterwards guests get an error for each call until a transaction is kept. Without that, a guest that calls and fails
+/// would have a network without bounds.
+pub const NETWORK_CURES_IN_VAIN_MAX: u32 = 3;
+
+/// The calls of one transaction, over all its attempts.
+#[derive(Debug, Default)]
+pub(super) struct Book {
+    /// The calls that were made, by their index.
+    known: BTreeMap<u32, CallRecord>,
+    /// The hashes of the calls whose outcomes are in records of this transaction.
+    recorded: BTreeMap<u32, RequestHash>,
+    /// What this transaction is charged.
+    charged: NetworkAmount,
+}
+
+impl Book {
+    /// Begins a transaction whose id was tried before, with these calls.
+    pub(super) fn of_earlier(network: &NetworkRecord, retry: Retry) -> Self {
+        let is_usable = |call: &&CallRecord| match &call.result {
+            // Nothing was sent, and the service may be allowed to call by now.
+            Some(Err(CallError::Denied { .. } | CallError::Limit { .. })) => false,
+            Some(_) => true,
+            None => retry == Retry::Never,
+        };
+        let known = network.calls.iter().filter(is_usable).map(|call| (call.index, call.clone())).collect();
+        Self { known, ..Self::default() }
+    }
+
+    /// Adds the calls of an attempt that the end of its host interrupted.
+    pub(super) fn add(&mut self, calls: Vec<CallRecord>, charged: NetworkAmount) {
+        self.known.extend(calls.into_iter().map(|call| (call.index, call)));
+        self.charged = charged;
+    }
+
+    /// Returns what the transaction is charged so far.
+    pub(super) fn charged(&self) -> NetworkAmount {
+        self.charged
+    }
+
+    /// Returns the calls whose outcome is unknown.
+    pub(super) fn in_doubt(&self) -> impl Iterator<Item = &CallRecord> {
+        self.known.values().filter(|call| call.result.is_none())
+    }
+
+    /// Returns what the record of a failed transaction says: what a later attempt of its id needs.
+    pub(super) fn of_failed(&self) -> NetworkRecord {
+        let mut bytes = 0;
+        let calls = self.known.values().map(|call| {
+            bytes += call.bytes();
+            match bytes <= CALLS_KEPT_BYTES_MAX {
+                true => call.clone(),
+                false => {
+                    bytes -= call.bytes();
+                    CallRecord { result: None, ..call.clone() }
+                }
+            }
+        });
+        self.record(calls.collect())
+    }
+
+    fn record(&self, calls: Arc<[CallRecord]>) -> NetworkRecord {
+        NetworkRecord { charged: self.charged, calls }
+    }
+}
+
+/// The reason why an attempt ends before its guest does.
+enum Ended {
+    /// The allowance of its VM is used up.
+    Exhausted(Cause),
+    /// The journal refuses the record of a call.
+    Journal(JournalError),
+}
+
+/// A call that is being made.
+struct InFlight {
+    call: CallRecord,
+    landing: oneshot::Sender<Landing>,
+}
+
+/// The calls of one attempt.
+struct LiveCalls<'a> {
+    work: &'a Work,
+    network: ServiceNetwork,
+    io: Option<tokio::runtime::Handle>,
+    /// The service's secret, which keys the idempotency keys.
+    secret: &'a [u8; 32],
+    history: &'a mut History,
+    last_commit: &'a mut Commit,
+    book: &'a mut Book,
+    /// What is left of the VM's allowance, without what `book` has charged.
+    left: NetworkAmount,
+    /// The allowance of a fresh VM.
+    full: NetworkAmount,
+    /// Whether the transaction may run again on a full allowance.
+    may_cure: bool,
+    timeline: Arc<Timeline>,
+    /// When the transaction's deadline passes.
+    deadline: Instant,
+    /// Whether too many transactions have calls in doubt.
+    has_many_doubts: bool,
+    /// What others see while the service waits, and its status before this transaction.
+    waits: &'a WaitBoard,
+    status: Status,
+    waiting: VecDeque<Wish>,
+    in_flight: BTreeMap<u32, InFlight>,
+    tasks: JoinSet<(u32, Result<Called, JournalError>)>,
+}
+
+impl Drop for LiveCalls<'_> {
+    fn drop(&mut self) {
+        self.waits.end();
+    }
+}
+
+impl LiveCalls<'_> {
+    /// Begins the calls that wait, as many as may be made at once.
+    fn begin_waiting(&mut self) -> Result<(), Ended> {
+        while self.in_flight.len() < CALLS_PER_SERVICE_MAX
+            && let Some(wish) = self.waiting.pop_front()
+        {
+            self.begin(wish)?;
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, wish: Wish) -> Result<(), Ended> {
+        let Wish { index, hash, request, timeouts, landing } = wish;
+        let call = CallRecord {
+            index,
+            hash,
+            method: request.method.clone(),
+            target: request.target(),
+            seen: NEVER_SEEN,
+            result: None,
+        };
+        let begun = InFlight { call, landing };
+        let bytes = request.bytes();
+        let Some(io) = self.io.clone() else {
+            let reason = "the host was set up outside of a runtime, and can make no calls".into();
+            return self.land(begun, Err(CallError::Internal { reason }), Duration::ZERO, 0);
+        };
+        if let Err(error) = self.network.maker.check(&request) {
+            return self.land(begun, Err(error), Duration::ZERO, 0);
+        }
+        if self.has_many_doubts {
+            let reason = format!(
+                "{DOUBTS_MAX} transactions of the service have calls in doubt; settle them with lifeboat doubts first"
+            );
+            return self.land(begun, Err(CallError::Limit { reason }), Duration::ZERO, 0);
+        }
+        let used = self.book.charged.plus(NetworkAmount { calls: 1, bytes });
+        let fits = |allowance: NetworkAmount| used.calls <= allowance.calls && used.bytes <= allowance.bytes;
+        if !fits(self.left) {
+            let NetworkAmount { calls: limit_calls, bytes: limit_bytes } = self.full;
+            let is_curable = self.left != self.full && fits(self.full);
+            if is_curable && self.may_cure {
+                return Err(Ended::Exhausted(Cause::Network { limit_calls, limit_bytes }));
+            }
+            let max = ByteCount(limit_bytes);
+            let reason = match is_curable {
+                true => format!("transactions that failed have used up the allowance of {limit_calls} calls and {max}"),
+                false => format!("a full allowance is {limit_calls} calls and {max}; choose a larger size"),
+            };
+            return self.land(begun, Err(CallError::Limit { reason }), Duration::ZERO, 0);
+        }
+        let work = self.work;
+        let intent = CallIntent {
+            sequence: work.sequence,
+            id: work.id.as_str().into(),
+            is_id_kept: work.key.is_some(),
+            user: work.user.clone(),
+            incarnation: work.incarnation,
+            timestamp: work.timestamp,
+            body_hash: ReplyHash::of_body(&work.body),
+            index,
+            hash,
+            method: begun.call.method.clone(),
+            target: begun.call.target.clone(),
+            bytes,
+        };
+        let (commit, _) = self.history.append(&Record::CallIntent(Arc::new(intent))).map_err(Ended::Journal)?;
+        *self.last_commit = commit.clone();
+        self.book.charged = used;
+        self.book.known.insert(index, begun.call.clone());
+        if self.in_flight.is_empty() {
+            self.waits.begin(&self.status, &begun.call.target);
+        }
+        self.in_flight.insert(index, begun);
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let whole = left * CALL_DEADLINE_PERCENT / 100;
+        let limit = |wanted: Option<Duration>| wanted.map_or(whole, |wanted| wanted.min(whole));
+        let limits = Limits {
+            connect: limit(timeouts.connect),
+            first_byte: limit(timeouts.first_byte),
+            between_bytes: limit(timeouts.between_bytes),
+            whole,
+        };
+        let (maker, key) = (Arc::clone(&self.network.maker), idempotency_key(self.secret, work, index));
+        let make = async move {
+            let began = Instant::now();
+            let called = match tokio::time::timeout(whole, commit.durable()).await {
+                Ok(Ok(())) => {
+                    let limits = Limits { whole: whole.saturating_sub(began.elapsed()), ..limits };
+                    maker.call(request, key, limits).await
+                }
+                Ok(Err(error)) => return (index, Err(error)),
+                Err(_) => {
+                    let reason = "the journal did not take the intent in time, so the call was not made".into();
+                    not_made(CallError::Limit { reason })
+                }
+            };
+            (index, Ok(called))
+        };
+        self.tasks.spawn_on(make, &io);
+        Ok(())
+    }
+
+    /// Waits for the next call that ends. Dropping the future changes nothing.
+    async fn next(&mut self) -> Option<(u32, Result<Called, JournalError>)> {
+        match self.tasks.join_next().await? {
+            Ok(ended) => Some(ended),
+            // A task ends without a result only if it panicked, or with its runtime.
+            Err(error) => {
+                let index = *self.in_flight.keys().next()?;
+                let reason = format!("the host's client failed: {error}");
+                Some((index, Ok(not_made(CallError::Internal { reason }))))
+            }
+        }
+    }
+
+    async fn conclude(&mut self, index: u32, called: Result<Called, JournalError>) -> Result<(), Ended> {
+        let Called { result, bytes_in, duration, .. } = called.map_err(Ended::Journal)?;
+        let Some(begun) = self.in_flight.remove(&index) else { return Ok(()) };
+        match self.in_flight.values().next() {
+            Some(other) => self.waits.begin(&self.status, &other.call.target),
+            None => self.waits.end(),
+        }
+        // Without room the outcome is appended all the same: what a transaction receives is bounded.
+        let _ = self.history.reserve_outcome(bytes_in).await;
+        self.book.charged.bytes = self.book.charged.bytes.saturating_add(bytes_in);
+        self.land(begun, result.map(Arc::new), duration, bytes_in)?;
+        self.begin_waiting()
+    }
+
+    /// Records the outcome of a call, and lets the guest see it.
+    fn land(&mut self, begun: InFlight, result: CallResult, took: Duration, bytes: u64) -> Result<(), Ended> {
+        let InFlight { call, landing } = begun;
+        let seen = self.timeline.read();
+        let call = CallRecord { seen, result: Some(result.clone()), ..call };
+        let outcome = CallOutcome { sequence: self.work.sequence, call: call.clone(), took, bytes };
+        let (commit, _) = self.history.append(&Record::CallOutcome(Arc::new(outcome))).map_err(Ended::Journal)?;
+        *self.last_commit = commit;
+        self.book.recorded.insert(call.index, call.hash);
+        self.book.known.insert(call.index, call);
+        // A guest that has ended or has dropped the response needs none.
+        let _ = landing.send(Landing { seen, result });
+        Ok(())
+    }
+}
+
+/// Returns the end of a call that was not made.
+fn not_made(error: CallError) -> Called {
+    Called { result: Err(error), bytes_out: 0, bytes_in: 0, duration: Duration::ZERO }
+}
+
+/// Returns the key by which a server recognises a call that is made again. It tells no server anything about users.
+fn idempotency_key(secret: &[u8; 32], work: &Work, index: u32) -> String {
+    let mut hasher = blake3::Hasher::new_keyed(secret);
+    for part in [&b"lifeboat call"[..], work.user.as_bytes(), &work.incarnation.to_le_bytes(), work.id.as_bytes()] {
+        hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
+    }
+    let hash = hasher.update(&index.to_le_bytes()).finalize();
+    hash.to_hex()[..32].to_owned()
+}
+
+impl Service {
+    /// Executes a transaction that may use the network.
+    ///
+    /// # Errors
+    /// The journal refused the record of a call, and the service must stop.
+    pub(super) async fn execute_with_network(
+        &mut self,
+        work: &Work,
+        allowance: Allowance,
+        network: ServiceNetwork,
+        full: NetworkAmount,
+        left: NetworkAmount,
+    ) -> Result<Attempt, JournalError> {
+        let deadline = allowance.inputs.deadline().unwrap_or_default();
+        let (sender, mut wishes) = mpsc::unbounded_channel();
+        let timeline = Arc::new(Timeline::new(Arc::clone(&self.context.time)));
+        let known: Arc<[CallRecord]> = self.book.known.values().cloned().collect();
+        let live = LiveNetwork { known, wishes: sender, timeline: Arc::clone(&timeline) };
+        let status = self.status();
+        let mut calls = LiveCalls {
+            work,
+            network,
+            io: self.context.io.clone(),
+            secret: &self.terms.secret,
+            history: &mut self.history,
+            last_commit: &mut self.last_commit,
+            book: &mut self.book,
+            left,
+            full,
+            may_cure: self.vain_cures < NETWORK_CURES_IN_VAIN_MAX,
+            timeline,
+            deadline: Instant::now() + deadline,
+            has_many_doubts: self.doubts.len() >= DOUBTS_MAX,
+            waits: &self.waits,
+            status,
+            waiting: VecDeque::new(),
+            in_flight: BTreeMap::new(),
+            tasks: JoinSet::new(),
+        };
+        let mut ended = {
+            let mut executing = pin!(self.vm.instance.execute(work.call(), allowance, Network::Live(live)));
+            loop {
+                let step = tokio::select! {
+                    biased;
+                    Some(wish) = wishes.recv() => {
+                        calls.waiting.push_back(wish);
+                        // The wishes of one look share a commit.
+                        calls.waiting.extend(std::iter::from_fn(|| wishes.try_recv().ok()));
+                        calls.begin_waiting()
+                    }
+                    Some((index, called)) = calls.next() => calls.conclude(index, called).await,
+                    attempt = &mut executing => break Ok(attempt),
+                };
+                if let Err(ended) = step {
+                    break Err(ended);
+                }
+            }
+        };
+        // A guest that ends well may not have waited for what it sent last.
+        calls.waiting.extend(std::iter::from_fn(|| wishes.try_recv().ok()));
+        if !matches!(&ended, Ok(attempt) if attempt.answer.is_kept()) {
+            calls.waiting.clear();
+        } else if let Err(error) = calls.begin_waiting() {
+            ended = Err(error);
+        }
+        // Calls that are being made end before the transaction does.
+        while let Some((index, called)) = calls.next().await {
+            match calls.conclude(index, called).await {
+                Ok(()) => {}
+                Err(Ended::Journal(error)) => return Err(error),
+                Err(exhausted) => {
+                    calls.waiting.clear();
+                    ended = ended.and(Err(exhausted));
+                }
+            }
+        }
+        drop(calls);
+        match ended {
+            Ok(attempt) => Ok(attempt),
+            Err(Ended::Exhausted(cause)) => Ok(self.vm.instance.interrupt(allowance, cause)),
+            Err(Ended::Journal(error)) => Err(error),
+        }
+    }
+
+    /// Returns what the record of a transaction says about its calls, and journals the outcomes that a replay will need.
+    pub(super) fn network_record(&mut self, work: &Work, attempt: &Attempt) -> Result<NetworkRecord, JournalError> {
+        if !matches!(attempt.answer, Answer::Ok(_) | Answer::Refused(_)) {
+            return Ok(self.book.of_failed());
+        }
+        for call in attempt.calls.iter().filter(|call| call.result.is_some()) {
+            // An earlier transaction of the same id made it, or it is in doubt.
+            if self.book.recorded.get(&call.index) != Some(&call.hash) {
+                let (sequence, call) = (work.sequence, call.clone());
+                let outcome = CallOutcome { sequence, call, took: Duration::ZERO, bytes: 0 };
+                self.history.append(&Record::CallOutcome(Arc::new(outcome)))?;
+            }
+        }
+        Ok(self.book.record(attempt.calls.clone().into()))
+    }
+}
