@@ -1,14 +1,21 @@
 //! Calls of services to the network: each is made once, whatever happens to its transaction.
 
-use crate::rig::{MIB, Rig, cause, guest_bytes, ok, size};
+use crate::durable::{create_with, settings};
+use crate::rig::{MIB, Rig, cause, guest_bytes, name, ok, size};
+use crate::util::{lifeboat, prebuilt};
 use crate::webhook::{Reaction, Webhook};
 use crate::world::HTTP_WORLD;
 use lifeboat_api::event::{Event, FailoverCause};
+use lifeboat_api::id::Epoch;
 use lifeboat_api::meter::{Resource, Unit};
 use lifeboat_api::size::Size;
+use lifeboat_api::sla::FailoverMode;
 use lifeboat_api::transaction::{Answer, Reply, RequestError};
+use lifeboat_host::data::{DataOptions, Locked};
 use lifeboat_host::network::{GrantedCalls, Retry, ServiceNetwork};
 use lifeboat_host::service::ServiceSpec;
+use lifeboat_journal::frame::DirectoryId;
+use lifeboat_journal::storage::SimulatedStorage;
 use lifeboat_net::{AllowList, Allowed, Client, Grant, Roots, SystemResolver, Target};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -224,4 +231,153 @@ async fn a_call_that_takes_too_long_is_an_error_before_the_deadline() {
     // The refusal is the answer, so the same id makes no call.
     assert_eq!(refused(&rig.send_as("courier", "a", &body).await), "code 33");
     assert_eq!(webhook.counts()["a"], 1);
+}
+
+/// Opens the directory in `storage`, with the service if it is missing.
+async fn open(storage: &SimulatedStorage, webhook: &Webhook, retry: Retry, number: u8) -> Result<Rig, String> {
+    let options = DataOptions { segment_bytes: 256 * 1024, pinned_bytes: 1 << 20, ..DataOptions::default() };
+    let (directory, contents) = Locked::open(Arc::new(storage.clone()), Some(DirectoryId([1; 16])))
+        .and_then(|locked| locked.open_journal(&options))
+        .map_err(|error| format!("{error:?}"))?;
+    let mut rig = Rig::new();
+    rig.host = rig.host.with_data(directory);
+    rig.host.recover(contents, || Epoch([number; 16])).await;
+    rig.grant("courier");
+    if rig.host.entry(&name("courier")).map_err(|error| error.to_string())?.is_none() {
+        let mut settings = settings(FailoverMode::Direct);
+        settings.sizes = vec![(*size("s", 50_000_000, 8 * MIB)).clone()];
+        settings.network.allow = allow(webhook);
+        settings.network.retry = retry;
+        create_with(&rig, "courier", "call.wat", GUEST.clone(), settings).await?;
+    }
+    Ok(rig)
+}
+
+#[tokio::test]
+async fn whenever_the_power_goes_a_parcel_is_posted_once_or_in_doubt() {
+    let (mut answered, mut in_doubt, mut unsent) = (0, 0, 0);
+    for nth in 1..40 {
+        let webhook = Webhook::start().await;
+        let storage = SimulatedStorage::new(nth);
+        let rig = open(&storage, &webhook, Retry::Never, 1).await.expect("starts");
+        let body = format!("2{}", webhook.authority());
+        assert_eq!(ok(&rig.send_as("courier", "before", &body).await), "200");
+        storage.power_off(nth);
+        let first = rig.send_as("courier", "parcel", &body).await;
+        let acknowledged = first.is_ok();
+        let calls = webhook.counts().get("parcel").copied().unwrap_or_default();
+
+        let again = open(&storage.crash(), &webhook, Retry::Never, 2).await.expect("starts again");
+        assert_eq!(again.status("courier").await.stopped, None);
+        let second = again.send_as("courier", "parcel", &body).await;
+        let total = webhook.counts()["parcel"];
+        assert!(total <= 2, "the two calls of the parcel were made {total} times");
+        match &second {
+            Ok(Reply { answer: Answer::Ok(_), .. }) => {
+                assert_eq!(total, 2);
+                answered += usize::from(calls > 0);
+                unsent += usize::from(calls == 0);
+            }
+            _ => {
+                assert!(refused(&second).starts_with("in doubt: call "), "{second:?}");
+                assert!(!acknowledged, "an acknowledged transaction is never in doubt");
+                in_doubt += 1;
+                let reported =
+                    |event: &Event| matches!(event, Event::CallInDoubt { transaction, .. } if transaction == "parcel");
+                assert!(again.events().iter().any(reported));
+                // What the guest was told is kept.
+                assert_eq!(refused(&again.send_as("courier", "parcel", &body).await), refused(&second));
+            }
+        }
+        // A replay of all that calls nothing.
+        let calls = webhook.seen().len();
+        let boom = format!("1!{}", webhook.authority());
+        assert!(cause(&again.send_as("courier", "boom", &boom).await).starts_with("trap: "));
+        assert_eq!((again.status("courier").await.stopped, webhook.seen().len()), (None, calls + 1));
+    }
+    assert!(answered >= 3 && in_doubt >= 3 && unsent >= 3, "{answered} answered, {in_doubt} in doubt, {unsent} unsent");
+}
+
+#[tokio::test]
+async fn a_service_may_repeat_a_call_in_doubt_under_its_key() {
+    let webhook = Webhook::start().await;
+    webhook.react(Reaction::Stall);
+    let storage = SimulatedStorage::new(1);
+    let rig = open(&storage, &webhook, Retry::Idempotent, 1).await.expect("starts");
+    let body = format!("1{}", webhook.authority());
+    let stalled = rig.send_as("courier", "parcel", &body);
+    tokio::select! {
+        _ = stalled => panic!("the server does not answer"),
+        () = webhook.has_read(1) => {}
+    }
+    let storage = storage.crash();
+    webhook.react(Reaction::Answer(200));
+    let again = open(&storage, &webhook, Retry::Idempotent, 2).await.expect("starts again");
+    assert_eq!(ok(&again.send_as("courier", "parcel", &body).await), "200");
+    let seen = webhook.seen();
+    assert_eq!((seen.len(), &seen[0]), (2, &seen[1]), "the same key and body");
+    webhook.release();
+}
+
+/// A command of the CLI on one directory, with the workload `courier`.
+fn run_courier(data: &std::path::Path, webhook: &Webhook, retry: &str) -> crate::util::Lifeboat {
+    let target = webhook.target();
+    lifeboat(["run", "--envelope", "--service", "courier", "--allow-net", &target, "--retry", retry, "--data"])
+        .arg(data)
+        .arg(prebuilt("courier"))
+}
+
+/// A parcel with an id, and how its line of input says it.
+fn parcel(webhook: &Webhook, id: &str) -> String {
+    let to = format!("{}/hook", webhook.target());
+    serde_json::json!({"id": id, "json": {"post": {"to": to, "parcel": "a letter"}}}).to_string()
+}
+
+/// Runs a command on a thread, because it blocks.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.expect("no panic")
+}
+
+#[tokio::test]
+async fn kill_9_while_a_server_reads_leaves_the_call_in_doubt_and_verify_calls_nothing() {
+    for (retry, expected) in [("never", "refused"), ("idempotent", "ok")] {
+        let webhook = Webhook::start().await;
+        let folder = tempfile::tempdir().expect("a folder");
+        let data = folder.path().join("data");
+        let (first, second) = (parcel(&webhook, "1"), parcel(&webhook, "2"));
+        let ready = run_courier(&data, &webhook, retry);
+        let line = first.clone();
+        let answered = blocking(move || ready.input(line + "\n").output()).await;
+        assert_eq!(answered.code, 0, "{}", answered.stderr);
+        assert_eq!(answered.json_lines()[0]["outcome"], "ok");
+
+        webhook.react(Reaction::Stall);
+        let mut running = run_courier(&data, &webhook, retry).start();
+        running.send(&second);
+        webhook.has_read(2).await;
+        blocking(move || running.kill()).await;
+        webhook.react(Reaction::Answer(200));
+
+        let again = run_courier(&data, &webhook, retry);
+        let lines = format!("{first}\n{second}\n");
+        let answered = blocking(move || again.input(lines).output()).await;
+        let replies = answered.json_lines();
+        assert_eq!((&replies[0]["outcome"], &replies[1]["outcome"]), (&"ok".into(), &expected.into()), "{replies:?}");
+        let posts = webhook.seen();
+        let seconds: Vec<_> = posts.iter().filter(|seen| seen.body.contains("\"id\":\"2\"")).collect();
+        match retry {
+            "never" => {
+                assert_eq!((posts.len(), seconds.len()), (2, 1));
+                assert!(replies[1].to_string().contains("in doubt"), "{replies:?}");
+            }
+            _ => {
+                assert_eq!((posts.len(), seconds.len()), (3, 2));
+                assert_eq!(seconds[0], seconds[1], "the same key and body");
+            }
+        }
+        let data = data.clone();
+        let verified = blocking(move || lifeboat(["data", "verify", "--data"]).arg(data).output()).await;
+        assert!(verified.exits(0).contains("courier: proven"), "{verified:?}");
+        assert_eq!(webhook.seen().len(), posts.len(), "a replay is silent");
+    }
 }

@@ -19,6 +19,7 @@ use lifeboat_host::fleet::Machine;
 use lifeboat_host::host::{Host, HostConfig, NewService};
 use lifeboat_host::metrics::{JournalMetrics, Metrics, Scrape};
 use lifeboat_host::monitor::Admission;
+use lifeboat_host::network::NetworkSettings;
 use lifeboat_host::service::LaunchError;
 use lifeboat_journal::commit::{Change, Entry};
 use lifeboat_journal::frame::{DirectoryId, RecordNumber};
@@ -142,6 +143,7 @@ pub(crate) fn settings(failover: FailoverMode) -> ServiceSettings {
         thresholds: Thresholds::default(),
         deduplication_window: DeduplicationWindow::durable(),
         failover,
+        network: NetworkSettings::default(),
     }
 }
 

@@ -13,6 +13,7 @@ use lifeboat_host::answers::DeduplicationWindow;
 use lifeboat_host::catalog::ServiceSettings;
 use lifeboat_host::data::{Contents, DataOptions, Locked};
 use lifeboat_host::host::NewService;
+use lifeboat_host::network::NetworkSettings;
 use lifeboat_host::scratch::Scratch;
 use lifeboat_host::verify::verify;
 use lifeboat_journal::frame::DirectoryId;
@@ -39,6 +40,7 @@ fn settings() -> ServiceSettings {
         thresholds: Thresholds::default(),
         deduplication_window: DeduplicationWindow::durable(),
         failover: FailoverMode::Direct,
+        network: NetworkSettings::default(),
     }
 }
 

@@ -11,6 +11,7 @@ use lifeboat_api::transaction::Answer;
 use lifeboat_host::catalog::ServiceSettings;
 use lifeboat_host::data::{DataOptions, Locked};
 use lifeboat_host::fleet::Machine;
+use lifeboat_host::network::NetworkSettings;
 use lifeboat_host::portable::{NewIdentity, Portable};
 use lifeboat_host::scratch::Scratch;
 use lifeboat_host::snapshot_file;
@@ -649,7 +650,8 @@ async fn a_portable_snapshot_has_every_file() {
     let portable = Portable::read(&path).expect("readable");
     let (secret, epoch, timestamp) = ([9; 32], Epoch([9; 16]), portable.snapshot.timestamp());
     tokio::task::spawn_blocking(move || {
-        let new = NewIdentity { name: name("vault"), secret, epoch, timestamp };
+        let network = NetworkSettings::default();
+        let new = NewIdentity { name: name("vault"), secret, epoch, timestamp, network };
         portable.restore(&directory, new).expect("restored");
         directory.close().expect("sealed");
     })

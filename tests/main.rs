@@ -5,6 +5,7 @@
 //!   messages of all subcommands.
 //! - `failover`: the reactions of a service to its meters. `model`: random histories against a simple model. `wasi`:
 //!   what a guest sees of WASI. `disk`: what it sees of its virtual disk. `http`: what it sees of HTTP.
+//! - `allow_lists`: which addresses an operator lets a service call. No call is made.
 //! - `edges`: transactions just within each limit, live and after a recovery.
 //! - `verify`: proofs and portable snapshots, on a disk that corrupts data and loses power.
 //! - `durable`: durable services on a disk that loses data and fails. `kill`: the built binary under `kill -9`.
@@ -33,6 +34,7 @@
 //! enables a feature of a shared dependency. To check it, run `cargo test --release --workspace --no-run -v` after
 //! `cargo build --release`: it must compile nothing of Wasmtime.
 
+mod allow_lists;
 mod calls;
 mod children;
 mod cli_data;

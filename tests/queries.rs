@@ -11,6 +11,7 @@ use lifeboat_host::catalog::ServiceSettings;
 use lifeboat_host::data::{DataOptions, Locked};
 use lifeboat_host::host::NewService;
 use lifeboat_host::journal::Record;
+use lifeboat_host::network::NetworkSettings;
 use lifeboat_host::scratch::Scratch;
 use lifeboat_host::service::QUERIES_HELD_MAX;
 use lifeboat_host::verify::{Proof, verify};
@@ -47,6 +48,7 @@ async fn start(storage: &SimulatedStorage, guest: &str, failover: FailoverMode) 
                 thresholds: Thresholds::default(),
                 deduplication_window: DeduplicationWindow::durable(),
                 failover,
+                network: NetworkSettings::default(),
             },
             secret: [7; 32],
             epoch: Epoch([99; 16]),

@@ -16,6 +16,7 @@ use lifeboat_host::data::{Contents, DataDirectory};
 use lifeboat_host::fleet::Machine;
 use lifeboat_host::host::{Host, HostConfig};
 use lifeboat_host::journal::Log;
+use lifeboat_host::network::NetworkSettings;
 use lifeboat_host::service::{LaunchError, ServiceSpec, Status};
 use lifeboat_vm::workload::{LoadLimits, load};
 use std::sync::{Arc, Mutex};
@@ -163,6 +164,7 @@ impl Rig {
             thresholds: Thresholds::default(),
             deduplication_window: DeduplicationWindow::default(),
             failover: FailoverMode::Direct,
+            network: NetworkSettings::default(),
         };
         let spec = ServiceSpec::new(name(service), program, &settings, [7; 32], Epoch::default());
         self.grant(&spec.name);

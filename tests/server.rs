@@ -499,7 +499,14 @@ async fn a_service_that_cannot_be_deployed_is_refused_with_the_reason() {
     let hostile = crate::rig::guest_bytes("refused/alias-chain-150.wat");
     let refused = site.put("/v1/services/junk", &admin, hostile).await;
     assert_eq!((refused.status, refused.code().as_str()), (422, "workload_refused"));
-    for (query, code) in [("size=gigantic", "no_such_size"), ("fuel=9999", "fuel"), ("failover=maybe", "failover")] {
+    for (query, code) in [
+        ("size=gigantic", "no_such_size"),
+        ("fuel=9999", "fuel"),
+        ("failover=maybe", "failover"),
+        ("allow_net=db", "allow_net"),
+        ("allow_net=http://db,public", "allow_net"),
+        ("retry=always", "retry"),
+    ] {
         let wrong = site.put(&format!("/v1/services/junk?{query}"), &admin, "").await;
         assert_eq!((wrong.status, wrong.code().as_str()), (400, code));
     }
@@ -512,7 +519,16 @@ async fn a_user_lists_only_services_that_they_may_observe() {
     let (site, admin) = bank(&folder).await;
     let observer = site.user(&admin, "observer", "bank", &[Grant::Observe]).await;
     site.deploy(&admin, "idle", "count.wat", "").await;
+    site.deploy(&admin, "shop", "count.wat", "allow_net=http://db:5432,private+https://*.example.org").await;
+    let caller = site.user(&admin, "caller", "shop", &[Grant::Transact]).await;
+    let theirs = site.get("/v1/services", &caller).await.json();
+    assert!(theirs["services"][0].get("network").is_none(), "{theirs}");
+    let allow =
+        json!([{"target": "http://db:5432", "private": true}, {"target": "https://*.example.org", "private": false}]);
+    let of_admin = site.get("/v1/services/shop", &admin).await.json();
+    assert_eq!(of_admin["network"], json!({"allow": allow, "retry": "never"}), "{of_admin}");
     let theirs = site.get("/v1/services", &observer).await.json();
+    assert_eq!(theirs["services"][0]["network"], json!({"allow": [], "retry": "never"}), "{theirs}");
     assert_eq!(theirs["services"].as_array().expect("a list").len(), 1, "{theirs}");
     assert_eq!(theirs["services"][0]["vm"]["resources"]["cpu"]["unit"], "fuel", "{theirs}");
     assert_eq!(theirs["services"][0]["queue_length"], 0, "{theirs}");

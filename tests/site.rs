@@ -15,6 +15,7 @@ use lifeboat_server::config::{Config, Overrides};
 use lifeboat_server::{DRAINED_SILENCE_MAX, EventLog, Ground, Listener, Server, compose};
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -73,6 +74,7 @@ impl Site {
         let (directory, contents) = locked.open_journal(&DataOptions::default()).expect("whole");
         let ground = Ground {
             directory,
+            credentials: BTreeMap::new(),
             clock: Arc::clone(&clock) as _,
             last_sink: Arc::new(|_| {}),
             admission: Admission::default(),

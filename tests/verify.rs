@@ -10,6 +10,7 @@ use lifeboat_host::answers::DeduplicationWindow;
 use lifeboat_host::catalog::{CATALOG_FILE, ServiceSettings};
 use lifeboat_host::data::{Contents, DataError, DataOptions, FoundService, Locked};
 use lifeboat_host::host::NewService;
+use lifeboat_host::network::NetworkSettings;
 use lifeboat_host::portable::{NewIdentity, Portable};
 use lifeboat_host::scratch::Scratch;
 use lifeboat_host::snapshot_file::{self, SECTION_STATE, SnapshotHeader};
@@ -33,6 +34,7 @@ fn settings() -> ServiceSettings {
         thresholds: Thresholds::default(),
         deduplication_window: DeduplicationWindow::durable(),
         failover: FailoverMode::Direct,
+        network: NetworkSettings::default(),
     }
 }
 
@@ -130,7 +132,8 @@ fn export(scratch: &Scratch, storage: &SimulatedStorage, found: &FoundService) -
 }
 
 fn new_identity(service: &str) -> NewIdentity {
-    NewIdentity { name: name(service), secret: [8; 32], epoch: Epoch([77; 16]), timestamp: Timestamp(1) }
+    let network = NetworkSettings::default();
+    NewIdentity { name: name(service), secret: [8; 32], epoch: Epoch([77; 16]), timestamp: Timestamp(1), network }
 }
 
 #[test]

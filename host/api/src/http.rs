@@ -180,12 +180,33 @@ pub struct Service {
     pub reason: Option<String>,
     /// The failover mode: `direct`, `shadow`, `auto`.
     pub failover: String,
+    /// What the service may call. Only users who may observe the service see it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<ServiceNetwork>,
     /// The number of waiting requests and operator commands, if the service runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue_length: Option<usize>,
     /// The VM, if the service runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vm: Option<Vm>,
+}
+
+/// What a service may call.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ServiceNetwork {
+    /// The addresses that it may call. It calls no other.
+    pub allow: Vec<AllowedTarget>,
+    /// Whether it repeats calls in doubt: `never`, `idempotent`.
+    pub retry: String,
+}
+
+/// An entry of an allow-list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AllowedTarget {
+    /// Scheme, host and port: `https://api.example.org`; or `https://*.example.org`, all names below one.
+    pub target: String,
+    /// Whether its name may resolve to addresses that are not public.
+    pub private: bool,
 }
 
 /// The VM of a service.
@@ -237,6 +258,14 @@ pub struct Deployment {
     /// The failover mode: `direct`, `shadow`, `auto`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failover: Option<String>,
+    /// The addresses that the service may call, separated by spaces: `https://api.example.org`, or
+    /// `https://*.example.org` for all names below one. With `,private` after it, a name may resolve to addresses that
+    /// are not public.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow_net: Option<String>,
+    /// Whether the service repeats calls in doubt: `never`, `idempotent`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<String>,
 }
 
 /// The requests to drop from the queue of a service.

@@ -17,6 +17,7 @@ use lifeboat_host::credential::Token;
 use lifeboat_host::data::{DataOptions, Locked};
 use lifeboat_host::fleet::Machine;
 use lifeboat_host::host::{Host, HostConfig, NewService};
+use lifeboat_host::network::NetworkSettings;
 use lifeboat_journal::frame::DirectoryId;
 use lifeboat_journal::storage::DiskStorage;
 use lifeboat_vm::workload::{LoadLimits, load};
@@ -99,6 +100,7 @@ impl Ledger {
                 thresholds: Thresholds::default(),
                 deduplication_window: DeduplicationWindow::durable(),
                 failover: FailoverMode::Auto,
+                network: NetworkSettings::default(),
             },
             secret: [7; 32],
             epoch: Epoch([1; 16]),

@@ -23,6 +23,7 @@ use lifeboat_journal::frame::DirectoryId;
 use lifeboat_journal::storage::DiskStorage;
 use lifeboat_server::config::{Config, Overrides};
 use lifeboat_server::{Ground, Listener, compose};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -114,6 +115,7 @@ pub(crate) fn serve_service() {
     let (directory, _) = locked.open_journal(&DataOptions::default()).expect("it is empty");
     let ground = Ground {
         directory,
+        credentials: BTreeMap::new(),
         clock: Arc::new(SystemClock),
         last_sink: Arc::new(|_| {}),
         admission: Admission::default(),

@@ -16,6 +16,7 @@ use lifeboat_host::credential::Token;
 use lifeboat_host::data::{DataDirectory, DataError, DataOptions, Locked};
 use lifeboat_host::fleet::Machine;
 use lifeboat_host::host::{Host, HostConfig, NewService};
+use lifeboat_host::network::NetworkSettings;
 use lifeboat_host::service::ServiceSpec;
 use lifeboat_journal::commit::Totals;
 use lifeboat_journal::frame::DirectoryId;
@@ -104,6 +105,7 @@ fn spec(service: &str, program: &Arc<Program>, size: Size, failover: FailoverMod
         thresholds: Thresholds::default(),
         deduplication_window: DeduplicationWindow::default(),
         failover,
+        network: NetworkSettings::default(),
     };
     ServiceSpec::new(name(service), Arc::clone(program), &settings, SECRET, Epoch::default())
 }
@@ -232,6 +234,7 @@ impl Served {
                 thresholds: Thresholds::default(),
                 deduplication_window: DeduplicationWindow::durable(),
                 failover: FailoverMode::Direct,
+                network: NetworkSettings::default(),
             },
             secret: SECRET,
             epoch: Epoch::default(),

@@ -47,6 +47,7 @@ pub(crate) use entry::EntryError;
 pub use entry::{ENTRY_BYTES_MAX, ENTRY_VERSION, SETTINGS_VERSION, ServiceEntry, ServiceSettings};
 pub use reopening::{REOPEN_RETRY_FIRST, REOPEN_RETRY_MAX};
 
+use crate::network::NetworkSettings;
 use backend::{Backend, CATALOG_BYTES_MAX, Failed, Progress, Reached, is_no_room};
 use lifeboat_api::clock::Clock;
 use lifeboat_api::name::Name;
@@ -662,6 +663,33 @@ impl Catalog {
         });
         // A long entry without room does not imply that shorter additions have none.
         put.inspect_err(|_| self.current().progress.forget_missing())
+    }
+
+    /// Gives services their network in one change, and returns those that had another one. Names without a service are
+    /// left out. The change may take the reserve, because it may withdraw what a service was allowed.
+    ///
+    /// # Errors
+    /// [`CatalogError::EntryTooLong`], and the errors of [`Catalog::services`] and [`Catalog::set_seal`].
+    pub(crate) fn set_networks(&self, networks: &BTreeMap<Name, NetworkSettings>) -> Result<Vec<Name>, CatalogError> {
+        let mut changed = Vec::new();
+        for (name, mut entry) in self.services_where(|name| networks.contains_key(name))? {
+            let network = &networks[&name];
+            if entry.settings.network == *network {
+                continue;
+            }
+            entry.settings.network = network.clone();
+            let bytes = entry.to_bytes();
+            if bytes.len() > ENTRY_BYTES_MAX {
+                return Err(CatalogError::EntryTooLong { service: name, bytes: bytes.len() });
+            }
+            changed.push((name, bytes));
+        }
+        if !changed.is_empty() {
+            self.change("write", Room::Reserve, |transaction| {
+                changed.iter().try_for_each(|(name, bytes)| put(transaction, SERVICES, name, bytes))
+            })?;
+        }
+        Ok(changed.into_iter().map(|(name, _)| name).collect())
     }
 
     /// Removes a service from the catalog with all grants on it, which the next service of its name must not inherit.

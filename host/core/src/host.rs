@@ -21,6 +21,7 @@ use crate::data::DataDirectory;
 use crate::fleet::{Fleet, MAINTENANCE_STORES, Machine};
 use crate::journal::{Log, MemoryLog};
 use crate::monitor::Admission;
+use crate::network::{Client, NetworkSettings, ServiceCredentials, ServiceNetwork, system_client};
 use crate::scratch::ProgramError;
 use crate::service::{
     LaunchError, Ordered, Pending, Service, ServiceContext, ServiceHandle, ServiceSpec, SnapshotWriterTask, Status,
@@ -117,6 +118,10 @@ pub struct Host {
     is_stopping: watch::Sender<bool>,
     /// Checked before a service is created.
     admission: Admission,
+    /// Makes the calls of all services.
+    client: Client,
+    /// The secrets and authorities of services, whether they exist or not.
+    credentials: BTreeMap<Name, ServiceCredentials>,
 }
 
 impl std::fmt::Debug for Host {
@@ -163,6 +168,8 @@ impl Host {
             awaited: AwaitedServices::default(),
             is_stopping: watch::Sender::new(false),
             admission: Admission::default(),
+            client: system_client(),
+            credentials: BTreeMap::new(),
         })
     }
 
@@ -171,6 +178,29 @@ impl Host {
     pub fn with_admission(mut self, admission: Admission) -> Self {
         self.admission = admission;
         self
+    }
+
+    /// Returns this host with a `client` that makes the calls of its services. The default one asks the operating
+    /// system for addresses and certificate authorities.
+    #[must_use]
+    pub fn with_client(mut self, client: Client) -> Self {
+        self.client = client;
+        self
+    }
+
+    /// Returns this host with the secrets and certificate authorities of services, by name. They are stored nowhere,
+    /// and apply to every service of that name that may call somebody.
+    #[must_use]
+    pub fn with_credentials(mut self, credentials: BTreeMap<Name, ServiceCredentials>) -> Self {
+        self.credentials = credentials;
+        self
+    }
+
+    /// Returns the network of a service with these settings, or none if they allow no call.
+    #[must_use]
+    pub fn network_of(&self, service: &Name, settings: &NetworkSettings) -> Option<ServiceNetwork> {
+        let credentials = self.credentials.get(service).cloned().unwrap_or_default();
+        ServiceNetwork::new(&self.client, settings, credentials)
     }
 
     /// Returns the users for a change. Requests wait while the guard is held.

@@ -32,7 +32,7 @@
 //! use lifeboat_api::name::Name;
 //! use lifeboat_api::sla::{FailoverMode, Thresholds};
 //! use lifeboat_api::transaction::{Kind, Request};
-//! use lifeboat_host::{DeduplicationWindow, Host, HostConfig, Machine, ServiceSettings, ServiceSpec};
+//! use lifeboat_host::{DeduplicationWindow, Host, HostConfig, Machine, NetworkSettings, ServiceSettings, ServiceSpec};
 //! use std::sync::Arc;
 //!
 //! # async fn example(random: [u8; 32], size: lifeboat_api::size::Size) -> Result<(), Box<dyn std::error::Error>> {
@@ -48,6 +48,7 @@
 //!     thresholds: Thresholds::default(),
 //!     deduplication_window: DeduplicationWindow::default(),
 //!     failover: FailoverMode::Direct,
+//!     network: NetworkSettings::default(),
 //! };
 //! host.create_service(ServiceSpec::new(bank.clone(), program, &settings, random, Epoch::default())).await?;
 //!
@@ -96,4 +97,5 @@ pub use catalog::ServiceSettings;
 pub use data::{DataDirectory, DataOptions, Locked};
 pub use fleet::Machine;
 pub use host::{Host, HostConfig, NewService};
+pub use network::NetworkSettings;
 pub use service::{LaunchError, ServiceSpec, Status};

@@ -1,9 +1,13 @@
-//! The network of a service: who makes its calls, and what is done about those in doubt.
+//! The network of a service: its settings, who makes its calls, and what is done about those in doubt.
 
 use futures::future::BoxFuture;
 use lifeboat_api::call::{CallError, CallRequest};
+use lifeboat_api::text::{SHOWN_CHARS_MAX, shortened};
+pub use lifeboat_net::{AllowList, Allowed, Client, Roots, Secrets, Target};
 pub use lifeboat_net::{Called, Limits};
-use lifeboat_net::{Client, Grant};
+use lifeboat_net::{Grant, Resolver, SystemResolver};
+use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 /// The share of what is left of a transaction's deadline that a call may take, in percent. The guest can then still say
@@ -67,6 +71,55 @@ pub enum Retry {
     Idempotent,
 }
 
+impl Retry {
+    const ALL: [Self; 2] = [Self::Never, Self::Idempotent];
+}
+
+impl fmt::Display for Retry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Never => "never",
+            Self::Idempotent => "idempotent",
+        })
+    }
+}
+
+impl FromStr for Retry {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|retry| retry.to_string() == text).ok_or_else(|| {
+            let shown = shortened(text, SHOWN_CHARS_MAX);
+            format!("'{shown}' is not a mode of retries: write 'never' or 'idempotent'")
+        })
+    }
+}
+
+/// The settings of a service's network. The catalog stores them. The default allows no call.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct NetworkSettings {
+    /// The addresses that the service may call.
+    pub allow: AllowList,
+    /// What the service does about calls in doubt.
+    pub retry: Retry,
+}
+
+/// What the calls of a service need and no file of a data directory contains.
+#[derive(Debug, Clone, Default)]
+pub struct ServiceCredentials {
+    /// The secrets that the service may send.
+    pub secrets: Secrets,
+    /// The certificate authorities that its calls trust instead of the client's.
+    pub roots: Option<Roots>,
+}
+
+/// Returns a client that asks the operating system for addresses and certificate authorities.
+#[must_use]
+pub fn system_client() -> Client {
+    let resolver: Arc<dyn Resolver> = Arc::new(SystemResolver::default());
+    Client::new(resolver, Roots::system())
+}
+
 /// The network that a service may use.
 #[derive(Debug, Clone)]
 pub struct ServiceNetwork {
@@ -74,4 +127,44 @@ pub struct ServiceNetwork {
     pub maker: Arc<dyn CallMaker>,
     /// What it does about calls in doubt.
     pub retry: Retry,
+}
+
+impl ServiceNetwork {
+    /// Returns the network of a service, or none if its settings allow no call.
+    #[must_use]
+    pub fn new(client: &Client, settings: &NetworkSettings, credentials: ServiceCredentials) -> Option<Self> {
+        let NetworkSettings { allow, retry } = settings.clone();
+        if allow.is_empty() {
+            return None;
+        }
+        let ServiceCredentials { secrets, roots } = credentials;
+        let maker = GrantedCalls::new(client.clone(), Grant { allow, secrets, roots });
+        Some(Self { maker: Arc::new(maker), retry })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retries_are_read_as_they_are_printed() {
+        for retry in Retry::ALL {
+            assert_eq!(retry.to_string().parse(), Ok(retry));
+            assert_eq!(serde_json::to_string(&retry).ok(), Some(format!("\"{retry}\"")));
+        }
+        let error = "always".parse::<Retry>().expect_err("another word");
+        assert_eq!(error, "'always' is not a mode of retries: write 'never' or 'idempotent'");
+    }
+
+    #[test]
+    fn a_service_that_may_call_nobody_has_no_network() {
+        let (client, target) = (system_client(), "https://api.example.org".parse::<Target>().expect("a target"));
+        let retry = Retry::Idempotent;
+        let none = NetworkSettings { retry, ..NetworkSettings::default() };
+        assert!(ServiceNetwork::new(&client, &none, ServiceCredentials::default()).is_none());
+        let allow = AllowList::new(vec![target.into()]).expect("one");
+        let network = ServiceNetwork::new(&client, &NetworkSettings { allow, retry }, ServiceCredentials::default());
+        assert_eq!(network.map(|network| network.retry), Some(retry));
+    }
 }

@@ -2,8 +2,9 @@
 //!
 //! The file is a snapshot (`snapshot_file.rs`) with more sections: the workload, the settings, and a pack with every
 //! chunk of the virtual disk, unless nothing was made on that. It contains no
-//! secret, no epoch and no answers. The restored service draws its own secret and epoch. It does not recognise
-//! repetitions of ids that were answered before, but it refuses ids that contain an older time.
+//! secret, no epoch, no answers and no allow-list. The restored service draws its own secret and epoch. It does not
+//! recognise repetitions of ids that were answered before, but it refuses ids that contain an older time. It calls
+//! nobody unless its restorer allows it.
 //!
 //! A restored service begins like any other (`data.rs`), with its snapshot beside the workload: the workload's file,
 //! the snapshot's file, the first record of its journal, its entry in the catalog. Until the last step the service does
@@ -13,6 +14,7 @@
 use crate::catalog::{EntryError, SETTINGS_VERSION, ServiceEntry, ServiceSettings};
 use crate::data::{DataDirectory, DataError, stored_snapshot};
 use crate::journal::{Record, record};
+use crate::network::NetworkSettings;
 use crate::snapshot_file::{
     self, FIRST_RECORD, ResumePoint, SECTION_PACK, SECTION_SETTINGS, SECTION_WORKLOAD, Section, SnapshotFileError,
     SnapshotHeader,
@@ -54,7 +56,7 @@ pub struct Portable {
     pub workload_hash: WorkloadHash,
     /// The bytes that the workload was loaded from.
     pub workload: bytes::Bytes,
-    /// The service's sizes, thresholds, deduplication window and failover mode.
+    /// The service's sizes, thresholds, deduplication window and failover mode. The file leaves its network out.
     pub settings: ServiceSettings,
 }
 
@@ -185,7 +187,7 @@ impl Portable {
         aside.push(format!(".{}.tmp", std::process::id()));
         let aside = Path::new(&aside);
         let created = storage::create_file(aside).map_err(failed("create"))?;
-        let settings = self.settings.to_bytes();
+        let settings = without_network(self.settings.clone()).to_bytes();
         let export = self.export();
         let mut header = self.header();
         header.sections = self.sections(settings.len(), export.as_ref());
@@ -273,7 +275,7 @@ impl Portable {
     /// # Panics
     /// If called within an asynchronous task.
     pub fn restore(&self, directory: &DataDirectory, new: NewIdentity) -> Result<(), DataError> {
-        let NewIdentity { name, secret, epoch, timestamp } = new;
+        let NewIdentity { name, secret, epoch, timestamp, network } = new;
         if directory.catalog().service(&name)?.is_some() {
             return Err(DataError::Exists { service: name });
         }
@@ -281,7 +283,7 @@ impl Portable {
         let entry = ServiceEntry {
             secret,
             workload: self.workload_hash,
-            settings: self.settings.clone(),
+            settings: ServiceSettings { network, ..self.settings.clone() },
             first_snapshot: Some(FIRST_RECORD),
             accepted_divergences: BTreeSet::new(),
         };
@@ -330,16 +332,24 @@ pub struct NewIdentity {
     pub epoch: Epoch,
     /// The time at which the service begins.
     pub timestamp: Timestamp,
+    /// What the service may call, whatever the exported one could.
+    pub network: NetworkSettings,
 }
 
 fn is_no_room(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
+/// Returns the settings of a service that calls nobody: a copy must not repeat what the service does to others.
+fn without_network(settings: ServiceSettings) -> ServiceSettings {
+    ServiceSettings { network: NetworkSettings::default(), ..settings }
+}
+
 fn settings_from_bytes(file: &str, bytes: &[u8]) -> Result<ServiceSettings, PortableError> {
     let file = file.to_owned();
     let settings = match ServiceSettings::from_bytes(bytes) {
-        Ok(settings) => settings,
+        // No host writes a network into the file, but others may.
+        Ok(settings) => without_network(settings),
         Err(EntryError::FutureVersion(found)) => return Err(PortableError::FutureSettings { file, found }),
         Err(EntryError::UnknownPart(kind)) => return Err(PortableError::UnknownSetting { file, kind }),
         Err(EntryError::Unreadable(reason)) => return Err(PortableError::Settings { file, reason }),
@@ -378,6 +388,7 @@ fn check_settings(settings: &ServiceSettings) -> Result<(), String> {
 mod tests {
     use super::*;
     use crate::answers::DeduplicationWindow;
+    use crate::network::{AllowList, Retry, Target};
     use lifeboat_api::sla::{FailoverMode, Thresholds};
     use proptest::prelude::*;
     use std::time::Duration;
@@ -389,6 +400,7 @@ mod tests {
             thresholds: Thresholds::default(),
             deduplication_window: DeduplicationWindow::durable(),
             failover: FailoverMode::Shadow,
+            network: NetworkSettings::default(),
         }
     }
 
@@ -401,6 +413,16 @@ mod tests {
         assert_eq!(read(&settings()), Ok(settings()));
         let of_earlier_release = settings().to_bytes_of_version_1();
         assert_eq!(settings_from_bytes("file", &of_earlier_release).map_err(|error| error.to_string()), Ok(settings()));
+    }
+
+    #[test]
+    fn settings_of_a_file_allow_no_call() {
+        let allow = AllowList::new(vec!["http://db".parse::<Target>().expect("a target").into()]).expect("one");
+        let network = NetworkSettings { allow, retry: Retry::Idempotent };
+        let with_network = ServiceSettings { network, ..settings() };
+        assert_ne!(with_network.to_bytes(), settings().to_bytes());
+        assert_eq!(without_network(with_network.clone()).to_bytes(), settings().to_bytes());
+        assert_eq!(read(&with_network), Ok(settings()));
     }
 
     #[test]

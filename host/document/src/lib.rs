@@ -125,6 +125,16 @@ impl<'a> Table<'a> {
         self.get(key).map(|value| value.tables()).unwrap_or_default()
     }
 
+    /// Returns the keys of a table with their values, if the file may name the keys as it likes.
+    pub fn entries(self) -> Vec<(Placed<String>, Value<'a>)> {
+        let entries = self.entries.iter().map(|(key, value)| {
+            let name: &str = key.get_ref();
+            let placed = Placed { value: name.to_owned(), offset: key.span().start };
+            (placed, Value { key: shown(name), value, findings: self.findings })
+        });
+        entries.collect()
+    }
+
     /// Reports the keys that were never read.
     pub fn finish(self) {
         let mut known = self.known.into_inner();
@@ -153,6 +163,11 @@ impl<'a> Value<'a> {
     /// Returns whether the value is a string.
     pub fn is_text(&self) -> bool {
         matches!(self.value.get_ref(), DeValue::String(_))
+    }
+
+    /// Returns whether the value is a table.
+    pub fn is_table(&self) -> bool {
+        matches!(self.value.get_ref(), DeValue::Table(_))
     }
 
     /// Returns the position of the value, in bytes.
@@ -209,6 +224,14 @@ impl<'a> Value<'a> {
                 let words: Vec<String> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
                 self.must_be(&words.join(" or "))
             }
+        }
+    }
+
+    /// Returns the value as true or false.
+    pub fn boolean(&self) -> Option<Placed<bool>> {
+        match self.value.get_ref() {
+            DeValue::Boolean(value) => Some(self.placed(*value)),
+            _ => self.must_be("true or false"),
         }
     }
 

@@ -95,6 +95,9 @@ impl From<Target> for String {
     }
 }
 
+/// What follows the address of an entry on a command line if the entry is private.
+const PRIVATE: &str = ",private";
+
 /// An entry of an allow-list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -111,6 +114,32 @@ impl Allowed {
     #[must_use]
     pub fn is_private(&self) -> bool {
         self.private || self.target.is_literal()
+    }
+}
+
+impl fmt::Display for Allowed {
+    /// Writes the entry as [`Allowed::from_str`] reads it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let private = if self.private { PRIVATE } else { "" };
+        write!(f, "{}{private}", self.target)
+    }
+}
+
+impl FromStr for Allowed {
+    type Err = TargetError;
+
+    /// Parses an entry on a command line: a [`Target`], and `,private` if its name may resolve to addresses that are
+    /// not public.
+    ///
+    /// # Errors
+    /// As for a [`Target`], or if something else follows a comma.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let Some((target, _)) = text.split_once(',') else { return text.parse().map(|target: Target| target.into()) };
+        if !text.ends_with(PRIVATE) || target.len() + PRIVATE.len() != text.len() {
+            let reason = "something other than 'private' follows the comma; write ',private', or nothing";
+            return Err(TargetError::new(text, reason));
+        }
+        Ok(Self { target: target.parse()?, private: true })
     }
 }
 
@@ -278,6 +307,31 @@ mod tests {
         for (text, words) in cases {
             let error = text.parse::<Target>().expect_err(text).to_string();
             assert!(error.contains(words) && error.contains(&format!("'{text}'")), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_entry_on_a_command_line_may_be_private() {
+        for (text, target, private) in [
+            ("https://API.example.org", "https://api.example.org", false),
+            ("http://db:5000,private", "http://db:5000", true),
+            ("https://*.example.org,private", "https://*.example.org", true),
+        ] {
+            let allowed: Allowed = text.parse().expect(text);
+            assert_eq!((allowed.target.to_string(), allowed.private), (target.to_owned(), private));
+            assert_eq!(allowed.to_string().parse(), Ok(allowed));
+        }
+        for (text, words) in [
+            ("db,private", "no scheme"),
+            (",private", "no scheme"),
+            ("http://db,", "something other than 'private'"),
+            ("http://db,public", "something other than 'private'"),
+            ("http://db, private", "something other than 'private'"),
+            ("http://db,private,private", "something other than 'private'"),
+            ("http://db,http://dc", "something other than 'private'"),
+        ] {
+            let error = text.parse::<Allowed>().expect_err(text).to_string();
+            assert!(error.contains(words), "{text}: {error}");
         }
     }
 

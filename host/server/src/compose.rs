@@ -4,13 +4,16 @@ use crate::config::Config;
 use crate::server::{EventLog, Parts, Server};
 use lifeboat_api::clock::Clock;
 use lifeboat_api::event::{Event, EventSink};
+use lifeboat_api::name::Name;
 use lifeboat_host::auth::{Accounts, argon2id};
 use lifeboat_host::catalog::CatalogError;
 use lifeboat_host::data::DataDirectory;
 use lifeboat_host::host::Host;
 use lifeboat_host::metrics::Metrics;
 use lifeboat_host::monitor::{Admission, Monitor};
+use lifeboat_host::network::ServiceCredentials;
 use lifeboat_vm::engine::EngineError;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use thiserror::Error;
 
@@ -19,6 +22,8 @@ pub struct Ground<W> {
     /// The data directory with the services and users. The caller opened it, and received the services to recover from
     /// that.
     pub directory: Arc<DataDirectory>,
+    /// The secrets and certificate authorities of services, as [`Config::credentials`] reads them.
+    pub credentials: BTreeMap<Name, ServiceCredentials>,
     /// The source of the time.
     pub clock: Arc<dyn Clock>,
     /// The last receiver of every event, after the log for clients and the metrics.
@@ -59,7 +64,7 @@ pub fn compose<W>(config: Config, ground: Ground<W>) -> Result<Server, ComposeEr
 where
     W: FnOnce(Admission, EventSink) -> Option<Monitor>,
 {
-    let Ground { directory, clock, last_sink, admission, watch } = ground;
+    let Ground { directory, credentials, clock, last_sink, admission, watch } = ground;
     let events = Arc::new(EventLog::new(clock.now()));
     let metrics = Arc::new(Metrics::default());
     let sink: EventSink = {
@@ -72,6 +77,7 @@ where
     };
     let host = host(&config, Arc::clone(&clock), Arc::clone(&sink))?
         .with_data(Arc::clone(&directory))
+        .with_credentials(credentials)
         .with_admission(admission.clone());
     let lifetime = config.tokens.lifetime;
     let accounts = Accounts::load(directory, host.shared_authority(), argon2id(), lifetime, clock.read())?;

@@ -6,12 +6,14 @@
 //!
 //! `docs/configuration.md` documents every key. [`TEMPLATE`] is a file that shows them all.
 
+mod credentials;
 mod files;
 mod tables;
 
 #[cfg(test)]
 mod tests;
 
+pub use credentials::{Credential, CredentialError};
 pub use files::NamedFiles;
 
 use files::Place;
@@ -23,6 +25,7 @@ use lifeboat_host::answers::DeduplicationWindow;
 use lifeboat_host::catalog::{ServiceEntry, ServiceSettings};
 use lifeboat_host::fleet::{Fleet, Machine};
 use lifeboat_host::host::HostConfig;
+use lifeboat_host::network::{AllowList, Allowed, NetworkSettings, Retry, Target};
 use lifeboat_vm::engine::MEMORY_BYTES_MAX;
 use serde::{Deserialize, Serialize, Serializer};
 use std::collections::BTreeMap;
@@ -207,8 +210,37 @@ pub struct ServiceConfig {
     pub size: String,
     /// How the service moves to a fresh VM.
     pub failover: FailoverMode,
+    /// The addresses that the service may call.
+    #[serde(serialize_with = "as_targets")]
+    pub allow_net: AllowList,
+    /// What the service does about calls in doubt.
+    pub retry: Retry,
+    /// The file with the certificate authorities that its calls trust, in PEM, if they are not the system's.
+    #[serde(serialize_with = "as_optional_absolute", skip_serializing_if = "Option::is_none")]
+    pub roots: Option<PathBuf>,
     /// The SLA thresholds of the service.
     pub thresholds: Thresholds,
+    /// The secrets that the service may send, by name.
+    #[serde(rename = "secret", skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<String, SecretSource>,
+}
+
+impl ServiceConfig {
+    /// Returns the network of the service, whether it exists or is to be created.
+    #[must_use]
+    pub fn network(&self) -> NetworkSettings {
+        NetworkSettings { allow: self.allow_net.clone(), retry: self.retry }
+    }
+}
+
+/// The place of a secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SecretSource {
+    /// A file.
+    File(#[serde(serialize_with = "as_absolute")] PathBuf),
+    /// A variable of the server's environment.
+    Env(String),
 }
 
 /// Values that override the file.
@@ -450,8 +482,15 @@ impl Config {
         wrong
     }
 
+    /// Returns the networks of the services in the file. A server gives them to services that exist, too.
+    #[must_use]
+    pub fn networks(&self) -> BTreeMap<Name, NetworkSettings> {
+        self.services.iter().map(|service| (service.name.clone(), service.network())).collect()
+    }
+
     /// Returns the settings of a durable service whose first VM has `size`, or the size with the least memory if `size`
-    /// is `None`. The service may move to all larger sizes: those with more of some level and less of none.
+    /// is `None`. The service calls nobody. It may move to all larger sizes: those with more of some level and less of
+    /// none.
     ///
     /// # Errors
     /// A sentence that lists the known sizes, if there is no such size.
@@ -469,6 +508,7 @@ impl Config {
             thresholds: thresholds.unwrap_or(self.thresholds),
             deduplication_window: DeduplicationWindow::durable(),
             failover,
+            network: NetworkSettings::default(),
         })
     }
 }
@@ -530,6 +570,27 @@ fn find_size<'a>(sizes: &'a [Size], name: Option<&str>) -> Result<&'a Size, Stri
 fn as_absolute<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     serializer.collect_str(&absolute.display())
+}
+
+fn as_optional_absolute<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+    match path {
+        Some(path) => as_absolute(path, serializer),
+        None => serializer.serialize_none(),
+    }
+}
+
+/// Serializes an allow-list as a person would write it: an entry is a table only if it is private.
+fn as_targets<S: Serializer>(allow: &AllowList, serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    #[serde(untagged)]
+    enum Entry<'a> {
+        Text(&'a Target),
+        Table(&'a Allowed),
+    }
+    serializer.collect_seq(allow.entries().iter().map(|allowed| match allowed.private {
+        true => Entry::Table(allowed),
+        false => Entry::Text(&allowed.target),
+    }))
 }
 
 fn as_milliseconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {

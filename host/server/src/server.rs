@@ -340,6 +340,20 @@ fn router(shared: &Arc<Shared>) -> Router {
                 )
                 .parameter(
                     "query",
+                    "allow_net",
+                    "the addresses that the service may call, separated by spaces: `https://api.example.org`, \
+                     `https://*.example.org` for all names below one; with `,private` after it, a name may resolve to \
+                     addresses that are not public",
+                    json!({ "type": "string" }),
+                )
+                .parameter(
+                    "query",
+                    "retry",
+                    "whether the service repeats calls in doubt",
+                    json!({ "enum": ["never", "idempotent"] }),
+                )
+                .parameter(
+                    "query",
                     "archive",
                     "the body is a tar archive: its entry `workload` is the workload, and the entries below `disk/` are \
                      the files with which the service begins",

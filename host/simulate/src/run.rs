@@ -36,6 +36,7 @@ use lifeboat_host::answers::DeduplicationWindow;
 use lifeboat_host::catalog::ServiceSettings;
 use lifeboat_host::credential::Token;
 use lifeboat_host::host::{Host, HostConfig};
+use lifeboat_host::network::NetworkSettings;
 use lifeboat_host::service::{LaunchError, ServiceSpec, Status};
 use lifeboat_vm::engine::{EngineError, Program, load};
 use lifeboat_vm::workload::LoadError;
@@ -290,6 +291,7 @@ impl<'a> Stage<'a> {
                 thresholds: plan.thresholds,
                 deduplication_window: DeduplicationWindow::default(),
                 failover: FailoverMode::Direct,
+                network: NetworkSettings::default(),
             };
             let spec = ServiceSpec::new(plan.name.clone(), Arc::clone(&program), &settings, secret, Epoch::default());
             self.host.create_service(spec).await?;

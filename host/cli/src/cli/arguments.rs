@@ -1,12 +1,14 @@
 //! Parsers of argument values, and the line that explains what is wrong with a command line.
 
-use clap::Command;
+use super::UsageError;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Args, Command};
 use lifeboat_api::meter::Percent;
 use lifeboat_api::size::{
     Bytes, DISK_BYTES_MAX, DISK_BYTES_MIN, FUEL_MIN, NETWORK_BYTES_MIN, NETWORK_CALLS_MIN, grouped, parse_bytes,
 };
 use lifeboat_api::sla::{THRESHOLD_MIN, parse_threshold};
+use lifeboat_host::network::{AllowList, Allowed, NetworkSettings, Retry};
 use lifeboat_server::config::SIZE_MEMORY_BYTES_MIN;
 use lifeboat_simulate::PACE_MAX;
 use lifeboat_vm::engine::MEMORY_BYTES_MAX;
@@ -16,6 +18,49 @@ use std::ops::RangeInclusive;
 
 /// The longest part of a value that a message shows, in characters.
 const SHOWN_CHARS_MAX: usize = 64;
+
+/// The options for the network of a new service.
+#[derive(Debug, Args)]
+pub(crate) struct NetworkArguments {
+    /// Let transactions call this address over HTTP: https://HOST[:PORT], or https://*.HOST for all names below it;
+    /// ",private" lets the name resolve to addresses that are not public; repeatable [default: no address]
+    #[arg(long = "allow-net", value_name = "TARGET[,private]")]
+    allow: Vec<Allowed>,
+    /// What the service does about a call in doubt, whose result a crash has lost: never, it does not make the call
+    /// again; idempotent, it makes it again with the same Idempotency-Key [default: never]
+    #[arg(long, value_name = "MODE")]
+    retry: Option<Retry>,
+}
+
+impl NetworkArguments {
+    /// Returns the settings, with the defaults for options that are left out.
+    ///
+    /// # Errors
+    /// [`UsageError`] if there are too many addresses.
+    pub(crate) fn settings(&self) -> Result<NetworkSettings, UsageError> {
+        let allow = AllowList::new(self.allow.clone()).map_err(|error| UsageError(error.to_string()))?;
+        Ok(NetworkSettings { allow, retry: self.retry.unwrap_or_default() })
+    }
+
+    /// Returns the addresses and the mode as parameters of a deployment.
+    pub(crate) fn parameters(&self) -> (Option<String>, Option<String>) {
+        let allow: Vec<String> = self.allow.iter().map(ToString::to_string).collect();
+        ((!allow.is_empty()).then(|| allow.join(" ")), self.retry.map(|retry| retry.to_string()))
+    }
+
+    /// Returns whether an option has another value than `settings`. Options that are left out have none.
+    pub(crate) fn differ_from(&self, settings: &NetworkSettings) -> bool {
+        let is_another_list = !self.allow.is_empty() && self.allow != settings.allow.entries();
+        is_another_list || self.retry.is_some_and(|retry| retry != settings.retry)
+    }
+}
+
+/// Describes what a service may call, as its options would.
+pub(crate) fn network_text(NetworkSettings { allow, retry }: &NetworkSettings) -> String {
+    let entries = allow.entries().iter().map(|allowed| format!("--allow-net {allowed} "));
+    let entries = if allow.is_empty() { "no --allow-net, ".to_owned() } else { entries.collect() };
+    format!("{entries}--retry {retry}")
+}
 
 /// Parses a whole number within bounds. It may have `_` or `,` between its digits.
 fn within(text: &str, range: RangeInclusive<u64>, of_what: &str) -> Result<u64, String> {

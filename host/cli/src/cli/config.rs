@@ -64,7 +64,7 @@ impl Check {
         // If the file has errors, this might check a default in place of the intended directory.
         let of_data = if errors.is_empty() { check_data(&config, &files) } else { Ok(None) };
         let mut wrong = errors;
-        let (of_files, validity) = files.check(&config, now, self.insecure);
+        let (of_files, validity) = files.check(&config, now, self.insecure, |name| std::env::var_os(name));
         wrong.extend(of_files);
         let unbound = Listener::check(config.server.listen).err();
         wrong.extend(unbound.map(|error| files.of_listen(error.to_string())));
@@ -84,7 +84,9 @@ impl Check {
         if !wrong.is_empty() {
             return Ok(ExitCode::from(exit::USAGE));
         }
-        // This reserves as much address space as a server does.
+        // This reserves as much address space as a server does. A host needs a runtime.
+        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+        let _guard = runtime.enter();
         drop(lifeboat_server::host(&config, Arc::new(SystemClock), Arc::new(|_| {}))?);
         let text = if self.json {
             lifeboat_api::lines::json_lines(&config).context("cannot print the configuration")?

@@ -2,6 +2,7 @@
 
 mod pack;
 
+use super::arguments::NetworkArguments;
 use super::remote::with_server;
 use super::services::service_line;
 use super::{arguments, exit, output, read_workload};
@@ -26,6 +27,8 @@ pub(crate) struct Deploy {
     /// How the service fails over: direct, shadow or auto
     #[arg(long, value_name = "MODE")]
     failover: Option<FailoverMode>,
+    #[command(flatten)]
+    network: NetworkArguments,
     /// Begin with the files of this directory, as GUEST on the virtual disk [default: the same path]; repeatable. They
     /// may take up to 256 MiB, and must fit the disk of the size
     #[arg(long = "dir", value_name = "HOST[::GUEST]")]
@@ -44,8 +47,11 @@ pub(crate) struct Deploy {
 impl Deploy {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
         let workload = read_workload(&self.workload)?;
-        let deployment =
-            Deployment { size: self.size, fuel: self.fuel, failover: self.failover.map(|mode| mode.to_string()) };
+        // Its bounds are reported before the workload is sent.
+        self.network.settings()?;
+        let (allow_net, retry) = self.network.parameters();
+        let failover = self.failover.map(|mode| mode.to_string());
+        let deployment = Deployment { size: self.size, fuel: self.fuel, failover, allow_net, retry };
         with_server(async |client| {
             let deployed = match self.dirs.is_empty() {
                 true => client.deploy(&self.service, workload.into(), &deployment).await,

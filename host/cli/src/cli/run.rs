@@ -2,6 +2,7 @@
 
 pub(super) mod lines;
 
+use super::arguments::{NetworkArguments, network_text};
 use super::stop::Stop;
 use super::{
     DATA_VARIABLE, FindingError, UsageError, arguments, data, exit, is_pipe_open, load_workload, output, random,
@@ -98,6 +99,8 @@ pub(crate) struct Run {
     /// How the service fails over: direct pauses the service, shadow does not, auto is shadow for states above 1 MiB
     #[arg(long, value_name = "MODE")]
     failover: Option<FailoverMode>,
+    #[command(flatten)]
+    network: NetworkArguments,
     /// The user of transactions that name none
     #[arg(long, value_name = "NAME", default_value = "operator")]
     user: Name,
@@ -216,7 +219,8 @@ impl Run {
         let program = host.compile(workload).await?;
         let settings = ServiceSettings { deduplication_window: DeduplicationWindow::default(), ..settings.clone() };
         let spec = ServiceSpec::new(service.clone(), program, &settings, random()?, Epoch::default());
-        host.create_service(spec).await?;
+        let network = host.network_of(service, &settings.network);
+        host.create_service(ServiceSpec { network, ..spec }).await?;
         Ok(host)
     }
 
@@ -336,6 +340,14 @@ impl Run {
             ))
             .into());
         }
+        if self.network.differ_from(&entry.settings.network) {
+            return Err(UsageError(format!(
+                "service '{service}' was created with {}, and continues with that: leave these options out, or create \
+                 another service",
+                network_text(&entry.settings.network)
+            ))
+            .into());
+        }
         Ok(())
     }
 
@@ -360,6 +372,7 @@ impl Run {
             thresholds: Thresholds::all(self.threshold.unwrap_or(THRESHOLD_DEFAULT)),
             deduplication_window: DeduplicationWindow::durable(),
             failover: self.failover.unwrap_or_default(),
+            network: self.network.settings()?,
         })
     }
 

@@ -11,10 +11,11 @@ use lifeboat_api::clock::{Clock, SystemClock, Timestamp};
 use lifeboat_api::event::{Event, EventSink};
 use lifeboat_api::name::Name;
 use lifeboat_api::sla::THRESHOLD_DEFAULT;
-use lifeboat_host::catalog::CATALOG_FILE;
+use lifeboat_host::catalog::{CATALOG_FILE, ServiceSettings};
 use lifeboat_host::data::DataOptions;
 use lifeboat_host::host::{Ended, Host, NewService};
 use lifeboat_host::monitor::{Admission, HostThresholds, Monitor};
+use lifeboat_host::network::NetworkSettings;
 use lifeboat_host::service::LaunchError;
 use lifeboat_server::config::{CONFIG_FILE, Config, ConfigError, ConfigErrors, Overrides, ServiceConfig, parse_listen};
 use lifeboat_server::tls::{self, Validity};
@@ -107,21 +108,28 @@ impl Serve {
             log.note(&warning);
         }
         let tls = tls.map(|loaded| loaded.config);
+        let credentials = config.credentials(|name| std::env::var_os(name));
+        let credentials =
+            credentials.map_err(|errors| UsageErrors(errors.iter().map(ToString::to_string).collect()))?;
         let listener = Listener::bind(config.server.listen, tls, self.insecure).await;
         let listener = listener.map_err(|error| UsageError(error.to_string()))?;
         let address = listener.address()?;
         let scheme = if listener.has_tls() { "https" } else { "http" };
 
-        let (directory, contents) = data::open(&config.data, false)?
-            .open_journal(&DataOptions::default())
-            .map_err(data::graded)
-            .with_context(|| format!("data directory '{}'", config.data.display().to_string().escape_debug()))?;
+        let of_directory = || format!("data directory '{}'", config.data.display().to_string().escape_debug());
+        let locked = data::open(&config.data, false)?;
+        // Before any service begins: an address that the file does not allow any more is not called again.
+        let networks = config.networks();
+        let changed = locked.set_networks(&networks).map_err(data::graded).with_context(of_directory)?;
+        let (directory, contents) =
+            locked.open_journal(&DataOptions::default()).map_err(data::graded).with_context(of_directory)?;
         let admission = Admission::default();
         let starting_up = admission.begin_start();
         let server = compose(
             config.clone(),
             Ground {
                 directory: Arc::clone(&directory),
+                credentials,
                 last_sink: event_printer(log, &clock),
                 admission,
                 watch: |admission, sink| {
@@ -149,6 +157,9 @@ impl Serve {
         });
         let deadline = config.server.shutdown_deadline;
         log.note(&format!("listening on {scheme}://{address}"));
+        for name in changed {
+            log.note(&network_note(&name, &networks[&name]));
+        }
         let (wanted, max) = (config.server.limits.connections_max, connections_max(&config.server.limits));
         if max < wanted {
             log.note(&format!(
@@ -226,6 +237,15 @@ impl Serve {
     }
 }
 
+/// Describes the network that the configuration gives to an existing service.
+fn network_note(name: &Name, NetworkSettings { allow, retry }: &NetworkSettings) -> String {
+    if allow.is_empty() {
+        return format!("service '{name}' of the configuration calls nobody from now on");
+    }
+    let entries: Vec<String> = allow.entries().iter().map(ToString::to_string).collect();
+    format!("service '{name}' of the configuration calls {} from now on, retry {retry}", entries.join(", "))
+}
+
 /// Returns a warning if the certificate expires soon.
 fn certificate_warning(file: &Path, validity: Validity, now: Timestamp) -> Option<String> {
     let warning = validity.warning(now)?;
@@ -293,11 +313,13 @@ async fn create_admitted(server: Server, service: ServiceConfig, log: Log) {
 
 /// Creates a service if it is missing.
 async fn create(server: Server, service: ServiceConfig) -> anyhow::Result<()> {
-    let ServiceConfig { name, workload, size, failover, thresholds } = service;
+    let network = service.network();
+    let ServiceConfig { name, workload, size, failover, thresholds, .. } = service;
     if server.host().entry(&name)?.is_some() {
         return Ok(());
     }
     let settings = server.config().settings(Some(&size), Some(thresholds), failover).map_err(UsageError)?;
+    let settings = ServiceSettings { network, ..settings };
     let (workload, bytes) = tokio::task::spawn_blocking(move || load_workload(&workload)).await??;
     let (secret, epoch) = (random()?, random_epoch()?);
     let workload_bytes = bytes.into();

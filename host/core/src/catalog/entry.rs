@@ -4,6 +4,7 @@
 //! module changes, its part gets another kind. Entries of version 1, which had fixed fields, are still read.
 
 use crate::answers::DeduplicationWindow;
+use crate::network::{AllowList, Allowed, NetworkSettings, Retry};
 use crate::parts::{PartKind, Parts, PartsError, exactly};
 use lifeboat_api::id::Sequence;
 use lifeboat_api::id::WorkloadHash;
@@ -11,6 +12,7 @@ use lifeboat_api::meter::{NetworkAmount, Percent};
 use lifeboat_api::size::Size;
 use lifeboat_api::sla::{FailoverMode, Thresholds, deserialize_threshold, threshold};
 use lifeboat_journal::frame::RecordNumber;
+use lifeboat_net::TargetError;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -50,7 +52,9 @@ mod settings_part {
     /// The allowance of network of each size (calls and bytes), and the threshold of the network. Absent from earlier
     /// releases.
     pub(super) const NETWORK: u16 = 7;
-    pub(super) const KNOWN: [u16; 7] = [SIZE, SIZES, THRESHOLDS, DEDUPLICATION_WINDOW, FAILOVER, DISK, NETWORK];
+    /// The addresses that the service may call, and what it does about calls in doubt. Absent if it is the default.
+    pub(super) const CALLS: u16 = 8;
+    pub(super) const KNOWN: [u16; 8] = [SIZE, SIZES, THRESHOLDS, DEDUPLICATION_WINDOW, FAILOVER, DISK, NETWORK, CALLS];
 }
 
 /// A service that exists, whether it runs or not.
@@ -93,6 +97,8 @@ pub struct ServiceSettings {
     pub deduplication_window: DeduplicationWindow,
     /// How the service moves into a fresh VM.
     pub failover: FailoverMode,
+    /// What the service may call. A portable snapshot does not contain it.
+    pub network: NetworkSettings,
 }
 
 /// The reason why bytes cannot be decoded as an entry.
@@ -165,19 +171,22 @@ impl ServiceSettings {
 
     /// Encodes the settings as an entry and a portable snapshot store them.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
-        let Self { size, sizes, thresholds, deduplication_window, failover } = self;
+        let Self { size, sizes, thresholds, deduplication_window, failover, network } = self;
         let disks: Vec<u64> = sizes.iter().map(|size| size.disk_bytes).collect();
         let networks: Vec<(u64, u64)> = sizes.iter().map(|size| (size.network_calls, size.network_bytes)).collect();
         let sizes: Vec<_> = sizes.iter().cloned().map(StoredSize::from).collect();
-        Parts::default()
+        let mut parts = Parts::default()
             .with(settings_part::SIZE, size)
             .with(settings_part::SIZES, &sizes)
             .with(settings_part::THRESHOLDS, &StoredThresholds::from(*thresholds))
             .with(settings_part::DEDUPLICATION_WINDOW, deduplication_window)
             .with(settings_part::FAILOVER, failover)
             .with(settings_part::DISK, &(disks, thresholds.disk))
-            .with(settings_part::NETWORK, &(networks, thresholds.network))
-            .append_to(vec![SETTINGS_VERSION])
+            .with(settings_part::NETWORK, &(networks, thresholds.network));
+        if *network != NetworkSettings::default() {
+            parts = parts.with(settings_part::CALLS, &StoredCalls::from(network.clone()));
+        }
+        parts.append_to(vec![SETTINGS_VERSION])
     }
 
     /// Decodes settings that [`Self::to_bytes`] or an earlier release encoded.
@@ -211,12 +220,14 @@ impl ServiceSettings {
             }
             thresholds.network = check_threshold(threshold)?;
         }
+        let network = parts.find::<StoredCalls>(settings_part::CALLS)?.map(NetworkSettings::try_from).transpose()?;
         Ok(Self {
             size: parts.get(settings_part::SIZE)?,
             sizes,
             thresholds,
             deduplication_window: parts.get(settings_part::DEDUPLICATION_WINDOW)?,
             failover: parts.get(settings_part::FAILOVER)?,
+            network: network.unwrap_or_default(),
         })
     }
 }
@@ -267,6 +278,31 @@ impl From<StoredThresholds> for Thresholds {
     }
 }
 
+/// The network of a service: the addresses that it may call, each with whether it may be private, and the retry.
+#[derive(Serialize, Deserialize)]
+struct StoredCalls(Vec<(String, bool)>, Retry);
+
+impl From<NetworkSettings> for StoredCalls {
+    fn from(NetworkSettings { allow, retry }: NetworkSettings) -> Self {
+        let entries = Vec::from(allow).into_iter();
+        Self(entries.map(|Allowed { target, private }| (target.to_string(), private)).collect(), retry)
+    }
+}
+
+impl TryFrom<StoredCalls> for NetworkSettings {
+    type Error = EntryError;
+
+    fn try_from(StoredCalls(entries, retry): StoredCalls) -> Result<Self, EntryError> {
+        let allowed = |(text, private): (String, bool)| {
+            let target = text.parse().map_err(|error: TargetError| EntryError::Unreadable(error.to_string()))?;
+            Ok(Allowed { target, private })
+        };
+        let entries = entries.into_iter().map(allowed).collect::<Result<_, EntryError>>()?;
+        let allow = AllowList::new(entries).map_err(|error| EntryError::Unreadable(error.to_string()))?;
+        Ok(Self { allow, retry })
+    }
+}
+
 fn check_threshold(percent: Percent) -> Result<Percent, EntryError> {
     threshold(percent.into()).map_err(EntryError::Unreadable)
 }
@@ -275,8 +311,8 @@ fn check_threshold(percent: Percent) -> Result<Percent, EntryError> {
 /// changes.
 pub(super) mod version_1 {
     use super::{
-        BTreeSet, DeduplicationWindow, Deserialize, FailoverMode, RecordNumber, Sequence, Size, StoredSize,
-        StoredThresholds, WorkloadHash,
+        BTreeSet, DeduplicationWindow, Deserialize, FailoverMode, NetworkSettings, RecordNumber, Sequence, Size,
+        StoredSize, StoredThresholds, WorkloadHash,
     };
     #[cfg(test)]
     use serde::Serialize;
@@ -312,7 +348,8 @@ pub(super) mod version_1 {
         fn from(settings: ServiceSettings) -> Self {
             let ServiceSettings { size, sizes, thresholds, deduplication_window, failover } = settings;
             let sizes = sizes.into_iter().map(Size::from).collect();
-            Self { size, sizes, thresholds: thresholds.into(), deduplication_window, failover }
+            let (thresholds, network) = (thresholds.into(), NetworkSettings::default());
+            Self { size, sizes, thresholds, deduplication_window, failover, network }
         }
     }
 
@@ -329,7 +366,7 @@ pub(super) mod version_1 {
 
     #[cfg(test)]
     fn of_version_1(settings: super::ServiceSettings) -> ServiceSettings {
-        let super::ServiceSettings { size, sizes, thresholds, deduplication_window, failover } = settings;
+        let super::ServiceSettings { size, sizes, thresholds, deduplication_window, failover, .. } = settings;
         let sizes = sizes.into_iter().map(StoredSize::from).collect();
         ServiceSettings { size, sizes, thresholds: thresholds.into(), deduplication_window, failover }
     }
@@ -357,6 +394,7 @@ mod tests {
             thresholds: Thresholds { cpu: percent(50), memory: percent(60), disk: percent(70), network: percent(80) },
             deduplication_window: DeduplicationWindow::durable(),
             failover: FailoverMode::Shadow,
+            network: NetworkSettings::default(),
         }
     }
 

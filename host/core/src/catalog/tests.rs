@@ -4,6 +4,8 @@ use super::backend::SPARE_BYTES;
 use super::*;
 use crate::answers::DeduplicationWindow;
 use crate::credential::{PasswordHash, TokenHash};
+use crate::network::{AllowList, Allowed, NetworkSettings, Retry};
+use crate::parts::{Parts, PartsError};
 use lifeboat_api::access::Grant;
 use lifeboat_api::clock::{Timestamp, VirtualClock};
 use lifeboat_api::id::Sequence;
@@ -75,10 +77,21 @@ fn entry(number: u64) -> ServiceEntry {
                 ..DeduplicationWindow::default()
             },
             failover: FailoverMode::Shadow,
+            network: network(number),
         },
         first_snapshot: number.is_multiple_of(2).then_some(RecordNumber(number)),
         accepted_divergences: (0..number % 4).map(Sequence).collect(),
     }
+}
+
+/// Returns the network of an entry, which only some have.
+fn network(number: u64) -> NetworkSettings {
+    if number % 11 != 10 {
+        return NetworkSettings::default();
+    }
+    let allowed = |text: &str, private| Allowed { target: text.parse().expect("a target"), private };
+    let entries = vec![allowed("https://*.example.org", false), allowed("http://db:5432", true)];
+    NetworkSettings { allow: AllowList::new(entries).expect("two"), retry: Retry::Idempotent }
 }
 
 /// Returns an entry whose size has a name of `bytes`.
@@ -1488,7 +1501,7 @@ fn entries_of_an_earlier_release_are_read() -> Result<(), CatalogError> {
 #[test]
 fn an_entry_with_an_unknown_required_part_is_of_a_newer_host() {
     let newer = |bytes: &[u8]| {
-        let parts = crate::parts::Parts::read(&bytes[1..], &[1, 2, 3, 4, 5]).expect("parts");
+        let parts = Parts::read(&bytes[1..], &[1, 2, 3, 4, 5]).expect("parts");
         parts.with(99, &"new").append_to(vec![bytes[0]])
     };
     let token = TokenEntry { user: name("ada"), issued: Timestamp(1), expires: Timestamp(2) };
@@ -1498,6 +1511,40 @@ fn an_entry_with_an_unknown_required_part_is_of_a_newer_host() {
         after(|transaction| put(transaction, TOKENS, &"0".repeat(64), &newer(&token.to_bytes()))),
     ] {
         assert!(matches!(result, Err(CatalogError::UnknownPart { kind: 99, .. })), "{result:?}");
+    }
+}
+
+/// The kinds of the parts of settings that releases without a network know.
+const KINDS_WITHOUT_NETWORK: [u16; 6] = [1, 2, 3, 4, 5, 6];
+
+#[test]
+fn the_network_of_a_service_is_stored_unless_it_calls_nobody() -> Result<(), EntryError> {
+    let (calls, silent) = (entry(10).settings, entry(9).settings);
+    assert_eq!(calls.network.allow.entries().len(), 2);
+    assert_eq!(ServiceSettings::from_bytes(&calls.to_bytes())?, calls);
+    // An earlier release reads the settings of a service that calls nobody, and refuses all others.
+    assert!(Parts::read(&silent.to_bytes()[1..], &KINDS_WITHOUT_NETWORK).is_ok());
+    assert_eq!(Parts::read(&calls.to_bytes()[1..], &KINDS_WITHOUT_NETWORK), Err(PartsError::Unknown(8)));
+    assert_eq!(ServiceSettings::from_bytes(&silent.to_bytes())?.network, NetworkSettings::default());
+    let retried = NetworkSettings { retry: Retry::Idempotent, ..NetworkSettings::default() };
+    let retried = ServiceSettings { network: retried, ..silent };
+    assert_eq!(ServiceSettings::from_bytes(&retried.to_bytes())?, retried);
+    Ok(())
+}
+
+#[test]
+fn a_network_that_no_host_writes_is_refused() {
+    let with = |entries: Vec<(&str, bool)>, retry: u32| {
+        let bytes = entry(9).settings.to_bytes();
+        let parts = Parts::read(&bytes[1..], &KINDS_WITHOUT_NETWORK).expect("parts");
+        ServiceSettings::from_bytes(&parts.with(8, &(entries, retry)).append_to(vec![bytes[0]]))
+    };
+    let network = with(vec![("https://*.example.org", false), ("http://db:5432", true)], 1).map(|it| it.network);
+    assert_eq!(network, Ok(super::tests::network(10)));
+    for wrong in
+        [with(vec![("db", false)], 0), with(vec![("http://db", false); 65], 0), with(vec![("http://db", false)], 2)]
+    {
+        assert!(matches!(wrong, Err(EntryError::Unreadable(_))), "{wrong:?}");
     }
 }
 

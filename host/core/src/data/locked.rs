@@ -5,6 +5,7 @@ use super::orphans::{Orphan, Orphans, Search};
 use super::workload_files::{remove_workload, workload_of};
 use super::{DataDirectory, DataError, DataOptions, Journal, clear_snapshots, snapshot_writer};
 use crate::catalog::{CATALOG_FILE, Catalog, CatalogError};
+use crate::network::NetworkSettings;
 use lifeboat_api::clock::SystemClock;
 use lifeboat_api::name::Name;
 use lifeboat_journal::commit;
@@ -12,6 +13,7 @@ use lifeboat_journal::frame::DirectoryId;
 use lifeboat_journal::recovery::{Found, OpenError, Recovery};
 use lifeboat_journal::segments::{Log, Options, Origin};
 use lifeboat_journal::storage::{LockGuard, Storage};
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
@@ -66,6 +68,14 @@ impl Locked {
     #[must_use]
     pub fn storage(&self) -> &Arc<dyn Storage> {
         &self.storage
+    }
+
+    /// Gives services their network, and returns those that had another one. Names without a service are left out.
+    ///
+    /// # Errors
+    /// [`DataError::Catalog`]. All services have their former network, unless the outcome is unknown.
+    pub fn set_networks(&self, networks: &BTreeMap<Name, NetworkSettings>) -> Result<Vec<Name>, DataError> {
+        Ok(self.catalog.set_networks(networks)?)
     }
 
     /// Removes a service permanently, with its snapshots, and its workload if no other service runs it. When a host

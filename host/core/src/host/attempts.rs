@@ -199,8 +199,8 @@ mod tests {
         assert_eq!(pauses().sum::<Duration>(), Duration::from_secs(31));
     }
 
-    #[test]
-    fn attempts_end_with_the_quarantine_that_they_were_begun_for() {
+    #[tokio::test]
+    async fn attempts_end_with_the_quarantine_that_they_were_begun_for() {
         let clock = Arc::new(VirtualClock::new(Timestamp(1)));
         let config = HostConfig::new(Machine::pair(1, 1 << 20), 1 << 20);
         let host = Host::new(config, clock, Arc::new(|_: &Event| {})).expect("a host");

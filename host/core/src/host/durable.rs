@@ -33,7 +33,7 @@ pub struct NewService {
     pub workload: Workload,
     /// The bytes that the workload was loaded from.
     pub workload_bytes: Bytes,
-    /// The sizes, the thresholds and the deduplication window.
+    /// The sizes, the thresholds, the deduplication window and the network.
     pub settings: ServiceSettings,
     /// The key of the random numbers that the guest sees. It is drawn for this service alone.
     pub secret: [u8; 32],
@@ -105,7 +105,7 @@ impl Host {
                 let then = if awaited.is_some() { format!("; {}", tried_again()) } else { String::new() };
                 chain(&*error) + &then
             })?;
-            let spec = spec(name.clone(), program, &found.entry, epoch);
+            let spec = self.spec(name.clone(), program, &found.entry, epoch);
             self.check_sizes(&spec).map_err(|error| error.to_string())?;
             let recovering = Service::bring_up(spec, self.context.clone(), Arc::clone(directory), found);
             self.on_guests(recovering).await.map_err(|error| chain(&error))
@@ -138,6 +138,14 @@ impl Host {
             engine.load_and_compile(length, load).await
         };
         self.programs.get::<ProgramError>(hash, Purpose::Start, attempt).await
+    }
+
+    /// Returns the specification of a service from its catalog entry.
+    fn spec(&self, name: Name, program: Arc<Program>, entry: &ServiceEntry, epoch: Epoch) -> ServiceSpec {
+        let accepted_divergences = entry.accepted_divergences.clone();
+        let network = self.network_of(&name, &entry.settings.network);
+        let spec = ServiceSpec::new(name, program, &entry.settings, entry.secret, epoch);
+        ServiceSpec { accepted_divergences, network, ..spec }
     }
 
     /// Returns why a service of the data directory was not started, if it was not.
@@ -211,7 +219,7 @@ impl Host {
             accepted_divergences: BTreeSet::new(),
             first_snapshot: disk.is_some().then_some(FIRST_RECORD),
         };
-        let spec = ServiceSpec { disk, ..spec(name.clone(), program, &entry, epoch) };
+        let spec = ServiceSpec { disk, ..self.spec(name.clone(), program, &entry, epoch) };
         let place = self.begin(&name)?;
         self.check_sizes(&spec)?;
         let (service, has_disk) = (name.clone(), spec.disk.is_some());
@@ -406,10 +414,4 @@ async fn undo_creation(directory: &Arc<DataDirectory>, name: &Name) {
 async fn remove_snapshots(directory: &Arc<DataDirectory>, name: &Name) {
     let service = name.clone();
     let _ = on_disk(directory, move |directory| directory.clear_snapshots(&service)).await;
-}
-
-/// Returns the specification of a service from its catalog entry.
-fn spec(name: Name, program: Arc<Program>, entry: &ServiceEntry, epoch: Epoch) -> ServiceSpec {
-    let accepted_divergences = entry.accepted_divergences.clone();
-    ServiceSpec { accepted_divergences, ..ServiceSpec::new(name, program, &entry.settings, entry.secret, epoch) }
 }

@@ -68,6 +68,7 @@ fn status(service: &str) -> Status {
         }),
         stopped: None,
         counts: Counts { snapshots: 3, fuel_rolled_back: 7, ..Counts::default() },
+        waiting: None,
     }
 }
 

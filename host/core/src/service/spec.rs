@@ -55,8 +55,8 @@ pub struct ServiceSpec {
 
 impl ServiceSpec {
     /// Returns the definition of a service that begins with the size that `settings` name. If that size is not among
-    /// their sizes, the service begins with the first of them. There is no accepted divergence, and `queue_max` is
-    /// [`QUEUE_MAX`].
+    /// their sizes, the service begins with the first of them. There is no accepted divergence and no network, and
+    /// `queue_max` is [`QUEUE_MAX`].
     #[must_use]
     pub fn new(name: Name, program: Arc<Program>, settings: &ServiceSettings, secret: [u8; 32], epoch: Epoch) -> Self {
         let ServiceSettings { sizes, thresholds, deduplication_window, failover, .. } = settings;

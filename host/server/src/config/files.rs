@@ -1,13 +1,16 @@
 //! The files that a configuration names, loaded as a server would load them.
 
-use super::tables::{Named, NamedWorkload};
-use super::{Config, ConfigError, ServiceConfig};
+use super::tables::{Named, NamedCredential, NamedWorkload};
+use super::{Config, ConfigError, Credential, ServiceConfig};
 use crate::tls::{self, TlsFile, Unencrypted, Validity};
 use lifeboat_api::clock::Timestamp;
+use lifeboat_api::name::Name;
 use lifeboat_api::size::Size;
 use lifeboat_host::failover::HEADROOM_POINTS;
 use lifeboat_vm::engine::load;
 use lifeboat_vm::workload::{ReadError, read};
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 /// A position in a configuration file.
@@ -32,6 +35,7 @@ pub struct NamedFiles {
     key: Option<Place>,
     /// The workload files, each with its service if that is known.
     workloads: Vec<(PathBuf, Option<ServiceConfig>, Place)>,
+    credentials: BTreeMap<(Name, Credential), Place>,
     listen: Place,
     fleet: Place,
 }
@@ -40,10 +44,12 @@ impl NamedFiles {
     /// Creates the list. `place` converts an offset in bytes to a position.
     pub(super) fn new(named: Named, place: impl Fn(usize) -> Place) -> Self {
         let workload = |NamedWorkload { path, service }: NamedWorkload| (path.value, service, place(path.offset));
+        let credential = |NamedCredential { service, credential, offset }| ((service, credential), place(offset));
         Self {
             certificate: named.certificate.map(|path| place(path.offset)),
             key: named.key.map(|path| place(path.offset)),
             workloads: named.workloads.into_iter().map(workload).collect(),
+            credentials: named.credentials.into_iter().map(credential).collect(),
             listen: place(named.listen_offset),
             fleet: place(named.fleet_offset),
         }
@@ -53,9 +59,16 @@ impl NamedFiles {
     /// certificate if it can be used.
     ///
     /// The certificate and its key must load, and the certificate must be valid at `now`. Every workload must load and
-    /// fit its size in `config`, which names the files. An address off loopback requires TLS or `is_insecure`.
+    /// fit its size in `config`, which names the files. Every secret must be in its file, or in the environment, which
+    /// `variable` reads. An address off loopback requires TLS or `is_insecure`.
     #[must_use]
-    pub fn check(&self, config: &Config, now: Timestamp, is_insecure: bool) -> (Vec<ConfigError>, Option<Validity>) {
+    pub fn check(
+        &self,
+        config: &Config,
+        now: Timestamp,
+        is_insecure: bool,
+        variable: impl Fn(&str) -> Option<OsString>,
+    ) -> (Vec<ConfigError>, Option<Validity>) {
         let (mut wrong, mut validity) = (Vec::new(), None);
         // An incomplete [server.tls] is reported separately.
         if config.server.is_exposed() && !is_insecure && self.certificate.is_none() && self.key.is_none() {
@@ -77,6 +90,10 @@ impl NamedFiles {
                 Some((size, service.thresholds.memory.less_points(HEADROOM_POINTS).whole_points()))
             });
             wrong.extend(check_workload(path, size).err().map(|message| place.error(message)));
+        }
+        for error in config.credentials(variable).err().into_iter().flatten() {
+            let place = self.credentials.get(&(error.service.clone(), error.credential.clone()));
+            wrong.extend(place.map(|place| place.error(error.to_string())));
         }
         (wrong, validity)
     }

@@ -3,9 +3,10 @@
 //! everything.
 
 use super::{
-    CONNECTIONS_LIMIT, Config, DATA, HEADER_BYTES_LIMITS, MACHINE_MEMORY_BYTES, MACHINE_SLOTS, MACHINES_MAX,
-    MetricsAccess, Overrides, SIZE_MEMORY_BYTES_MAX, SIZE_MEMORY_BYTES_MIN, SIZES_MAX, SLOTS_MAX, ServerConfig,
-    ServerLimits, ServiceConfig, TOKEN_LIFETIME_HOURS_MAX, TlsConfig, TokensConfig, find_size, parse_listen,
+    CONNECTIONS_LIMIT, Config, Credential, DATA, HEADER_BYTES_LIMITS, MACHINE_MEMORY_BYTES, MACHINE_SLOTS,
+    MACHINES_MAX, MetricsAccess, Overrides, SIZE_MEMORY_BYTES_MAX, SIZE_MEMORY_BYTES_MIN, SIZES_MAX, SLOTS_MAX,
+    SecretSource, ServerConfig, ServerLimits, ServiceConfig, TOKEN_LIFETIME_HOURS_MAX, TlsConfig, TokensConfig,
+    find_size, parse_listen,
 };
 use lifeboat_api::meter::{Levels, Resource};
 use lifeboat_api::name::Name;
@@ -13,10 +14,12 @@ use lifeboat_api::size::{
     Bytes, DEADLINE_MAX, DISK_BYTES_MAX, DISK_BYTES_MIN, NETWORK_BYTES_MIN, NETWORK_CALLS_MIN, Size, check_fuel,
 };
 use lifeboat_api::sla::{FailoverMode, Thresholds, threshold};
+use lifeboat_api::text::{SHOWN_CHARS_MAX, shortened};
 use lifeboat_api::transaction::BODY_BYTES_MAX;
 use lifeboat_document::{Findings, Placed, Table, Value};
 use lifeboat_host::fleet::Machine;
-use std::collections::HashSet;
+use lifeboat_host::network::{AllowList, Allowed, Retry, Secrets, Target};
+use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,6 +27,9 @@ use std::time::Duration;
 /// The failover modes, by their names in files and options.
 const FAILOVER_MODES: [(&str, FailoverMode); 3] =
     [("direct", FailoverMode::Direct), ("shadow", FailoverMode::Shadow), ("auto", FailoverMode::Auto)];
+
+/// The modes of retries, by their names in files.
+const RETRIES: [(&str, Retry); 2] = [("never", Retry::Never), ("idempotent", Retry::Idempotent)];
 
 /// Converts the tables to a checked [`Config`].
 pub(super) struct Resolver<'a> {
@@ -38,6 +44,7 @@ pub(super) struct Named {
     pub(super) certificate: Option<Placed<PathBuf>>,
     pub(super) key: Option<Placed<PathBuf>>,
     pub(super) workloads: Vec<NamedWorkload>,
+    pub(super) credentials: Vec<NamedCredential>,
     /// The offsets of the fleet and of the address, in bytes.
     pub(super) fleet_offset: usize,
     pub(super) listen_offset: usize,
@@ -48,6 +55,14 @@ pub(super) struct Named {
 pub(super) struct NamedWorkload {
     pub(super) path: Placed<PathBuf>,
     pub(super) service: Option<ServiceConfig>,
+}
+
+/// A secret or the authorities of a service.
+#[derive(Debug)]
+pub(super) struct NamedCredential {
+    pub(super) service: Name,
+    pub(super) credential: Credential,
+    pub(super) offset: usize,
 }
 
 /// The machines or the sizes, and whether all of them are valid. Errors that only follow from invalid ones are not
@@ -288,21 +303,80 @@ impl Resolver<'_> {
             };
             let failover = table.get("failover").and_then(|value| value.word(&FAILOVER_MODES));
             let failover = failover.map(|mode| mode.value).unwrap_or_default();
+            let allow_net = table.get("allow_net").map(|value| allow_net(&value)).unwrap_or_default();
+            let retry = table.get("retry").and_then(|value| value.word(&RETRIES));
+            let retry = retry.map(|retry| retry.value).unwrap_or_default();
+            let roots = table.get("roots").and_then(|value| self.path(&value));
+            let secrets = table.get("secret").map(|value| self.secrets(&value)).unwrap_or_default();
             let thresholds = self.thresholds(table.table("thresholds"), thresholds);
             let workload = table.need("workload").and_then(|value| self.path(&value));
             table.finish();
+            if let Some(Placed { value: service, .. }) = &name {
+                let of_roots = roots.iter().map(|roots| (Credential::Roots, roots.offset));
+                let of_secrets = secrets.iter().map(|(name, source)| (Credential::Secret(name.clone()), source.offset));
+                named.credentials.extend(of_roots.chain(of_secrets).map(|(credential, offset)| NamedCredential {
+                    service: service.clone(),
+                    credential,
+                    offset,
+                }));
+            }
             let Some(path) = workload else { continue };
             let service = name.zip(size).map(|(name, size)| ServiceConfig {
                 name: name.value,
                 workload: path.value.clone(),
                 size,
                 failover,
+                allow_net,
+                retry,
+                roots: roots.map(|roots| roots.value),
                 thresholds,
+                secrets: secrets.into_iter().map(|(name, source)| (name, source.value)).collect(),
             });
             services.extend(service.clone());
             named.workloads.push(NamedWorkload { path, service: service.filter(|_| sizes.is_right) });
         }
         services
+    }
+
+    /// Returns the secrets of a service with the places of their files and variables.
+    fn secrets(&self, value: &Value<'_>) -> BTreeMap<String, Placed<SecretSource>> {
+        let (mut secrets, mut checked) = (BTreeMap::new(), Secrets::default());
+        // A value that is no table may be the secret itself, so no message shows it.
+        if !value.is_table() {
+            value.wrong::<()>("secret is no table; write a table for each secret: secret.NAME = { file = \"FILE\" }");
+        }
+        let table = if value.is_table() { value.table() } else { None };
+        for (name, value) in table.into_iter().flat_map(Table::entries) {
+            // Only the name and the number of names are checked here.
+            if let Err(error) = checked.insert(&name.value, b"value") {
+                self.findings.add(name.offset, error.to_string());
+                continue;
+            }
+            if !value.is_table() {
+                let name = &name.value;
+                value.wrong::<()>(format!(
+                    "the secret '{name}' is no table; write {{ file = \"FILE\" }} or {{ env = \"VARIABLE\" }}"
+                ));
+                continue;
+            }
+            let Some(table) = value.table() else { continue };
+            let file = table.get("file").map(|value| (value.offset(), self.path(&value)));
+            let variable = table.get("env").map(|value| (value.offset(), variable(&value)));
+            table.finish();
+            let source = match (file, variable) {
+                (Some((offset, file)), None) => {
+                    file.map(|file| Placed { value: SecretSource::File(file.value), offset })
+                }
+                (None, Some((offset, name))) => name.map(|name| Placed { value: SecretSource::Env(name), offset }),
+                (file, _) => {
+                    let found = if file.is_some() { "both a file and a variable" } else { "neither file nor variable" };
+                    let name = &name.value;
+                    value.wrong(format!("the secret '{name}' has {found}; write either file or env"))
+                }
+            };
+            secrets.extend(source.map(|source| (name.value, source)));
+        }
+        secrets
     }
 
     /// Returns a path relative to the folder of the file.
@@ -321,6 +395,42 @@ impl Resolver<'_> {
         }
         index < limit
     }
+}
+
+/// Reads the addresses that a service may call.
+fn allow_net(value: &Value<'_>) -> AllowList {
+    let target = |value: &Value<'_>| value.parsed(|text| text.parse::<Target>().map_err(|error| error.to_string()));
+    let allowed = |value: Value<'_>| {
+        if value.is_text() {
+            return target(&value).map(|target| Allowed::from(target.value));
+        }
+        if !value.is_table() {
+            return value.wrong(
+                "an entry of allow_net is neither a text nor a table; write \"https://api.example.org\", or { target = \
+                 \"https://api.example.org\", private = true }",
+            );
+        }
+        let table = value.table()?;
+        let target = table.need("target").and_then(|value| target(&value));
+        let private = table.get("private").and_then(|value| value.boolean()).is_some_and(|private| private.value);
+        table.finish();
+        Some(Allowed { target: target?.value, private })
+    };
+    let entries = value.values().into_iter().filter_map(allowed).collect();
+    AllowList::new(entries).map_err(|error| value.wrong::<()>(error.to_string())).unwrap_or_default()
+}
+
+/// Reads the name of a variable of the environment.
+fn variable(value: &Value<'_>) -> Option<String> {
+    value.parsed(check_variable).map(|name| name.value)
+}
+
+fn check_variable(name: &str) -> Result<String, String> {
+    if name.is_empty() || name.contains(['=', '\0']) {
+        let shown = shortened(name, SHOWN_CHARS_MAX);
+        return Err(format!("env is '{shown}', which names no variable of the environment; write a name without '='"));
+    }
+    Ok(name.to_owned())
 }
 
 fn limits(table: Table<'_>) -> ServerLimits {

@@ -59,9 +59,17 @@ fn the_defaults_that_the_template_shows_are_the_defaults() -> Result<(), ConfigE
     let defaults = parse("")?;
     let server = ServerConfig { tls, ..defaults.server };
     assert_eq!(shown, Config { server, services: shown.services.clone(), ..defaults });
-    // The service in the template also has only defaults.
+    // The service in the template also has only defaults, except for its files.
     let spare = "service = [{ name = \"bank\", workload = \"ledger.wasm\" }]";
-    assert_eq!(parse(spare)?.services, shown.services);
+    let ServiceConfig { roots, secrets, .. } = shown.services[0].clone();
+    assert_eq!(roots.as_deref(), Some(Path::new("/srv/authorities.pem")));
+    assert_eq!(secrets["TOKEN"], SecretSource::File("/srv/token.txt".into()));
+    let spare = parse(spare)?.services.into_iter().map(|service| ServiceConfig {
+        roots: roots.clone(),
+        secrets: secrets.clone(),
+        ..service
+    });
+    assert_eq!(spare.collect::<Vec<_>>(), shown.services);
     Ok(())
 }
 
@@ -95,6 +103,13 @@ fn a_printed_configuration_is_read_back_as_the_same() -> Result<(), Box<dyn std:
     let config = parse(&text)?;
     assert_eq!(config.thresholds.cpu, "97.5".parse::<Percent>()?);
     assert_eq!(parse(&toml::to_string(&config)?)?, config);
+    let text = "[[service]]\nname = \"bank\"\nworkload = \"x\"\n\
+                allow_net = [\"https://a.example\", { target = \"http://db\", private = true }]\n\
+                retry = \"idempotent\"\nsecret.a.file = \"a\"\nsecret.b.env = \"B\"\n";
+    let config = parse(text)?;
+    assert_eq!(parse(&toml::to_string(&config)?)?, config);
+    let only_private = parse(&text.replace("\"https://a.example\", ", ""))?;
+    assert_eq!(parse(&toml::to_string(&only_private)?)?, only_private);
     Ok(())
 }
 
@@ -176,11 +191,74 @@ fn errors_are_reported_with_their_place_on_one_line() {
         ),
         ("service = [{ name = \"a\" }]", "l.toml:1:12: the key 'workload' is missing; write it"),
         ("service = [{ name = \"a\", workload = \"\" }]", "l.toml:1:37: workload is empty; write a path"),
+        (
+            "[[service]]\nname = \"a\"\nworkload = \"x\"\nallow_net = \"https://a.example\"",
+            "l.toml:4:13: allow_net is the text 'https://a.example'; it must be an array",
+        ),
+        (
+            "[[service]]\nname = \"a\"\nworkload = \"x\"\nallow_net = [1]",
+            "l.toml:4:14: an entry of allow_net is neither a text nor a table; write \"https://api.example.org\", or {",
+        ),
+        (
+            "[[service]]\nname = \"a\"\nworkload = \"x\"\nallow_net = [\"https://a.example\", \"db\"]",
+            "l.toml:4:35: cannot use 'db' as an address to call: it has no scheme; write https:// or http:// before",
+        ),
+        (
+            "[[service]]\nname = \"a\"\nworkload = \"x\"\nallow_net = [{ private = true }]",
+            "l.toml:4:14: the key 'target' is missing; write it",
+        ),
+        (
+            "[[service]]\nname = \"a\"\nworkload = \"x\"\nallow_net = [{ target = \"http://db\", private = 1 }]",
+            "l.toml:4:48: private is 1; it must be true or false",
+        ),
+        (
+            "[[service]]\nname = \"a\"\nworkload = \"x\"\nallow_net = [{ target = \"http://db\", public = true }]",
+            "l.toml:4:38: there is no key 'public' here; the keys are private, target",
+        ),
+        (
+            "[[service]]\nname = \"a\"\nworkload = \"x\"\nretry = \"always\"",
+            "l.toml:4:9: retry is the text 'always'; it must be \"never\" or \"idempotent\"",
+        ),
+        (
+            "[[service]]\nname = \"a\"\nworkload = \"x\"\nroots = \"\"",
+            "l.toml:4:9: roots is empty; write a path, or leave",
+        ),
+        (
+            "[[service]]\nname = \"a\"\nworkload = \"x\"\nsecret = \"s3cret\"",
+            "l.toml:4:10: secret is no table; write a table for each secret: secret.NAME = { file = \"FILE\" }",
+        ),
+        (
+            "[[service]]\nname = \"a\"\nworkload = \"x\"\nsecret.T = \"s3cret\"",
+            "l.toml:4:12: the secret 'T' is no table; write { file = \"FILE\" } or { env = \"VARIABLE\" }",
+        ),
+        (
+            "[[service]]\nname = \"a\"\nworkload = \"x\"\nsecret.\"a b\".file = \"x\"",
+            "l.toml:4:8: cannot name a secret 'a b': write up to 64 letters, digits, '_', '-' and '.'",
+        ),
+        (
+            "[[service]]\nname = \"a\"\nworkload = \"x\"\nsecret.T = {}",
+            "l.toml:4:12: the secret 'T' has neither file nor variable; write either file or env",
+        ),
+        (
+            "[[service]]\nname = \"a\"\nworkload = \"x\"\nsecret.T = { file = \"x\", env = \"X\" }",
+            "l.toml:4:12: the secret 'T' has both a file and a variable; write either file or env",
+        ),
+        (
+            "[[service]]\nname = \"a\"\nworkload = \"x\"\nsecret.T = { env = \"A=B\" }",
+            "l.toml:4:20: env is 'A=B', which names no variable of the environment; write a name without '='",
+        ),
     ] {
         let message = error(text);
         assert!(message.starts_with(expected), "{text}\n{message}\n{expected}");
         assert!(!message.contains('\n'), "{message}");
     }
+    let of_service = |keys: &str| error(&format!("[[service]]\nname = \"a\"\nworkload = \"x\"\n{keys}"));
+    let targets = vec!["\"https://a.example\""; 65].join(", ");
+    let message = of_service(&format!("allow_net = [{targets}]"));
+    assert!(message.starts_with("l.toml:4:13: the allow-list has 65 entries; write at most 64"), "{message}");
+    let secrets: String = (10..75).map(|number| format!("secret.s{number}.file = \"x\"\n")).collect();
+    let message = of_service(&secrets);
+    assert!(message.starts_with("l.toml:68:8: cannot add the secret 's74': a service has at most 64"), "{message}");
     assert!(error("[server").starts_with("l.toml:1:8: this is not TOML: "), "{}", error("[server"));
     let twice = "[[machine]]\nname = \"m\"\nslots = 1\nmemory = \"4GiB\"\n".repeat(2);
     assert_eq!(error(&twice), "l.toml:5:1: two machines are called 'm'; rename one");
@@ -372,11 +450,33 @@ fn services_get_what_the_configuration_says() -> Result<(), Box<dyn std::error::
     let settings = config.settings(Some(&service.size), Some(service.thresholds), service.failover)?;
     assert_eq!(settings.size, "large");
     assert_eq!(settings.sizes.iter().map(|size| size.name.as_str()).collect::<Vec<_>>(), ["large", "huge"]);
+    assert_eq!(settings.network, NetworkSettings::default());
     let plain = config.settings(None, None, FailoverMode::Auto)?;
     assert_eq!((plain.size.as_str(), plain.thresholds, plain.sizes.len()), ("small", config.thresholds, 4));
     assert!(config.settings(Some("tiny"), None, FailoverMode::Auto).is_err());
     let host = config.host();
     assert_eq!((host.largest_memory_bytes, host.body_bytes_max, host.machines.len()), (1 << 30, 65_536, 2));
+    Ok(())
+}
+
+#[test]
+fn a_service_calls_what_the_configuration_allows() -> Result<(), ConfigErrors> {
+    let config = parse(
+        "[[service]]\nname = \"a\"\nworkload = \"x\"\nretry = \"idempotent\"\n\
+         allow_net = [\"HTTPS://API.example.org:443\", { target = \"http://db:5432\", private = true }]\n\
+         [[service]]\nname = \"b\"\nworkload = \"x\"\nallow_net = [{ target = \"http://127.0.0.1:1\" }]\n\
+         [[service]]\nname = \"c\"\nworkload = \"x\"\n",
+    )?;
+    let networks = config.networks();
+    let shown = |service: &str| {
+        let NetworkSettings { allow, retry } = &networks[service];
+        let entries = allow.entries().iter().map(|allowed| (allowed.target.to_string(), allowed.private));
+        (entries.collect::<Vec<_>>(), *retry)
+    };
+    let of_a = vec![("https://api.example.org".into(), false), ("http://db:5432".into(), true)];
+    assert_eq!(shown("a"), (of_a, Retry::Idempotent));
+    assert_eq!(shown("b"), (vec![("http://127.0.0.1:1".into(), false)], Retry::Never));
+    assert_eq!(shown("c"), (Vec::new(), Retry::Never));
     Ok(())
 }
 

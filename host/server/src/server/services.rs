@@ -14,7 +14,8 @@ use lifeboat_api::access::Grant;
 use lifeboat_api::clock::Utc;
 use lifeboat_api::event::FailoverCause;
 use lifeboat_api::http::{
-    AllUsage, Deployment, DropReply, DropRequest, ResourceUsage, Service, ServiceState, Services, Usage, Vm,
+    AllUsage, AllowedTarget, Deployment, DropReply, DropRequest, ResourceUsage, Service, ServiceNetwork, ServiceState,
+    Services, Usage, Vm,
 };
 use lifeboat_api::id::Epoch;
 use lifeboat_api::meter::Resource;
@@ -26,6 +27,7 @@ use lifeboat_host::auth::Identity;
 use lifeboat_host::catalog::{ServiceEntry, ServiceSettings};
 use lifeboat_host::files::{self, ARCHIVE_FILES_BYTES_MAX, Unpacked};
 use lifeboat_host::host::NewService;
+use lifeboat_host::network::{AllowList, Allowed, NetworkSettings};
 use lifeboat_host::service::{LaunchError, Ordered, Status};
 use lifeboat_vm::engine::joined;
 use lifeboat_vm::workload::MODULE_BYTES_MAX;
@@ -49,9 +51,10 @@ pub(super) async fn list(
             let (shared, may_observe) = (&shared, shared.host.authorise(&identity, &name, Grant::Observe).is_ok());
             async move {
                 let service = view(shared, name, entry).await;
-                // Only a user who may observe the service sees what it uses.
+                // Only a user who may observe the service sees what it uses, and whom it may call.
                 let queue_length = service.queue_length.filter(|_| may_observe);
-                Service { queue_length, vm: service.vm.filter(|_| may_observe), ..service }
+                let (network, vm) = (service.network.filter(|_| may_observe), service.vm.filter(|_| may_observe));
+                Service { network, queue_length, vm, ..service }
             }
         });
         Services { services: futures::future::join_all(views).await }
@@ -332,9 +335,15 @@ async fn view(shared: &Shared, name: Name, entry: ServiceEntry) -> Service {
         state,
         reason,
         failover: entry.settings.failover.to_string(),
+        network: Some(network(entry.settings.network)),
         queue_length,
         vm,
     }
+}
+
+fn network(NetworkSettings { allow, retry }: NetworkSettings) -> ServiceNetwork {
+    let target = |Allowed { target, private }| AllowedTarget { target: String::from(target), private };
+    ServiceNetwork { allow: Vec::from(allow).into_iter().map(target).collect(), retry: retry.to_string() }
 }
 
 async fn status(shared: &Shared, name: &Name) -> Option<Status> {
@@ -391,7 +400,7 @@ async fn usage_of(shared: &Shared, name: Name) -> Usage {
 
 /// Parses the query of a deployment. Returns also whether its body is an archive.
 fn deployment(given: Parameters) -> Result<(Deployment, bool), Problem> {
-    let mut given = parameters(given, &["size", "fuel", "failover", "archive"])?;
+    let mut given = parameters(given, &["size", "fuel", "failover", "allow_net", "retry", "archive"])?;
     let is_archive = match given.remove("archive").as_deref() {
         None => false,
         Some("tar") => true,
@@ -403,12 +412,14 @@ fn deployment(given: Parameters) -> Result<(Deployment, bool), Problem> {
         text.parse().map_err(|_| wrong_parameter("fuel", &text, "a whole number of units of fuel, such as 50000000"))
     });
     let fuel = fuel.transpose()?;
-    Ok((Deployment { size: given.remove("size"), fuel, failover: given.remove("failover") }, is_archive))
+    let mut text = |name| given.remove(name);
+    let (size, failover, allow_net, retry) = (text("size"), text("failover"), text("allow_net"), text("retry"));
+    Ok((Deployment { size, fuel, failover, allow_net, retry }, is_archive))
 }
 
 /// Returns the settings of a deployment, with the configuration's defaults for what it leaves out.
 fn settings(shared: &Shared, deployment: Deployment) -> Result<ServiceSettings, Problem> {
-    let Deployment { size, fuel, failover } = deployment;
+    let Deployment { size, fuel, failover, allow_net, retry } = deployment;
     let failover = match failover {
         None => FailoverMode::default(),
         Some(text) => text.parse().map_err(|reason| Problem::bad_request("failover", reason))?,
@@ -418,6 +429,15 @@ fn settings(shared: &Shared, deployment: Deployment) -> Result<ServiceSettings, 
     if let Some(fuel) = fuel {
         let fuel = check_fuel(fuel).map_err(|reason| Problem::bad_request("fuel", reason))?;
         settings.sizes.iter_mut().for_each(|size| size.fuel = fuel);
+    }
+    if let Some(text) = allow_net {
+        let entries = text.split_ascii_whitespace().map(str::parse).collect::<Result<Vec<Allowed>, _>>();
+        let entries = entries.map_err(|error| Problem::bad_request("allow_net", error.to_string()))?;
+        let allow = AllowList::new(entries).map_err(|error| Problem::bad_request("allow_net", error.to_string()));
+        settings.network.allow = allow?;
+    }
+    if let Some(text) = retry {
+        settings.network.retry = text.parse().map_err(|reason| Problem::bad_request("retry", reason))?;
     }
     Ok(settings)
 }

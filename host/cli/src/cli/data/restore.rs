@@ -1,5 +1,6 @@
 //! `lifeboat data restore`: creates a service from a portable file.
 
+use super::super::arguments::NetworkArguments;
 use super::super::{FindingError, UsageError, exit, output, random, random_epoch, with_need};
 use super::directory::{Directory, graded, runtime};
 use anyhow::Context;
@@ -21,7 +22,8 @@ use std::process::ExitCode;
 const AFTER_HELP: &str = "\
 A scratch VM restores the state first, and nothing is written if that fails. The service continues with the transaction
 after the snapshot's last, in VM 1 of its settings' first size. It has its own random numbers. It does not recognise ids
-that the other service answered: it refuses those with an earlier time, and executes the others.";
+that the other service answered: it refuses those with an earlier time, and executes the others. It calls nobody, even
+if the other service did, unless --allow-net names the addresses.";
 
 /// Arguments of `data restore`.
 #[derive(Debug, Args)]
@@ -32,6 +34,8 @@ pub(crate) struct Restore {
     /// The name of the new service
     #[arg(long, value_name = "NEW")]
     name: Name,
+    #[command(flatten)]
+    network: NetworkArguments,
     /// The file that `lifeboat data snapshot` wrote
     #[arg(value_name = "FILE")]
     file: PathBuf,
@@ -39,6 +43,7 @@ pub(crate) struct Restore {
 
 impl Restore {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
+        let network = self.network.settings()?;
         let portable = Portable::read(&self.file).map_err(sorted)?;
         let secret = random()?;
         self.prove(&portable, &secret)?;
@@ -53,7 +58,8 @@ impl Restore {
         for event in findings(&contents) {
             let _ = writeln!(io::stderr(), "{event}");
         }
-        let new = NewIdentity { name: self.name.clone(), secret, epoch: random_epoch()?, timestamp: SystemClock.now() };
+        let (name, epoch, timestamp) = (self.name.clone(), random_epoch()?, SystemClock.now());
+        let new = NewIdentity { name, secret, epoch, timestamp, network };
         let restored = portable.restore(&directory, new);
         // The directory is closed cleanly even if the restore failed, so that the next start finds the other services
         // unchanged.

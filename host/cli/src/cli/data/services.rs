@@ -124,6 +124,7 @@ impl<'a> Row<'a> {
             "oldest_id": oldest_id.map(|time| format!("{:.9}", Utc(time))),
             "state": if found.standing.is_ok() { "intact" } else { "quarantined" },
             "reason": found.standing.as_ref().err(),
+            "network": found.entry.settings.network,
             "accepted_divergences": found.entry.accepted_divergences,
         })
     }
