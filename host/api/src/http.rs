@@ -5,10 +5,13 @@
 
 use crate::access::{PASSWORD_CHARS_MAX, PASSWORD_CHARS_MIN};
 use crate::name::{NAME_BYTES_MAX, NAME_PATTERN};
+use crate::text::Printable;
 use crate::transaction::ID_PATTERN;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
 
 /// The response header with the outcome: `ok`, `refused`, `failed`, `denied`.
 pub const OUTCOME_HEADER: &str = "lifeboat-outcome";
@@ -236,6 +239,26 @@ pub struct Vm {
     pub journal_full: bool,
     /// The reason why the service is stopped, if its state could not be restored.
     pub stopped: Option<String>,
+    /// What its current transaction waits for. The rest is as it was before that transaction.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<Waiting>,
+}
+
+/// A call to the network that a service waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Waiting {
+    /// The address of the call: `https://api.example.org`.
+    pub target: String,
+    /// How long the service has been waiting, in milliseconds.
+    pub waited_ms: u64,
+}
+
+impl fmt::Display for Waiting {
+    /// Writes `waiting for https://api.example.org 1.2 s`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = Duration::from_millis(self.waited_ms).as_secs_f64();
+        write!(f, "waiting for {} {seconds:.1} s", Printable(&self.target))
+    }
 }
 
 /// Services.

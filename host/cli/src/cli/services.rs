@@ -100,12 +100,14 @@ fn conditions(service: &Service) -> String {
         let condition = if vm.journal_full { "journal full" } else { "journal filling" };
         vm.journal_filling.as_ref().map(|text| format!("{condition}: {text}"))
     });
+    let waiting = vm.and_then(|vm| vm.waiting.as_ref()).map(ToString::to_string);
     let of_state = if service.state == ServiceState::Quarantined { "quarantined: " } else { "" };
     let conditions = [
         (of_state, &service.reason),
         ("degraded: ", vm.map_or(&None, |vm| &vm.degraded)),
         ("unmovable: ", vm.map_or(&None, |vm| &vm.unmovable)),
         ("", &journal),
+        ("", &waiting),
     ];
     let mut text = String::new();
     for (condition, reason) in conditions {

@@ -85,6 +85,11 @@ impl Usage {
 /// Returns the usage as text for a terminal of `columns`, or for a pipe.
 fn shown(usage: &AllUsage, columns: Option<usize>) -> String {
     let mut text = tables(&usage.services, columns);
+    for vm in usage.services.iter().filter_map(|service| service.vm.as_ref()) {
+        if let Some(waiting) = &vm.waiting {
+            text += &format!("{}: {waiting}\n", Printable(&vm.id));
+        }
+    }
     let resources = usage.host.as_ref().and_then(|host| host["resources"].as_object());
     for (resource, load) in resources.into_iter().flatten() {
         if let Some(percent) = load["utilisation_percent"].as_f64() {

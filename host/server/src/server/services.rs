@@ -15,7 +15,7 @@ use lifeboat_api::clock::Utc;
 use lifeboat_api::event::FailoverCause;
 use lifeboat_api::http::{
     AllUsage, AllowedTarget, Deployment, DropReply, DropRequest, ResourceUsage, Service, ServiceNetwork, ServiceState,
-    Services, Usage, Vm,
+    Services, Usage, Vm, Waiting,
 };
 use lifeboat_api::id::Epoch;
 use lifeboat_api::meter::Resource;
@@ -373,6 +373,10 @@ fn vm(status: Status) -> Vm {
         journal_filling: status.journal.as_ref().map(|journal| journal.fill.to_string()),
         journal_full: status.journal.is_some_and(|journal| journal.is_full),
         stopped: status.stopped,
+        waiting: status.waiting.map(|waiting| Waiting {
+            target: waiting.target,
+            waited_ms: u64::try_from(waiting.waited.as_millis()).unwrap_or(u64::MAX),
+        }),
     }
 }
 
@@ -477,6 +481,7 @@ mod tests {
             journal,
             stopped: None,
             counts: Counts::default(),
+            waiting: None,
         }
     }
 
