@@ -5,6 +5,7 @@ use crate::rig::{MIB, Rig, cause, guest_bytes, name, ok, size};
 use crate::util::{lifeboat, prebuilt};
 use crate::webhook::{Reaction, Webhook};
 use crate::world::HTTP_WORLD;
+use lifeboat_api::call::CallResponse;
 use lifeboat_api::event::{Event, FailoverCause};
 use lifeboat_api::id::Epoch;
 use lifeboat_api::meter::{Resource, Unit};
@@ -13,7 +14,7 @@ use lifeboat_api::sla::FailoverMode;
 use lifeboat_api::transaction::{Answer, Reply, RequestError};
 use lifeboat_host::data::{DataOptions, Locked};
 use lifeboat_host::network::{GrantedCalls, Retry, ServiceNetwork};
-use lifeboat_host::service::ServiceSpec;
+use lifeboat_host::service::{Doubt, ServiceSpec, SettleError, Settlement};
 use lifeboat_journal::frame::DirectoryId;
 use lifeboat_journal::storage::SimulatedStorage;
 use lifeboat_net::{AllowList, Allowed, Client, Grant, Roots, SystemResolver, Target};
@@ -296,6 +297,56 @@ async fn whenever_the_power_goes_a_parcel_is_posted_once_or_in_doubt() {
         assert_eq!((again.status("courier").await.stopped, webhook.seen().len()), (None, calls + 1));
     }
     assert!(answered >= 3 && in_doubt >= 3 && unsent >= 3, "{answered} answered, {in_doubt} in doubt, {unsent} unsent");
+}
+
+/// Stops the host while a server reads the call of `parcel`. Returns the directory.
+async fn in_doubt(webhook: &Webhook) -> (SimulatedStorage, String) {
+    webhook.react(Reaction::Stall);
+    let storage = SimulatedStorage::new(1);
+    let rig = open(&storage, webhook, Retry::Never, 1).await.expect("starts");
+    let body = format!("1{}", webhook.authority());
+    let stalled = rig.send_as("courier", "parcel", &body);
+    tokio::select! {
+        _ = stalled => panic!("the server does not answer"),
+        () = webhook.has_read(1) => {}
+    }
+    webhook.react(Reaction::Answer(200));
+    (storage.crash(), body)
+}
+
+#[tokio::test]
+async fn an_operator_settles_a_call_in_doubt_and_the_next_attempt_finds_that() {
+    let response = |status| CallResponse { status, headers: Vec::new(), body: "".into(), trailers: Vec::new() };
+    for (settlement, expected, calls) in
+        [(Settlement::NotSent, "200", 2), (Settlement::Answered(response(202)), "202", 1)]
+    {
+        let webhook = Webhook::start().await;
+        let (storage, body) = in_doubt(&webhook).await;
+        let rig = open(&storage, &webhook, Retry::Never, 2).await.expect("starts again");
+        let doubts = rig.doubts("courier").await;
+        let [Doubt { user, id, index: 0, method, target, .. }] = &doubts[..] else { panic!("{doubts:?}") };
+        assert_eq!(
+            (&**user, id.as_str(), method.as_str(), target.clone()),
+            ("ada", "parcel", "POST", webhook.target())
+        );
+        // It is known after another start, and after a snapshot, which truncates the journal.
+        rig.fail_over("courier").await;
+        rig.host.stop().await.expect("it stops");
+        drop(rig);
+        let rig = open(&storage, &webhook, Retry::Never, 3).await.expect("starts again");
+        assert_eq!(rig.doubts("courier").await, doubts);
+        let other = rig.settle("courier", "parcel", 1, settlement.clone()).await;
+        assert!(matches!(other, Err(SettleError::NotInDoubt { .. })), "{other:?}");
+        rig.settle("courier", "parcel", 0, settlement).await.expect("it is in doubt");
+        assert_eq!(rig.doubts("courier").await, []);
+        // The decision survives a crash.
+        let storage = storage.crash();
+        drop(rig);
+        let rig = open(&storage, &webhook, Retry::Never, 4).await.expect("starts again");
+        assert_eq!(rig.doubts("courier").await, []);
+        assert_eq!(ok(&rig.send_as("courier", "parcel", &body).await), expected);
+        assert_eq!(webhook.seen().len(), calls);
+    }
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use lifeboat_host::fleet::Machine;
 use lifeboat_host::host::{Host, HostConfig};
 use lifeboat_host::journal::Log;
 use lifeboat_host::network::NetworkSettings;
-use lifeboat_host::service::{LaunchError, ServiceSpec, Status};
+use lifeboat_host::service::{Doubt, LaunchError, ServiceSpec, SettleError, Settlement, Status};
 use lifeboat_vm::workload::{LoadLimits, load};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -231,6 +231,24 @@ impl Rig {
     /// Does the same on a disk that may fail.
     pub(crate) async fn try_snapshot(&self, service: &str) -> Result<Status, RequestError> {
         self.host.snapshot(self.token.reveal(), service).await
+    }
+
+    /// Returns the calls in doubt of a service.
+    pub(crate) async fn doubts(&self, service: &str) -> Vec<Doubt> {
+        let ada = self.host.authenticate(self.token.reveal()).expect("valid");
+        self.host.doubts(&ada, service).await.expect("ada may observe")
+    }
+
+    /// Settles a call in doubt.
+    pub(crate) async fn settle(
+        &self,
+        service: &str,
+        id: &str,
+        index: u32,
+        settlement: Settlement,
+    ) -> Result<(), SettleError> {
+        let ada = self.host.authenticate(self.token.reveal()).expect("valid");
+        self.host.settle_doubt(&ada, service, None, id.to_owned(), index, settlement).await.expect("ada may operate")
     }
 
     /// Returns all events so far.

@@ -311,6 +311,64 @@ pub struct DropReply {
     pub dropped: usize,
 }
 
+/// A call to the network that a transaction made or did not make before its host stopped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Doubt {
+    /// The user who sent the transaction.
+    pub user: String,
+    /// The id of the transaction.
+    pub id: String,
+    /// The sequence number of the attempt.
+    pub sequence: u64,
+    /// The time of the attempt, in UTC.
+    pub time: String,
+    /// The place of the call among those of the transaction, from 0.
+    pub index: u32,
+    /// The method of its request.
+    pub method: String,
+    /// The address of its request: `https://api.example.org`.
+    pub target: String,
+}
+
+/// The calls in doubt of a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Doubts {
+    /// The calls, in the order of their transactions.
+    pub doubts: Vec<Doubt>,
+}
+
+/// The longest body of the response with which an operator settles a call in doubt, in bytes.
+pub const SETTLED_BODY_BYTES_MAX: usize = 16 * 1024;
+
+/// What is known about a call in doubt.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SettleRequest {
+    /// The user who sent the transaction. It may be omitted if no other user's transaction has the id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = NAME_PATTERN))]
+    pub user: Option<String>,
+    /// The id of the transaction.
+    pub id: String,
+    /// The place of the call among those of the transaction, from 0.
+    pub index: u32,
+    /// The response to the call. Without it, the call was not made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered: Option<SettledResponse>,
+}
+
+/// The response to a call, as an operator knows it.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SettledResponse {
+    /// The status: `200`.
+    #[schemars(range(min = 100, max = 599))]
+    pub status: u16,
+    /// The body in Base64, of at most 16 KiB.
+    #[serde(default)]
+    pub body: String,
+}
+
 /// The usage and the counters of a service since the server started, or since its creation if that was later.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Usage {

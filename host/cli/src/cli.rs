@@ -6,6 +6,7 @@ mod config;
 mod data;
 mod deploy;
 mod disk;
+mod doubts;
 mod events;
 pub(crate) mod exit;
 mod help;
@@ -99,6 +100,8 @@ enum Command {
     Start(operate::Operate),
     /// Drop the queued requests of a user to a service of the server.
     Drop(operate::Drop),
+    /// List the calls in doubt of a service of the server, or settle one.
+    Doubts(doubts::Doubts),
     /// Remove a service of the server and its history permanently.
     Remove(remove::Remove),
     /// Manage the users of the server and their grants.
@@ -152,6 +155,7 @@ impl Cli {
             Command::Stop(operate) => operate.execute(Operation::Stop),
             Command::Start(operate) => operate.execute(Operation::Start),
             Command::Drop(drop) => drop.execute(),
+            Command::Doubts(doubts) => doubts.execute(),
             Command::Remove(remove) => remove.execute(),
             Command::User(user) => user.execute(),
             Command::Serve(serve) => serve.execute(),

@@ -35,8 +35,9 @@ pub use sse::{EVENT_BYTES_MAX, Frame, Parser, TooLong};
 
 use bytes::{Bytes, BytesMut};
 use lifeboat_api::http::{
-    AllUsage, Deployment, DiskListing, DropReply, DropRequest, FILE_BYTES_HEADER, IDEMPOTENCY_KEY_HEADER, LogInReply,
-    LogInRequest, NewPassword, NewUser, SEQUENCE_HEADER, Service, Services, Usage, User, Users, WhoAmI,
+    AllUsage, Deployment, DiskListing, Doubt, Doubts, DropReply, DropRequest, FILE_BYTES_HEADER,
+    IDEMPOTENCY_KEY_HEADER, LogInReply, LogInRequest, NewPassword, NewUser, SEQUENCE_HEADER, Service, Services,
+    SettleRequest, Usage, User, Users, WhoAmI,
 };
 use lifeboat_api::size::Bytes as ByteCount;
 use lifeboat_api::text::of_system;
@@ -414,6 +415,25 @@ impl Client {
         let reply: DropReply =
             self.json(self.request(Method::POST, &["services", service, "drop"])?.json(&what)).await?;
         Ok(reply.dropped)
+    }
+
+    /// Lists the calls in doubt of a service, in the order of their transactions.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn doubts(&self, service: &str) -> Result<Vec<Doubt>, ClientError> {
+        let doubts: Doubts = self.json(self.request(Method::GET, &["services", service, "doubts"])?).await?;
+        Ok(doubts.doubts)
+    }
+
+    /// Settles a call in doubt. Returns those that are still in doubt.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn settle(&self, service: &str, what: &SettleRequest) -> Result<Vec<Doubt>, ClientError> {
+        let request = self.request(Method::POST, &["services", service, "doubts"])?.json(what);
+        let doubts: Doubts = self.json(request).await?;
+        Ok(doubts.doubts)
     }
 
     /// Lists a directory on the virtual disk of a service, or shows one file: the entries whose names come after

@@ -52,8 +52,8 @@ use deploys::Deploys;
 use lifeboat_api::access::Grant;
 use lifeboat_api::clock::{Clock, Timestamp};
 use lifeboat_api::http::{
-    AllUsage, DiskListing, DropReply, DropRequest, JSON_LINES, LogInReply, LogInRequest, NewPassword, NewUser, Service,
-    Services, TransactionState, Usage, User, Users, WhoAmI,
+    AllUsage, DiskListing, Doubts, DropReply, DropRequest, JSON_LINES, LogInReply, LogInRequest, NewPassword, NewUser,
+    Service, Services, SettleRequest, TransactionState, Usage, User, Users, WhoAmI,
 };
 use lifeboat_api::name::Name;
 use lifeboat_api::size::FUEL_MIN;
@@ -401,6 +401,21 @@ fn router(shared: &Arc<Shared>) -> Router {
                 .takes(json_of::<DropRequest>())
                 .gives(200, "the number of dropped requests", Some(json_of::<DropReply>())),
             services::drop_queued,
+        )
+        .route(
+            get("/v1/services/{name}/doubts", OBSERVE, "List the calls in doubt of a service").gives(
+                200,
+                "the calls that may or may not have been made",
+                Some(json_of::<Doubts>()),
+            ),
+            services::doubts,
+        )
+        .route(
+            post("/v1/services/{name}/doubts", OPERATE, "Settle a call in doubt of a service")
+                .describes("The next attempt of the transaction finds what was decided.")
+                .takes(json_of::<SettleRequest>())
+                .gives(200, "the calls that are still in doubt", Some(json_of::<Doubts>())),
+            services::settle,
         )
         .route(
             post("/v1/services/{name}/snapshot", OPERATE, "Take a snapshot of a service").gives(

@@ -353,6 +353,7 @@ const COMMANDS: &[(&str, Codes)] = &[
         ],
     ),
     ("drop", OPERATION),
+    ("doubts", OPERATION),
     ("failover", OPERATION),
     ("stop", OPERATION),
     ("start", OPERATION),

@@ -20,7 +20,7 @@ const GROUPS: [(&str, &[&str]); 4] = [
         "Services of a server:",
         &[
             "deploy", "services", "tx", "batch", "query", "disk", "usage", "events", "logs", "failover", "stop",
-            "start", "drop", "remove",
+            "start", "drop", "doubts", "remove",
         ],
     ),
 ];

@@ -142,6 +142,8 @@ struct LiveCalls<'a> {
     status: Status,
     waiting: VecDeque<Wish>,
     in_flight: BTreeMap<u32, InFlight>,
+    /// The bytes that the calls of this attempt received.
+    received_bytes: u64,
     tasks: JoinSet<(u32, Result<Called, JournalError>)>,
 }
 
@@ -277,7 +279,16 @@ impl LiveCalls<'_> {
         // Without room the outcome is appended all the same: what a transaction receives is bounded.
         let _ = self.history.reserve_outcome(bytes_in).await;
         self.book.charged.bytes = self.book.charged.bytes.saturating_add(bytes_in);
-        self.land(begun, result.map(Arc::new), duration, bytes_in)?;
+        self.received_bytes = self.received_bytes.saturating_add(bytes_in);
+        let result = match result {
+            Ok(_) if self.received_bytes > CALL_BYTES_PER_TRANSACTION_MAX => {
+                let max = ByteCount(CALL_BYTES_PER_TRANSACTION_MAX);
+                let reason = format!("the calls of a transaction may receive {max}; the response is dropped");
+                Err(CallError::Limit { reason })
+            }
+            result => result.map(Arc::new),
+        };
+        self.land(begun, result, duration, bytes_in)?;
         self.begin_waiting()
     }
 
@@ -349,6 +360,7 @@ impl Service {
             status,
             waiting: VecDeque::new(),
             in_flight: BTreeMap::new(),
+            received_bytes: 0,
             tasks: JoinSet::new(),
         };
         let mut ended = {
@@ -398,8 +410,11 @@ impl Service {
 
     /// Returns what the record of a transaction says about its calls, and journals the outcomes that a replay will need.
     pub(super) fn network_record(&mut self, work: &Work, attempt: &Attempt) -> Result<NetworkRecord, JournalError> {
-        if !matches!(attempt.answer, Answer::Ok(_) | Answer::Refused(_)) {
-            return Ok(self.book.of_failed());
+        match &attempt.answer {
+            Answer::Ok(_) | Answer::Refused(_) => {}
+            Answer::Failed(cause) if cause.is_retryable() => return Ok(self.book.of_failed()),
+            // No attempt follows.
+            Answer::Failed(_) => return Ok(self.book.record(Arc::default())),
         }
         for call in attempt.calls.iter().filter(|call| call.result.is_some()) {
             // An earlier transaction of the same id made it, or it is in doubt.

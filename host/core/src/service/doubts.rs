@@ -47,6 +47,7 @@ pub enum Settlement {
 
 /// The reason why a call cannot be settled. Nothing has changed.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum SettleError {
     /// No call is in doubt there.
     #[error("call {index} of transaction '{id}' is not in doubt; lifeboat doubts lists those that are")]

@@ -95,14 +95,18 @@ pub(super) async fn read(
 
 /// Returns a copy of the disk, and the last transaction that it shows.
 async fn copy(shared: &Shared, identity: &Identity, name: &str) -> Result<(Disk, Sequence), Problem> {
-    let copy = tokio::time::timeout(DISK_WAIT_MAX, shared.host.disk_of(identity, name)).await;
-    let copy = copy.map_err(|_| {
+    in_time(name, shared.host.disk_of(identity, name)).await?.map_err(services::not_operated)
+}
+
+/// Waits for a service that may be busy with earlier requests.
+pub(super) async fn in_time<T>(service: &str, look: impl Future<Output = T>) -> Result<T, Problem> {
+    tokio::time::timeout(DISK_WAIT_MAX, look).await.map_err(|_| {
         let seconds = DISK_WAIT_MAX.as_secs();
-        let text =
-            format!("service '{name}' was busy with earlier requests for {seconds} s, which is the limit; try again");
+        let text = format!(
+            "service '{service}' was busy with earlier requests for {seconds} s, which is the limit; try again"
+        );
         Problem::later("busy", text)
-    })?;
-    copy.map_err(services::not_operated)
+    })
 }
 
 /// Returns what `look` finds on a copy of a disk.

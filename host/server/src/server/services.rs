@@ -3,24 +3,27 @@
 use super::connections::Connection;
 use super::input::{Parameters, parameters, wrong_parameter};
 use super::problem::Problem;
-use super::{Shared, UPLOAD_TIME_MAX, body, lists, path, users};
+use super::{Shared, UPLOAD_TIME_MAX, body, disk, lists, path, users};
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use axum::{Extension, Json};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use lifeboat_api::access::Grant;
+use lifeboat_api::call::CallResponse;
 use lifeboat_api::clock::Utc;
 use lifeboat_api::event::FailoverCause;
 use lifeboat_api::http::{
-    AllUsage, AllowedTarget, Deployment, DropReply, DropRequest, ResourceUsage, Service, ServiceNetwork, ServiceState,
-    Services, Usage, Vm, Waiting,
+    AllUsage, AllowedTarget, Deployment, Doubt, Doubts, DropReply, DropRequest, ResourceUsage, SETTLED_BODY_BYTES_MAX,
+    Service, ServiceNetwork, ServiceState, Services, SettleRequest, SettledResponse, Usage, Vm, Waiting,
 };
 use lifeboat_api::id::Epoch;
 use lifeboat_api::meter::Resource;
 use lifeboat_api::name::Name;
-use lifeboat_api::size::check_fuel;
+use lifeboat_api::size::{Bytes as ByteCount, check_fuel};
 use lifeboat_api::sla::FailoverMode;
 use lifeboat_api::transaction::{Denial, Outcome, QUARANTINE_REMEDY, RequestError, check_id};
 use lifeboat_host::auth::Identity;
@@ -28,7 +31,7 @@ use lifeboat_host::catalog::{ServiceEntry, ServiceSettings};
 use lifeboat_host::files::{self, ARCHIVE_FILES_BYTES_MAX, Unpacked};
 use lifeboat_host::host::NewService;
 use lifeboat_host::network::{AllowList, Allowed, NetworkSettings};
-use lifeboat_host::service::{LaunchError, Ordered, Status};
+use lifeboat_host::service::{self, LaunchError, Ordered, SettleError, Settlement, Status};
 use lifeboat_vm::engine::joined;
 use lifeboat_vm::workload::MODULE_BYTES_MAX;
 use serde::Serialize;
@@ -176,6 +179,63 @@ pub(super) async fn drop_queued(
     id.as_deref().map_or(Ok(()), check_id).map_err(|denial| Problem::from(denial).without_outcome())?;
     let dropped = shared.host.drop_queued(&identity, &name, &user, id.as_deref()).map_err(not_operated)?;
     Ok(Json(DropReply { dropped }))
+}
+
+pub(super) async fn doubts(
+    State(shared): State<Arc<Shared>>,
+    Extension(identity): Extension<Identity>,
+    Path(name): Path<String>,
+) -> Result<Json<Doubts>, Problem> {
+    let name = path::name(&name)?;
+    doubts_of(&shared, &identity, &name).await.map(Json)
+}
+
+async fn doubts_of(shared: &Shared, identity: &Identity, name: &Name) -> Result<Doubts, Problem> {
+    let doubts = disk::in_time(name, shared.host.doubts(identity, name)).await?.map_err(not_operated)?;
+    let shown = |doubt: service::Doubt| Doubt {
+        user: doubt.user.to_string(),
+        id: doubt.id,
+        sequence: doubt.sequence.0,
+        time: Utc(doubt.timestamp).to_string(),
+        index: doubt.index,
+        method: doubt.method,
+        target: doubt.target,
+    };
+    Ok(Doubts { doubts: doubts.into_iter().map(shown).collect() })
+}
+
+pub(super) async fn settle(
+    State(shared): State<Arc<Shared>>,
+    Extension(identity): Extension<Identity>,
+    Extension(connection): Extension<Arc<Connection>>,
+    Path(name): Path<String>,
+    body: Body,
+) -> Result<Json<Doubts>, Problem> {
+    let SettleRequest { user, id, index, answered } = users::json(&shared, &connection, body).await?;
+    let name = path::name(&name)?;
+    let user = user.as_deref().map(path::name).transpose()?;
+    let settlement = answered.map(response).transpose()?.map_or(Settlement::NotSent, Settlement::Answered);
+    let settled = shared.host.settle_doubt(&identity, &name, user, id, index, settlement).await;
+    settled.map_err(not_operated)?.map_err(|error| match error {
+        SettleError::NotInDoubt { .. } => Problem::new(StatusCode::NOT_FOUND, "not_in_doubt", error.to_string()),
+        SettleError::Journal(_) => Problem::later("storage", error.to_string()),
+        _ => Problem::new(StatusCode::CONFLICT, "several_users", error.to_string()),
+    })?;
+    doubts_of(&shared, &identity, &name).await.map(Json)
+}
+
+/// Makes a response of what an operator knows.
+fn response(SettledResponse { status, body }: SettledResponse) -> Result<CallResponse, Problem> {
+    if !(100..600).contains(&status) {
+        let detail = format!("{status} is no status of a response; write a number from 100 to 599");
+        return Err(Problem::bad_request("status", detail));
+    }
+    let body = BASE64_STANDARD.decode(body).map_err(|error| Problem::bad_request("body", error.to_string()))?;
+    if body.len() > SETTLED_BODY_BYTES_MAX {
+        let (bytes, max) = (ByteCount(body.len() as u64), ByteCount(SETTLED_BODY_BYTES_MAX as u64));
+        return Err(Problem::bad_request("body", format!("the body has {bytes}, it may have {max}")));
+    }
+    Ok(CallResponse { status, headers: Vec::new(), body: body.into(), trailers: Vec::new() })
 }
 
 pub(super) async fn snapshot(

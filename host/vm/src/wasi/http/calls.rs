@@ -13,7 +13,7 @@
 //!
 //! A call belongs to the call of the guest in which it was made. Later, its response is an error.
 
-use super::super::Wasi;
+use super::super::{FUEL_PER_POLLABLE, Wasi};
 use super::bindings::wasi::http::types::DnsErrorPayload;
 use super::fields::Fields;
 use super::{ErrorCode, IncomingBody, IncomingResponse, Method, OutgoingRequest, RequestOptions, Scheme};
@@ -422,10 +422,21 @@ impl Wasi {
 
     /// Looks whether the responses of these calls are there. Returns those that are.
     fn look(&mut self, numbers: &[u64]) -> Result<Vec<u64>> {
+        // Every call is looked at, whether the guest waits for it or not.
+        let held = self.http.calls.held.len() as u64;
+        self.owed_fuel = self.owed_fuel.saturating_add(FUEL_PER_POLLABLE.saturating_mul(held));
         self.http.calls.collect();
         self.send_calls(numbers)?;
+        Ok(self.ready_calls(numbers))
+    }
+
+    /// Returns which of these calls are ready, in ascending order.
+    fn ready_calls(&self, numbers: &[u64]) -> Vec<u64> {
         let now = Timestamp(self.now_ns);
-        Ok(numbers.iter().copied().filter(|number| self.http.calls.is_ready(*number, now)).collect())
+        let mut ready: Vec<u64> =
+            numbers.iter().copied().filter(|number| self.http.calls.is_ready(*number, now)).collect();
+        ready.sort_unstable();
+        ready
     }
 
     /// Moves the clock by [`LOOK_TIME`], because a look has found a response missing.
@@ -450,7 +461,7 @@ impl Wasi {
         Ok(Some(self.http.calls.take(number)))
     }
 
-    /// Returns which of these calls are ready, and waits if none is and `may_wait`. A wait ends at the earliest of the
+    /// Returns which of these calls are ready, in ascending order, and waits if none is and `may_wait`. A wait ends at the earliest of the
     /// guest's timers, whose time is `timer_ns`, too. The clock shows when.
     ///
     /// # Errors
@@ -491,9 +502,7 @@ impl Wasi {
                 true => self.set_now(target.0.max(self.now_ns)),
                 false => self.sleep_until(target.0)?,
             }
-            let now = Timestamp(self.now_ns);
-            let ready: Vec<u64> =
-                numbers.iter().copied().filter(|number| self.http.calls.is_ready(*number, now)).collect();
+            let ready = self.ready_calls(numbers);
             if ready.len() < numbers.len() {
                 self.has_missed();
             }
