@@ -40,10 +40,13 @@ fn number(value: &Value) -> u64 {
 fn failovers_for_every_resource_lose_nothing() {
     let report = report(&simulate(&[]), 0);
     assert_eq!((&report["lost"], &report["duplicated"], &report["diverged"]), (&json!(0), &json!(0), &json!(0)));
-    assert!(["cpu", "memory", "disk"].iter().all(|cause| number(&report["failovers"][cause]) > 0), "{report:#}");
+    assert!(
+        ["cpu", "memory", "disk", "network"].iter().all(|cause| number(&report["failovers"][cause]) > 0),
+        "{report:#}"
+    );
     assert!(number(&report["requests"]) > 1000, "{report:#}");
     let services = report["services"].as_array().expect("a list");
-    assert_eq!((services.len(), &report["users"]), (5, &json!(3)));
+    assert_eq!((services.len(), &report["users"]), (6, &json!(3)));
     for service in services {
         assert!(number(&service["reconciliation"]["records"]) > 0, "{service:#}");
         assert_eq!(service["reconciliation"]["model_agrees"], true, "{service:#}");

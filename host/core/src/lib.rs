@@ -18,6 +18,7 @@
 //! | [`auth`], [`credential`] | users, tokens and grants |
 //! | [`journal`], [`data`], [`catalog`], [`snapshot_file`] | records, the data directory, its catalog and snapshots |
 //! | [`scratch`], [`verify`], [`portable`] | tools on a directory: an earlier state, a proof, a service as one file |
+//! | [`network`] | what a service may call, and who makes its calls |
 //! | [`files`] | what users see of a virtual disk, and give to a new one |
 //! | [`metrics`] | the figures of a host in the OpenMetrics format |
 //!

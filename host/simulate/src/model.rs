@@ -3,9 +3,11 @@
 //! The models follow the contracts at the top of the workloads' sources and share no code with them: a mistake would
 //! have to be made twice. A model sees the acknowledged transactions in order; failed ones changed nothing.
 
+pub(crate) mod courier;
 mod sha256;
 
 use crate::scenario::BuiltIn;
+use courier::Deliveries;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -17,7 +19,7 @@ pub(crate) enum Expected {
     Ok(Value),
     /// `refused`, with this reason.
     Refused(String),
-    /// `refused`, with a reason from the decoder.
+    /// `refused`, with a reason that the model does not know: that of a decoder, or about an address.
     Undecodable,
     /// `failed`, so it cannot be acknowledged.
     Failed,
@@ -35,6 +37,7 @@ pub(crate) enum Model {
     },
     /// The documents, by name.
     Archive(BTreeMap<String, String>),
+    Courier(Deliveries),
 }
 
 impl Model {
@@ -46,6 +49,7 @@ impl Model {
             BuiltIn::Notes => Self::Notes(Texts::default()),
             BuiltIn::Crunch => Self::Crunch { jobs: 0, digest: [0; 32] },
             BuiltIn::Archive => Self::Archive(BTreeMap::new()),
+            BuiltIn::Courier => Self::Courier(Deliveries::default()),
         }
     }
 
@@ -65,6 +69,7 @@ impl Model {
                 reply.into()
             }),
             Self::Archive(documents) => decoded(body, |filing| file(documents, filing).into()),
+            Self::Courier(deliveries) => decoded(body, |delivery| deliveries.post(delivery)),
         }
     }
 
@@ -97,6 +102,11 @@ impl Model {
                     let bytes = documents.values().map(String::len).sum::<usize>();
                     json!({ "documents": documents.len(), "bytes": bytes, "disk_bytes": bytes })
                 }
+                (Self::Courier(deliveries), Query::Count) => deliveries.count(),
+                // The user who asks posts nothing.
+                (Self::Courier(_), Query::Receipts(id)) => {
+                    return Expected::Refused(format!("there are no receipts of a transaction {id:?} of yours"));
+                }
                 (Self::Crunch { jobs, digest }, Query::Summary) => json!({ "jobs": jobs, "digest": hex(digest) }),
                 _ => return Expected::Undecodable,
             })
@@ -122,9 +132,11 @@ enum Query {
     Accounts,
     Summary,
     Stats,
+    Count,
     Balance(String),
     Get(String),
     Find(String),
+    Receipts(String),
 }
 
 #[derive(Deserialize)]

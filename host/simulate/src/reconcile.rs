@@ -4,8 +4,14 @@
 //! in one roomy VM that never fails over. Its answers, and the answers to the queries at the end, must equal those that
 //! the clients received. If they differ, a search looks for the one transaction whose omission (it was lost) or
 //! doubling (it was duplicated) explains every answer.
+//!
+//! The parcels of `courier` are also compared with the requests that its webhook got: see `reconcile/parcels.rs`. The
+//! roomy VM asks the webhook once more, under the keys of these requests, and the webhook does not count that.
+
+pub(super) mod parcels;
 
 use crate::model::{Expected, Model};
+use crate::webhook::Webhook;
 use bytes::Bytes;
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::id::{Epoch, Sequence};
@@ -15,14 +21,16 @@ use lifeboat_api::transaction::Answer;
 use lifeboat_disk::Disk;
 use lifeboat_vm::engine::{Program, slot_bytes};
 use lifeboat_vm::instance::{Attempt, Call, Instance};
-use lifeboat_vm::network::Network;
+use lifeboat_vm::network::{Landing, LiveNetwork, Network, RuntimeTime, Timeline};
 use lifeboat_vm::rehydrate::{MAINTENANCE_DEADLINE, MAINTENANCE_FUEL};
 use lifeboat_vm::store::{Allowance, Inputs};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
+use tokio::sync::mpsc;
 
 /// The cost limit of the search for an explanation, in fuel: some ten seconds. Beyond it a divergence stays
 /// unexplained.
@@ -122,19 +130,26 @@ pub(super) struct RoomyVm {
     pub(super) program: Arc<Program>,
     pub(super) secret: [u8; 32],
     pub(super) allowance: Allowance,
+    /// The server that its requests reach.
+    pub(super) webhook: Option<Arc<Webhook>>,
     pub(super) instance: Option<Instance>,
 }
 
 impl RoomyVm {
     /// Returns a VM for a host whose largest size has `memory_bytes` of memory.
-    pub(super) fn new(program: Arc<Program>, secret: [u8; 32], memory_bytes: u64) -> Self {
+    pub(super) fn new(
+        program: Arc<Program>,
+        secret: [u8; 32],
+        memory_bytes: u64,
+        webhook: Option<Arc<Webhook>>,
+    ) -> Self {
         let allowance = Allowance {
             fuel: MAINTENANCE_FUEL,
             memory_bytes: slot_bytes(memory_bytes),
             disk_bytes: DISK_BYTES_MAX,
             inputs: Inputs::Live { deadline: MAINTENANCE_DEADLINE },
         };
-        Self { program, secret, allowance, instance: None }
+        Self { program, secret, allowance, webhook, instance: None }
     }
 
     fn instance(&mut self) -> &mut Instance {
@@ -153,7 +168,10 @@ impl Replica for RoomyVm {
 
     async fn execute(&mut self, call: Call<'_>) -> Attempt {
         let allowance = self.allowance;
-        let attempt = self.instance().execute(call, allowance, Network::None).await;
+        let attempt = match self.webhook.clone() {
+            None => self.instance().execute(call, allowance, Network::None).await,
+            Some(webhook) => execute_with(&webhook, self.instance(), call, allowance).await,
+        };
         self.instance().take_log();
         attempt
     }
@@ -166,19 +184,42 @@ impl Replica for RoomyVm {
     }
 }
 
+/// Executes a transaction whose requests `webhook` answers once more.
+async fn execute_with(webhook: &Webhook, instance: &mut Instance, call: Call<'_>, allowance: Allowance) -> Attempt {
+    let (sender, mut wishes) = mpsc::unbounded_channel();
+    let timeline = Arc::new(Timeline::new(Arc::new(RuntimeTime::default())));
+    let live = LiveNetwork { known: Arc::default(), wishes: sender, timeline: Arc::clone(&timeline) };
+    let mut executing = pin!(instance.execute(call, allowance, Network::Live(live)));
+    loop {
+        tokio::select! {
+            biased;
+            Some(wish) = wishes.recv() => {
+                // A guest that has dropped the response needs none.
+                let _ = wish.landing.send(Landing { seen: timeline.read(), result: webhook.ask_again(&wish.request) });
+            }
+            attempt = &mut executing => return attempt,
+        }
+    }
+}
+
 /// Compares the answers to the clients of `service` with those of `replica`, and with those of `model` if there is one.
+/// `of_parcels` are the findings about its parcels.
 pub(super) async fn reconcile(
     service: &Name,
     acknowledged: Vec<ClientRecord>,
     queries: &[ClientRecord],
+    of_parcels: Vec<Finding>,
     replica: &mut impl Replica,
     model: Option<Model>,
 ) -> Reconciled {
-    let mut findings = Vec::new();
+    // A lost or duplicated parcel also changes answers, which do not name it.
+    let is_explained = !of_parcels.is_empty();
+    let mut findings = of_parcels;
     let records = in_order(service, acknowledged, &mut findings);
     let mut case = Case { service, records: &records, queries, replica, fuel_left: SEARCH_FUEL_MAX };
     match case.first_difference().await {
         Ok(None) => {}
+        Ok(Some(_)) if is_explained => {}
         Ok(Some(difference)) => findings.push(case.explain(difference).await),
         Err(reason) => {
             findings

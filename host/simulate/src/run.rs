@@ -16,12 +16,14 @@
 mod tests;
 
 use crate::model::Model;
+use crate::reconcile::parcels::{self, Unacknowledged};
 use crate::reconcile::{ClientRecord, Finding, FindingKind, Reconciled, RoomyVm, answer_after, reconcile};
 use crate::report::{
     Failovers, Failure, Outcomes, PauseTimings, Peaks, Reconciliation, Report, RunTimings, ServiceReport,
 };
 use crate::scenario::{BuiltIn, OPERATOR, Scenario, ServicePlan};
 use crate::traffic::{Outgoing, Stream, Traffic, bits, random};
+use crate::webhook::Webhook;
 use bytes::Bytes;
 use lifeboat_api::access::Grant;
 use lifeboat_api::clock::{Timestamp, VirtualClock};
@@ -43,6 +45,7 @@ use lifeboat_vm::workload::LoadError;
 use rand::RngExt;
 use rand_chacha::ChaCha20Rng;
 use std::collections::BTreeMap;
+use std::io;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -146,6 +149,14 @@ pub enum SimulateError {
          ok, and refuses an empty one (drop-one) or answers a repetition with ok (double-one)"
     )]
     NoFault,
+    /// The webhook of a service could not be started.
+    #[error("the webhook of service '{service}' cannot be started on 127.0.0.1: {error}")]
+    Webhook {
+        /// The name of the service.
+        service: Name,
+        /// The operating system's error.
+        error: io::Error,
+    },
     /// A service could not be started.
     #[error(transparent)]
     Launch(#[from] LaunchError),
@@ -161,7 +172,7 @@ pub enum SimulateError {
 
 /// Plays `scenario` to its end and reconciles the answers to its clients.
 ///
-/// Needs a tokio runtime with time. Dropping the future ends the simulation and all of its services.
+/// Needs a tokio runtime with I/O and time. Dropping the future ends the simulation and all of its services.
 ///
 /// # Errors
 /// [`SimulateError`]. A failed or lost transaction is not an error: the report contains it.
@@ -202,6 +213,8 @@ struct Stage<'a> {
     tokens: Vec<Token>,
     programs: Vec<Arc<Program>>,
     secrets: Vec<[u8; 32]>,
+    /// The servers that the services' requests reach, for services that have a network.
+    webhooks: Vec<Option<Arc<Webhook>>>,
     views: Vec<ServiceView>,
     tallies: Vec<Tally>,
     largest_memory_bytes: u64,
@@ -235,6 +248,8 @@ struct Tally {
     peaks: Peaks,
     failures: BTreeMap<(Outcome, String), u64>,
     acknowledged: Vec<ClientRecord>,
+    /// The failed and denied transactions, if the service has a network.
+    unacknowledged: Vec<Unacknowledged>,
     queries: Vec<ClientRecord>,
     queries_unanswered: u64,
 }
@@ -268,6 +283,7 @@ impl<'a> Stage<'a> {
             tokens,
             programs: Vec::new(),
             secrets: Vec::new(),
+            webhooks: Vec::new(),
             views: Vec::new(),
             tallies: Vec::new(),
             largest_memory_bytes,
@@ -293,10 +309,17 @@ impl<'a> Stage<'a> {
                 failover: FailoverMode::Direct,
                 network: NetworkSettings::default(),
             };
-            let spec = ServiceSpec::new(plan.name.clone(), Arc::clone(&program), &settings, secret, Epoch::default());
+            let mut spec =
+                ServiceSpec::new(plan.name.clone(), Arc::clone(&program), &settings, secret, Epoch::default());
+            let webhook = match plan.workload.built_in() {
+                Some(BuiltIn::Courier) => Some(Arc::new(start_webhook(&plan.name).await?)),
+                _ => None,
+            };
+            spec.network = webhook.as_ref().map(|webhook| webhook.network());
             self.host.create_service(spec).await?;
             self.programs.push(program);
             self.secrets.push(secret);
+            self.webhooks.push(webhook);
             self.tallies.push(Tally::default());
             let status = self.status(index).await?;
             self.views.push(ServiceView { status, thresholds: plan.thresholds });
@@ -341,6 +364,7 @@ impl<'a> Stage<'a> {
         }
         let Outgoing { user, id, body, .. } = outgoing;
         let answered = self.transact(service, user, id.clone(), body.clone()).await;
+        let name = &self.scenario.users[user].name;
         if injects(Fault::DoubleOne) && matches!(&answered, Ok(Reply { answer: Answer::Ok(_), .. })) {
             // Only the client's own request counts.
             let again = self.transact(service, user, format!("{id}-again"), body.clone()).await;
@@ -350,6 +374,10 @@ impl<'a> Stage<'a> {
         }
         let tally = &mut self.tallies[service];
         tally.requests += 1;
+        let is_acknowledged = matches!(&answered, Ok(reply) if reply.answer.is_kept());
+        if !is_acknowledged && self.webhooks[service].is_some() {
+            tally.unacknowledged.push(Unacknowledged { user: name.clone(), id, body: body.clone() });
+        }
         match answered {
             Ok(reply) => {
                 tally.outcomes.count(reply.answer.outcome());
@@ -357,8 +385,7 @@ impl<'a> Stage<'a> {
                 match &reply.answer {
                     Answer::Failed(cause) => tally.fail(Outcome::Failed, cause.to_string()),
                     Answer::Ok(_) | Answer::Refused(_) => {
-                        let user = self.scenario.users[user].name.clone();
-                        tally.acknowledged.push(client_record(user, body, reply));
+                        tally.acknowledged.push(client_record(name.clone(), body, reply));
                     }
                 }
             }
@@ -390,8 +417,8 @@ impl<'a> Stage<'a> {
         let (service, user) = (*service, self.scenario.users[*user].name.clone());
         let (id, body, answer) = (id.clone(), body.clone(), Answer::Ok(Bytes::new()));
         let dropped = ClientRecord { user, id, body, sequence, timestamp, answer };
-        let mut replica =
-            RoomyVm::new(Arc::clone(&self.programs[service]), self.secrets[service], self.largest_memory_bytes);
+        let (program, webhook) = (Arc::clone(&self.programs[service]), self.webhooks[service].clone());
+        let mut replica = RoomyVm::new(program, self.secrets[service], self.largest_memory_bytes, webhook);
         let tally = &mut self.tallies[service];
         let name = &self.scenario.services[service].name;
         match answer_after(name, &mut replica, &tally.acknowledged, &dropped).await {
@@ -475,14 +502,19 @@ impl<'a> Stage<'a> {
     async fn reconcile(self, observer: &mut impl Observer) -> Report {
         let mut findings = Vec::new();
         let mut services = Vec::new();
-        let parts =
-            self.scenario.services.iter().zip(self.programs).zip(self.secrets).zip(self.tallies).zip(self.views);
-        for ((((plan, program), secret), mut tally), view) in parts {
+        let vms = self.programs.into_iter().zip(self.secrets).zip(self.webhooks);
+        let parts = self.scenario.services.iter().zip(vms).zip(self.tallies).zip(self.views);
+        for (((plan, ((program, secret), webhook)), mut tally), view) in parts {
             observer.reconciling(&plan.name);
-            let mut replica = RoomyVm::new(program, secret, self.largest_memory_bytes);
+            let of_parcels = webhook.as_ref().map(|webhook| {
+                parcels::compare(&plan.name, &tally.acknowledged, &tally.unacknowledged, &webhook.counts())
+            });
+            let mut replica = RoomyVm::new(program, secret, self.largest_memory_bytes, webhook);
             let model = plan.workload.built_in().map(Model::new);
             let acknowledged = std::mem::take(&mut tally.acknowledged);
-            let mut reconciled = reconcile(&plan.name, acknowledged, &tally.queries, &mut replica, model).await;
+            let of_parcels = of_parcels.unwrap_or_default();
+            let mut reconciled =
+                reconcile(&plan.name, acknowledged, &tally.queries, of_parcels, &mut replica, model).await;
             if let Some(reason) = &view.status.stopped {
                 reconciled.findings.push(stopped(&plan.name, reason));
             }
@@ -543,6 +575,10 @@ fn admit_users(host: &Host, scenario: &Scenario, seed: u64) -> (Token, Vec<Token
         }
     }
     (operators, tokens)
+}
+
+async fn start_webhook(service: &Name) -> Result<Webhook, SimulateError> {
+    Webhook::start().await.map_err(|error| SimulateError::Webhook { service: service.clone(), error })
 }
 
 fn client_record(user: Name, body: Bytes, reply: Reply) -> ClientRecord {

@@ -5,8 +5,8 @@
 //! | table | keys |
 //! |---|---|
 //! | `[[machine]]` | `name`, `slots`, `memory`; optional: `disk` |
-//! | `[[size]]`, the built-in sizes if there is none | `name`, `fuel`, `memory`, `deadline_ms`; optional: `disk` (that of the next larger built-in size) |
-//! | `[[service]]` | `name`; `workload`: `counter`, `ledger`, `notes`, `crunch`, `archive`, or a file beside the scenario; optional: `size` (the one with the least memory), `thresholds = { cpu, memory, disk }` in percent (98), `queries` (bodies of the queries whose answers are compared at the end), `fail_over_every` (the number of requests after which an operator forces a failover, each time) |
+//! | `[[size]]`, the built-in sizes if there is none | `name`, `fuel`, `memory`, `deadline_ms`; optional: `disk`, `network_calls`, `network_bytes` (those of the next larger built-in size) |
+//! | `[[service]]` | `name`; `workload`: `counter`, `ledger`, `notes`, `crunch`, `archive`, `courier`, or a file beside the scenario; optional: `size` (the one with the least memory), `thresholds = { cpu, memory, disk, network }` in percent (98), `queries` (bodies of the queries whose answers are compared at the end), `fail_over_every` (the number of requests after which an operator forces a failover, each time) |
 //! | `[[user]]` | `name`, `services` that they may transact with |
 //! | `[[traffic]]` | `service`, `count`; optional: `users` (all), `repeat_percent` (0): the share of requests that are sent once more under the same id; and one of `generator`, `bodies`, `choices` |
 //!
@@ -19,7 +19,9 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-pub use generator::{ArchiveTraffic, CounterTraffic, CrunchTraffic, Generator, LedgerTraffic, NotesTraffic};
+pub use generator::{
+    ArchiveTraffic, CounterTraffic, CourierTraffic, CrunchTraffic, Generator, LedgerTraffic, NotesTraffic,
+};
 
 use lifeboat_api::meter::Percent;
 use lifeboat_api::name::Name;
@@ -74,6 +76,12 @@ pub const TEXT_BYTES_MAX: u32 = 1_000_000;
 
 /// The longest text that the generator for `archive` writes, in bytes: the most that one transaction takes.
 pub const ARCHIVE_TEXT_BYTES_MAX: u32 = 64 * 1024;
+
+/// The longest text that the generator for `courier` posts, in bytes: the most that one parcel has.
+pub const COURIER_TEXT_BYTES_MAX: u32 = 64 * 1024;
+
+/// The most parcels that the generator for `courier` posts at once: as many as one transaction takes.
+pub const COURIER_PARCELS_MAX: u32 = 16;
 
 /// The user who observes, forces failovers and sends the queries at the end. No user of a scenario may have this name.
 pub const OPERATOR: &str = "operator";
@@ -139,11 +147,13 @@ pub enum BuiltIn {
     Crunch,
     /// The workload with documents in files.
     Archive,
+    /// The workload with parcels that are posted to webhooks.
+    Courier,
 }
 
 impl BuiltIn {
     /// All embedded workloads.
-    pub const ALL: [Self; 5] = [Self::Counter, Self::Ledger, Self::Notes, Self::Crunch, Self::Archive];
+    pub const ALL: [Self; 6] = [Self::Counter, Self::Ledger, Self::Notes, Self::Crunch, Self::Archive, Self::Courier];
 
     /// Returns its name in scenarios.
     #[must_use]
@@ -154,6 +164,7 @@ impl BuiltIn {
             Self::Notes => "notes",
             Self::Crunch => "crunch",
             Self::Archive => "archive",
+            Self::Courier => "courier",
         }
     }
 
@@ -166,6 +177,7 @@ impl BuiltIn {
             Self::Notes => include_bytes!("../prebuilt/notes.wasm"),
             Self::Crunch => include_bytes!("../prebuilt/crunch.wasm"),
             Self::Archive => include_bytes!("../prebuilt/archive.wasm"),
+            Self::Courier => include_bytes!("../prebuilt/courier.wasm"),
         }
     }
 }

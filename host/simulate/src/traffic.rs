@@ -1,9 +1,10 @@
 //! The seeded requests of the users: their order, their users and their bodies.
 
 use crate::scenario::{
-    ArchiveTraffic, Bodies, Choice, CounterTraffic, CrunchTraffic, Generator, LedgerTraffic, NotesTraffic, Scenario,
-    TrafficPlan,
+    ArchiveTraffic, Bodies, Choice, CounterTraffic, CourierTraffic, CrunchTraffic, Generator, LedgerTraffic,
+    NotesTraffic, Scenario, TrafficPlan,
 };
+use crate::webhook::{CLOSED_PATH, CUT_PATH, WEBHOOK};
 use bytes::Bytes;
 use lifeboat_api::meter::Percent;
 use rand::{Rng, RngExt, SeedableRng};
@@ -141,6 +142,7 @@ fn generated(random: &mut ChaCha20Rng, generator: &Generator, sent: u64, count: 
         Generator::Notes(traffic) => notes(random, traffic, sent, count),
         Generator::Archive(traffic) => archive(random, traffic, sent, count),
         Generator::Crunch(traffic) => crunch(random, traffic),
+        Generator::Courier(traffic) => courier(random, traffic),
     }
 }
 
@@ -218,6 +220,25 @@ fn crunch(random: &mut ChaCha20Rng, traffic: &CrunchTraffic) -> String {
         0 => format!(r#"{{"primes":{{"below":{}}}}}"#, random.random_range(1..=traffic.primes_below)),
         1 => format!(r#"{{"sha256":{{"bytes":{}}}}}"#, random.random_range(1..=traffic.sha256_bytes)),
         _ => format!(r#"{{"json":{{"records":{}}}}}"#, random.random_range(1..=traffic.json_records)),
+    }
+}
+
+fn courier(random: &mut ChaCha20Rng, traffic: &CourierTraffic) -> String {
+    let CourierTraffic { text_bytes, parcels, post, post_all, refused } = *traffic;
+    let parcel = |random: &mut ChaCha20Rng, path: &str| {
+        format!(r#"{{"to":"{WEBHOOK}{path}","parcel":"{}"}}"#, text(random, text_bytes))
+    };
+    match drawn(random, [post, post_all, refused]) {
+        0 => format!(r#"{{"post":{}}}"#, parcel(random, "/in")),
+        1 => {
+            let count = random.random_range(1..=parcels);
+            let parcels: Vec<String> = (0..count).map(|_| parcel(random, "/in")).collect();
+            format!(r#"{{"post_all":[{}]}}"#, parcels.join(","))
+        }
+        _ => {
+            let path = [CLOSED_PATH, CUT_PATH][random.random_range(0..2)];
+            format!(r#"{{"post":{}}}"#, parcel(random, path))
+        }
     }
 }
 

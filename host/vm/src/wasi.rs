@@ -370,7 +370,7 @@ impl io::poll::Host for Wasi {
         } else {
             let numbers: Vec<u64> = calls.iter().map(|(number, _)| *number).collect();
             let arrived = self.poll_calls(&numbers, earliest_ns, ready.is_empty()).await?;
-            let has_arrived = |number| arrived.binary_search(number).is_ok();
+            let has_arrived = |number: &u64| arrived.binary_search(number).is_ok();
             ready.extend(calls.into_iter().filter(|(number, _)| has_arrived(number)).map(|(_, index)| index));
         }
         ready.extend(later.into_iter().filter(|&(when_ns, _)| when_ns <= self.now_ns).map(|(_, index)| index));

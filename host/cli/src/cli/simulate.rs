@@ -19,8 +19,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 const AFTER_HELP: &str = "\
-The built-in scenario has three machines, five services of different workloads and three users, and takes a few seconds.
-With --pace 500 it takes about ten, long enough to read the meters.
+The built-in scenario has three machines, six services of different workloads and three users. It takes a few seconds,
+or with --pace 500 about sixteen, long enough to read the meters.
 A scenario of your own is a TOML file with [[machine]], [[size]], [[service]], [[user]] and [[traffic]] tables. Unknown
 keys are refused with their line.
 
@@ -74,7 +74,7 @@ impl Simulate {
         let options = Options { seed: self.seed, pace: self.pace, fault };
         let mut view = View::choose(self.json);
         let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
+            .enable_all()
             .build()
             .context("failed to start the simulation")?;
         let played = runtime.block_on(run(&scenario, options, &mut view));

@@ -1514,17 +1514,17 @@ fn an_entry_with_an_unknown_required_part_is_of_a_newer_host() {
     }
 }
 
-/// The kinds of the parts of settings that releases without a network know.
-const KINDS_WITHOUT_NETWORK: [u16; 6] = [1, 2, 3, 4, 5, 6];
+/// The kinds of the parts of settings without that of calls.
+const KINDS_WITHOUT_CALLS: [u16; 7] = [1, 2, 3, 4, 5, 6, 7];
 
 #[test]
 fn the_network_of_a_service_is_stored_unless_it_calls_nobody() -> Result<(), EntryError> {
     let (calls, silent) = (entry(10).settings, entry(9).settings);
     assert_eq!(calls.network.allow.entries().len(), 2);
     assert_eq!(ServiceSettings::from_bytes(&calls.to_bytes())?, calls);
-    // An earlier release reads the settings of a service that calls nobody, and refuses all others.
-    assert!(Parts::read(&silent.to_bytes()[1..], &KINDS_WITHOUT_NETWORK).is_ok());
-    assert_eq!(Parts::read(&calls.to_bytes()[1..], &KINDS_WITHOUT_NETWORK), Err(PartsError::Unknown(8)));
+    // A host that does not know the part of calls reads a service that calls nobody, and refuses all others.
+    assert!(Parts::read(&silent.to_bytes()[1..], &KINDS_WITHOUT_CALLS).is_ok());
+    assert_eq!(Parts::read(&calls.to_bytes()[1..], &KINDS_WITHOUT_CALLS), Err(PartsError::Unknown(8)));
     assert_eq!(ServiceSettings::from_bytes(&silent.to_bytes())?.network, NetworkSettings::default());
     let retried = NetworkSettings { retry: Retry::Idempotent, ..NetworkSettings::default() };
     let retried = ServiceSettings { network: retried, ..silent };
@@ -1536,7 +1536,7 @@ fn the_network_of_a_service_is_stored_unless_it_calls_nobody() -> Result<(), Ent
 fn a_network_that_no_host_writes_is_refused() {
     let with = |entries: Vec<(&str, bool)>, retry: u32| {
         let bytes = entry(9).settings.to_bytes();
-        let parts = Parts::read(&bytes[1..], &KINDS_WITHOUT_NETWORK).expect("parts");
+        let parts = Parts::read(&bytes[1..], &KINDS_WITHOUT_CALLS).expect("parts");
         ServiceSettings::from_bytes(&parts.with(8, &(entries, retry)).append_to(vec![bytes[0]]))
     };
     let network = with(vec![("https://*.example.org", false), ("http://db:5432", true)], 1).map(|it| it.network);

@@ -45,7 +45,7 @@ fn record(sequence: u64, body: &str, answer: i64) -> ClientRecord {
 
 async fn check(records: Vec<ClientRecord>, total: i64) -> Reconciled {
     let query = record(99, "sum", total);
-    reconcile(&name("tally"), records, &[query], &mut Adder::default(), None).await
+    reconcile(&name("tally"), records, &[query], Vec::new(), &mut Adder::default(), None).await
 }
 
 fn printed(reconciled: &Reconciled) -> Vec<String> {
@@ -128,7 +128,7 @@ async fn the_search_for_an_explanation_is_bounded() {
     let records: Vec<_> =
         (1..=100).map(|sequence| record(sequence, "1", i64::try_from(sequence).unwrap_or(0))).collect();
     let mut dear = Dear(Adder::default(), 0);
-    let reconciled = reconcile(&name("tally"), records, &[record(101, "sum", 50)], &mut dear, None).await;
+    let reconciled = reconcile(&name("tally"), records, &[record(101, "sum", 50)], Vec::new(), &mut dear, None).await;
     assert_eq!(reconciled.findings[0].kind, FindingKind::Diverged);
     assert!(dear.1 < 115, "{} calls", dear.1);
 }
@@ -148,7 +148,8 @@ async fn a_model_that_disagrees_is_a_divergence() {
         }
     }
     let model = Some(Model::new(BuiltIn::Counter));
-    let reconciled = reconcile(&name("tally"), vec![record(1, r#"{"add":5}"#, 7)], &[], &mut Agreeable, model).await;
+    let reconciled =
+        reconcile(&name("tally"), vec![record(1, r#"{"add":5}"#, 7)], &[], Vec::new(), &mut Agreeable, model).await;
     assert_eq!(
         printed(&reconciled),
         ["Diverged: tally transaction 'id-1' at sequence 1 was answered ok '7', but the model expects ok '5'"]

@@ -1,6 +1,6 @@
 //! The settings of generators: the transactions that they make for an embedded workload, and the share of each kind.
 
-use super::{ARCHIVE_TEXT_BYTES_MAX, BuiltIn, KEYS_MAX, TEXT_BYTES_MAX};
+use super::{ARCHIVE_TEXT_BYTES_MAX, BuiltIn, COURIER_PARCELS_MAX, COURIER_TEXT_BYTES_MAX, KEYS_MAX, TEXT_BYTES_MAX};
 use lifeboat_document::{Table, Value};
 use std::ops::RangeInclusive;
 
@@ -17,6 +17,8 @@ pub enum Generator {
     Crunch(CrunchTraffic),
     /// `generator = { archive = { documents = 40, text_bytes = 2000, put = 5, append = 3, delete = 2 } }`
     Archive(ArchiveTraffic),
+    /// `generator = { courier = { text_bytes = 500, parcels = 4, post = 6, post_all = 3, refused = 1 } }`
+    Courier(CourierTraffic),
 }
 
 impl Generator {
@@ -29,6 +31,7 @@ impl Generator {
             BuiltIn::Notes => Self::Notes(NotesTraffic::default()),
             BuiltIn::Crunch => Self::Crunch(CrunchTraffic::default()),
             BuiltIn::Archive => Self::Archive(ArchiveTraffic::default()),
+            BuiltIn::Courier => Self::Courier(CourierTraffic::default()),
         }
     }
 
@@ -41,6 +44,7 @@ impl Generator {
             Self::Notes(_) => BuiltIn::Notes,
             Self::Crunch(_) => BuiltIn::Crunch,
             Self::Archive(_) => BuiltIn::Archive,
+            Self::Courier(_) => BuiltIn::Courier,
         }
     }
 
@@ -103,6 +107,11 @@ impl Generator {
                 count("documents", documents, KEYS_MAX);
                 count("text_bytes", text_bytes, ARCHIVE_TEXT_BYTES_MAX);
                 [weight("put", put), weight("append", append), weight("delete", delete)]
+            }
+            Self::Courier(CourierTraffic { text_bytes, parcels, post, post_all, refused }) => {
+                count("text_bytes", text_bytes, COURIER_TEXT_BYTES_MAX);
+                count("parcels", parcels, COURIER_PARCELS_MAX);
+                [weight("post", post), weight("post_all", post_all), weight("refused", refused)]
             }
         };
         if weights == [0; 3] {
@@ -186,6 +195,27 @@ pub struct ArchiveTraffic {
 impl Default for ArchiveTraffic {
     fn default() -> Self {
         Self { documents: 40, text_bytes: 2_000, put: 5, append: 3, delete: 2 }
+    }
+}
+
+/// Parcels for the webhook of the simulation, by weight. It refuses some of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CourierTraffic {
+    /// The longest text of a parcel, in bytes; the shortest is 1 byte long.
+    pub text_bytes: u32,
+    /// The most parcels that are posted at once.
+    pub parcels: u32,
+    /// The weight of single parcels.
+    pub post: u32,
+    /// The weight of several parcels at once.
+    pub post_all: u32,
+    /// The weight of single parcels that the webhook refuses, or for which it closes the connection.
+    pub refused: u32,
+}
+
+impl Default for CourierTraffic {
+    fn default() -> Self {
+        Self { text_bytes: 500, parcels: 4, post: 6, post_all: 3, refused: 1 }
     }
 }
 

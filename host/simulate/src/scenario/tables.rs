@@ -2,13 +2,16 @@
 //! that one run reports all of them.
 
 use super::{
-    Bodies, BuiltIn, Choice, Generator, MACHINES_MAX, OPERATOR, QUERIES_MAX, SERVICES_MAX, SIZE_MEMORY_BYTES_MAX,
-    SIZES_MAX, SLOTS_MAX, Scenario, ScenarioError, ServicePlan, TRAFFIC_MAX, TRANSACTIONS_MAX, TrafficPlan, USERS_MAX,
-    UserPlan, WorkloadSource, read_bounded,
+    Bodies, BuiltIn, COURIER_PARCELS_MAX, Choice, Generator, MACHINES_MAX, OPERATOR, QUERIES_MAX, SERVICES_MAX,
+    SIZE_MEMORY_BYTES_MAX, SIZES_MAX, SLOTS_MAX, Scenario, ScenarioError, ServicePlan, TRAFFIC_MAX, TRANSACTIONS_MAX,
+    TrafficPlan, USERS_MAX, UserPlan, WorkloadSource, read_bounded,
 };
+use lifeboat_api::call::CALL_BYTES_PER_TRANSACTION_MAX;
 use lifeboat_api::meter::Percent;
 use lifeboat_api::name::Name;
-use lifeboat_api::size::{DEADLINE_MAX, DISK_BYTES_MAX, DISK_BYTES_MIN, NETWORK_BYTES_MIN, NETWORK_CALLS_MIN, Size};
+use lifeboat_api::size::{
+    Bytes as ByteCount, DEADLINE_MAX, DISK_BYTES_MAX, DISK_BYTES_MIN, NETWORK_BYTES_MIN, NETWORK_CALLS_MIN, Size,
+};
 use lifeboat_api::sla::{Thresholds, threshold};
 use lifeboat_api::text::{SHOWN_CHARS_MAX, shortened};
 use lifeboat_document::{Findings, Placed, Table, Value};
@@ -178,6 +181,11 @@ impl Resolver<'_> {
             });
             let every = table.get("fail_over_every").and_then(|value| value.whole(1..=u64::MAX));
             let workload = table.need("workload").and_then(|value| self.workload(&value));
+            if let (Some(name), Some(size), Some(BuiltIn::Courier)) =
+                (&name, size, workload.as_ref().and_then(WorkloadSource::built_in))
+            {
+                self.check_network(name, size, sizes);
+            }
             table.finish();
             let (Some(name), Some(size), Some(workload)) = (name, size, workload) else { continue };
             services.push(ServicePlan {
@@ -190,6 +198,25 @@ impl Resolver<'_> {
             });
         }
         services
+    }
+
+    /// Checks that a transaction of `courier` fits every size that the service may have. If one did not, the replies
+    /// would depend on the size, and those of the roomy VM would differ.
+    fn check_network(&self, name: &Placed<Name>, first: &Size, sizes: &[Arc<Size>]) {
+        let may_have =
+            |size: &&Arc<Size>| size.memory_bytes >= first.memory_bytes && size.disk_bytes >= first.disk_bytes;
+        for size in sizes.iter().filter(may_have) {
+            let (calls, bytes) = (u64::from(COURIER_PARCELS_MAX), CALL_BYTES_PER_TRANSACTION_MAX);
+            if size.network_calls < calls || size.network_bytes < bytes {
+                let (size, bytes) = (&size.name, ByteCount(bytes));
+                let message = format!(
+                    "'{}' runs courier and may have the size '{size}', which needs at least {calls} network_calls \
+                     and {bytes} of network_bytes",
+                    name.value
+                );
+                self.findings.add(name.offset, message);
+            }
+        }
     }
 
     fn workload(&self, value: &Value<'_>) -> Option<WorkloadSource> {

@@ -38,6 +38,27 @@ fn the_network_of_a_size_is_as_stated_or_that_of_the_next_larger_built_in_size()
 }
 
 #[test]
+fn a_courier_needs_sizes_that_a_transaction_fits() {
+    let size = |name: &str, memory: u64, network: &str| {
+        format!(r#"{{ name = "{name}", fuel = 1, memory = "{memory}MiB", deadline_ms = 1, {network} }}"#)
+    };
+    let few = size("few", 2, "network_calls = 15");
+    let (bag, low) = (size("bag", 4, "network_calls = 16"), size("low", 8, "network_bytes = \"16383KiB\""));
+    let service = SMALLEST.replace("workload = \"counter\"", "workload = \"courier\", size = \"bag\"");
+    let service = service.replace("generator = \"counter\"", "generator = \"courier\"");
+    let parse = |sizes: &[&String]| {
+        let sizes = sizes.iter().map(|size| size.as_str()).collect::<Vec<_>>().join(", ");
+        Scenario::parse("s.toml", &format!("size = [{sizes}]{service}"), Path::new(""))
+    };
+    assert!(parse(&[&few, &bag]).is_ok(), "a service does not move to a smaller size");
+    let message = parse(&[&bag, &low]).expect_err("it is wrong").to_string();
+    let expected = "s.toml: line 3: 'tally' runs courier and may have the size 'low', which needs at least 16 \
+                    network_calls and 16 MiB of network_bytes";
+    assert_eq!(message, expected);
+    assert!(Scenario::parse("s.toml", &service.replace("\"bag\"", "\"small\""), Path::new("")).is_ok());
+}
+
+#[test]
 fn an_unknown_key_is_refused_with_its_line() {
     let text = "[[machine]]\nname = \"m1\"\nslots = 1\nmemory = 1\ncolour = \"red\"\n";
     let message = error(text);
@@ -141,7 +162,7 @@ fn everything_that_is_wrong_is_reported_at_once() {
 #[test]
 fn the_embedded_scenario_is_valid() {
     let scenario = Scenario::built_in();
-    assert_eq!((scenario.machines.len(), scenario.services.len(), scenario.users.len()), (3, 5, 3));
+    assert_eq!((scenario.machines.len(), scenario.services.len(), scenario.users.len()), (3, 6, 3));
     assert!((4_000..=8_000).contains(&scenario.transactions()));
 }
 
