@@ -7,12 +7,13 @@ use crate::webhook::{Reaction, Webhook};
 use crate::world::HTTP_WORLD;
 use lifeboat_api::call::CallResponse;
 use lifeboat_api::event::{Event, FailoverCause};
-use lifeboat_api::id::Epoch;
+use lifeboat_api::id::{Epoch, Sequence};
 use lifeboat_api::meter::{Resource, Unit};
 use lifeboat_api::size::Size;
 use lifeboat_api::sla::FailoverMode;
 use lifeboat_api::transaction::{Answer, Reply, RequestError};
 use lifeboat_host::data::{DataOptions, Locked};
+use lifeboat_host::journal::Record;
 use lifeboat_host::network::{GrantedCalls, Retry, ServiceNetwork};
 use lifeboat_host::service::{Doubt, ServiceSpec, SettleError, Settlement};
 use lifeboat_journal::frame::DirectoryId;
@@ -246,7 +247,8 @@ async fn open(storage: &SimulatedStorage, webhook: &Webhook, retry: Retry, numbe
     rig.grant("courier");
     if rig.host.entry(&name("courier")).map_err(|error| error.to_string())?.is_none() {
         let mut settings = settings(FailoverMode::Direct);
-        settings.sizes = vec![(*size("s", 50_000_000, 8 * MIB)).clone()];
+        settings.sizes = [8, 32].map(|mib| Size::clone(&size(&format!("s{mib}"), 50_000_000, mib * MIB))).into();
+        settings.size = "s8".into();
         settings.network.allow = allow(webhook);
         settings.network.retry = retry;
         create_with(&rig, "courier", "call.wat", GUEST.clone(), settings).await?;
@@ -347,6 +349,34 @@ async fn an_operator_settles_a_call_in_doubt_and_the_next_attempt_finds_that() {
         assert_eq!(ok(&rig.send_as("courier", "parcel", &body).await), expected);
         assert_eq!(webhook.seen().len(), calls);
     }
+}
+
+/// A cure may take a snapshot, up to which the journal is truncated. The record of the transaction comes later.
+#[tokio::test]
+async fn calls_before_a_snapshot_within_their_transaction_are_recorded_again_after_it() {
+    let webhook = Webhook::start().await;
+    let storage = SimulatedStorage::new(1);
+    let rig = open(&storage, &webhook, Retry::Never, 1).await.expect("starts");
+    assert_eq!(ok(&rig.send_as("courier", "before", format!("1{}", webhook.authority())).await), "200");
+    assert_eq!(ok(&rig.send_as("courier", "grows", format!("2^{}", webhook.authority())).await), "200");
+    assert_eq!(rig.failovers().last().map(|failover| failover.size.clone()), Some("s32".into()));
+    assert_eq!(webhook.counts()["grows"], 2);
+
+    let (_, contents) = Locked::open(Arc::new(storage.crash()), Some(DirectoryId([1; 16])))
+        .and_then(|locked| locked.open_journal(&DataOptions::default()))
+        .expect("intact");
+    let records = &contents.services[0].records;
+    let last = |is_meant: &dyn Fn(&Record) -> bool| records.iter().rposition(|(_, record)| is_meant(record));
+    let of_transaction = Sequence(2);
+    let snapshot = last(&|record| matches!(record, Record::Snapshot { sequence: Sequence(1) })).expect("it was cured");
+    let outcome = last(&|record| matches!(record, Record::CallOutcome(it) if it.sequence == of_transaction));
+    let intent = last(&|record| matches!(record, Record::CallIntent(it) if it.sequence == of_transaction));
+    let transaction = last(&|record| matches!(record, Record::Transaction(it) if it.sequence == of_transaction));
+    assert!(Some(snapshot) < intent && intent < outcome && outcome < transaction, "{records:?}");
+    let Some((_, Record::Transaction(grows))) = transaction.map(|at| &records[at]) else { panic!("a transaction") };
+    let network = grows.network.as_ref().expect("it has calls");
+    assert_eq!((network.charged.calls, network.calls.len()), (2, 2));
+    assert!(network.calls.iter().all(|call| call.result.is_some()), "{network:?}");
 }
 
 #[tokio::test]

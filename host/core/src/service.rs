@@ -836,6 +836,7 @@ impl Service {
                 return Err(stopped.denial(&self.name));
             }
         };
+        self.book = Book::default();
         if work.key.is_some() || self.history.answers().users() > 0 {
             self.retain_answer(work, answer_bytes);
         }

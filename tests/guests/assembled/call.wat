@@ -2,8 +2,8 @@
 ;;
 ;; The body of a transaction is a digit and host and port: `2127.0.0.1:8080` makes two calls at once over HTTP. The answer
 ;; is the status of the last one, or refuses with the text of `internal-error`, or with `code` and the number of another
-;; error. A `!` after the digit traps at the end. A `~` burns fuel at the end, as much as a count of 100,000. A query
-;; answers the count.
+;; error. A `!` after the digit traps at the end. A `~` burns fuel at the end, as much as a count of 100,000. A `^` grows
+;; the memory by 12.5 MiB at the end. A query answers the count.
 ;;
 ;; WASI 0.2 is imported by its canonical names: tests make it a component of a world with `wasi:http`.
 (module
@@ -121,7 +121,9 @@
     (local.set $mark (i32.load8_u offset=1 (local.get $body)))
     (local.set $body (i32.add (local.get $body) (i32.const 1)))
     (local.set $length (i32.sub (local.get $length) (i32.const 1)))
-    (if (i32.or (i32.eq (local.get $mark) (i32.const 33)) (i32.eq (local.get $mark) (i32.const 126)))
+    (if (i32.or
+          (i32.eq (local.get $mark) (i32.const 94))
+          (i32.or (i32.eq (local.get $mark) (i32.const 33)) (i32.eq (local.get $mark) (i32.const 126))))
       (then
         (local.set $body (i32.add (local.get $body) (i32.const 1)))
         (local.set $length (i32.sub (local.get $length) (i32.const 1)))))
@@ -141,6 +143,7 @@
       (local.set $at (i32.add (local.get $at) (i32.const 1)))
       (br_if $more (i32.lt_u (local.get $at) (local.get $calls))))
     (if (i32.eq (local.get $mark) (i32.const 33)) (then unreachable))
+    (if (i32.eq (local.get $mark) (i32.const 94)) (then (drop (memory.grow (i32.const 200)))))
     (if (i32.eq (local.get $mark) (i32.const 126))
       (then
         (local.set $left (i32.const 100000))

@@ -178,6 +178,10 @@ impl Interrupted {
     fn intend(&mut self, intent: &Arc<CallIntent>) {
         self.intent.get_or_insert_with(|| Arc::clone(intent));
         let CallIntent { index, hash, method, target, bytes, .. } = (**intent).clone();
+        // A snapshot within the transaction repeats what is known of its calls.
+        if self.calls.iter().any(|call| call.index == index && call.hash == hash) {
+            return;
+        }
         self.calls.retain(|call| call.index != index);
         self.calls.push(CallRecord { index, hash, method, target, seen: NEVER_SEEN, result: None });
         self.charged.calls += 1;
@@ -185,8 +189,12 @@ impl Interrupted {
     }
 
     fn conclude(&mut self, outcome: &CallOutcome) {
+        let known = self.calls.iter_mut().find(|call| call.index == outcome.call.index);
+        if known.as_ref().is_some_and(|call| call.hash == outcome.call.hash && call.result.is_some()) {
+            return;
+        }
         self.charged.bytes = self.charged.bytes.saturating_add(outcome.bytes);
-        match self.calls.iter_mut().find(|call| call.index == outcome.call.index) {
+        match known {
             Some(call) => *call = outcome.call.clone(),
             // It was denied, or an earlier attempt made it.
             None => self.calls.push(outcome.call.clone()),

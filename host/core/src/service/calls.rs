@@ -19,7 +19,7 @@ use crate::journal::{CallIntent, CallOutcome, Commit, JournalError, NetworkRecor
 use crate::network::{
     CALL_DEADLINE_PERCENT, CALLS_KEPT_BYTES_MAX, CALLS_PER_SERVICE_MAX, Called, Limits, Retry, ServiceNetwork,
 };
-use lifeboat_api::call::{CALL_BYTES_PER_TRANSACTION_MAX, CallError, CallRecord, CallResult, NEVER_SEEN, RequestHash};
+use lifeboat_api::call::{CALL_BYTES_PER_TRANSACTION_MAX, CallError, CallRecord, CallResult, NEVER_SEEN};
 use lifeboat_api::meter::NetworkAmount;
 use lifeboat_api::size::Bytes as ByteCount;
 use lifeboat_api::transaction::{Answer, Cause, ReplyHash};
@@ -46,8 +46,10 @@ pub const NETWORK_CURES_IN_VAIN_MAX: u32 = 3;
 pub(super) struct Book {
     /// The calls that were made, by their index.
     known: BTreeMap<u32, CallRecord>,
-    /// The hashes of the calls whose outcomes are in records of this transaction.
-    recorded: BTreeMap<u32, RequestHash>,
+    /// The intents in records of this transaction, by the index of the call.
+    intents: BTreeMap<u32, Arc<CallIntent>>,
+    /// The outcomes in records of this transaction.
+    outcomes: BTreeMap<u32, Arc<CallOutcome>>,
     /// What this transaction is charged.
     charged: NetworkAmount,
 }
@@ -219,8 +221,10 @@ impl LiveCalls<'_> {
             target: begun.call.target.clone(),
             bytes,
         };
-        let (commit, _) = self.history.append(&Record::CallIntent(Arc::new(intent))).map_err(Ended::Journal)?;
+        let intent = Arc::new(intent);
+        let (commit, _) = self.history.append(&Record::CallIntent(Arc::clone(&intent))).map_err(Ended::Journal)?;
         *self.last_commit = commit.clone();
+        self.book.intents.insert(index, intent);
         self.book.charged = used;
         self.book.known.insert(index, begun.call.clone());
         if self.in_flight.is_empty() {
@@ -298,9 +302,10 @@ impl LiveCalls<'_> {
         let seen = self.timeline.read();
         let call = CallRecord { seen, result: Some(result.clone()), ..call };
         let outcome = CallOutcome { sequence: self.work.sequence, call: call.clone(), took, bytes };
-        let (commit, _) = self.history.append(&Record::CallOutcome(Arc::new(outcome))).map_err(Ended::Journal)?;
+        let outcome = Arc::new(outcome);
+        let (commit, _) = self.history.append(&Record::CallOutcome(Arc::clone(&outcome))).map_err(Ended::Journal)?;
         *self.last_commit = commit;
-        self.book.recorded.insert(call.index, call.hash);
+        self.book.outcomes.insert(call.index, outcome);
         self.book.known.insert(call.index, call);
         // A guest that has ended or has dropped the response needs none.
         let _ = landing.send(Landing { seen, result });
@@ -408,6 +413,15 @@ impl Service {
         }
     }
 
+    /// Journals the calls of the current transaction once more. A snapshot that begins within it lets the journal be
+    /// truncated up to here, and the transaction's own record comes later.
+    pub(super) fn repeat_calls(&mut self) {
+        let intents = self.book.intents.values().map(|intent| Record::CallIntent(Arc::clone(intent)));
+        let outcomes = self.book.outcomes.values().map(|outcome| Record::CallOutcome(Arc::clone(outcome)));
+        let records: Vec<Record> = intents.chain(outcomes).collect();
+        records.into_iter().for_each(|record| self.journal_event(record));
+    }
+
     /// Returns what the record of a transaction says about its calls, and journals the outcomes that a replay will need.
     pub(super) fn network_record(&mut self, work: &Work, attempt: &Attempt) -> Result<NetworkRecord, JournalError> {
         match &attempt.answer {
@@ -418,7 +432,7 @@ impl Service {
         }
         for call in attempt.calls.iter().filter(|call| call.result.is_some()) {
             // An earlier transaction of the same id made it, or it is in doubt.
-            if self.book.recorded.get(&call.index) != Some(&call.hash) {
+            if self.book.outcomes.get(&call.index).is_none_or(|recorded| recorded.call.hash != call.hash) {
                 let (sequence, call) = (work.sequence, call.clone());
                 let outcome = CallOutcome { sequence, call, took: Duration::ZERO, bytes: 0 };
                 self.history.append(&Record::CallOutcome(Arc::new(outcome)))?;

@@ -131,10 +131,12 @@ impl Service {
     /// Journals that a snapshot of the current state begins. Returns the data that its file needs.
     pub(super) fn begin_snapshot(&mut self) -> Begun {
         self.journal_event(Record::Snapshot { sequence: self.last_sequence });
+        let (record, commit) = (self.history.last_record(), self.last_commit.clone());
+        self.repeat_calls();
         let forgotten = self.history.answers().forgotten_times();
         Begun {
-            record: self.history.last_record(),
-            commit: self.last_commit.clone(),
+            record,
+            commit,
             tail_fuel: self.snapshots.tail_fuel,
             resume_point: ResumePoint {
                 vm_number: self.vm.id.number,
