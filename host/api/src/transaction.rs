@@ -282,8 +282,8 @@ pub enum Cause {
         /// The bytes of the allowance.
         limit_bytes: u64,
     },
-    /// The host stopped while the transaction made calls to the network.
-    #[error("interrupted: the host stopped before it ended; try again, and no call that it made is made twice")]
+    /// The host stopped, or had no room, after the transaction had made calls to the network.
+    #[error("interrupted: the host could not end it; try again, and no call that it made is made twice")]
     Interrupted,
 }
 

@@ -596,8 +596,32 @@ impl Service {
                 }
             }
             Err(denial) => {
+                self.close_denied(&work);
                 reply.send(Err(denial.into()));
             }
+        }
+    }
+
+    /// Journals a transaction that is denied after it has made calls, so that its next attempt finds them.
+    fn close_denied(&mut self, work: &Work) {
+        if self.book.is_unused() || self.conditions.is_stopped() {
+            return;
+        }
+        let reply = Reply {
+            id: work.id.clone(),
+            sequence: work.sequence,
+            timestamp: work.timestamp,
+            answer: Answer::Failed(Cause::Interrupted),
+            fuel_used: 0,
+            is_repeated: false,
+            vm: self.vm.id.clone(),
+            failover: None,
+        };
+        self.clock.pass(work.timestamp);
+        let network = self.book.of_failed();
+        // A journal that refuses the record stops the service.
+        if let Ok(commit) = self.journal_transaction(work, &reply, Some(network)) {
+            self.last_commit = commit;
         }
     }
 

@@ -177,6 +177,8 @@ impl Instance {
 
     /// Ends a transaction whose future was dropped, for `cause`.
     pub fn interrupt(&mut self, allowance: Allowance, cause: Cause) -> Attempt {
+        // The guest may have ended well, but what it did is not kept.
+        self.is_dead = true;
         let (fuel_used, _) = self.leave::<()>(allowance, Err(wasmtime::Error::new(Stop(cause.clone()))));
         let calls = self.store.data_mut().wasi.leave_network();
         Attempt { answer: Answer::Failed(cause), fuel_used, calls }

@@ -22,7 +22,7 @@ const SHOWN_CHARS_MAX: usize = 64;
 /// The options for the network of a new service.
 #[derive(Debug, Args)]
 pub(crate) struct NetworkArguments {
-    /// Let transactions call this address over HTTP: https://HOST[:PORT], or https://*.HOST for all names below it;
+    /// Let transactions call this address over HTTP: https://HOST\[:PORT\], or https://*.HOST for all names below it;
     /// ",private" lets the name resolve to addresses that are not public; repeatable [default: no address]
     #[arg(long = "allow-net", value_name = "TARGET[,private]")]
     allow: Vec<Allowed>,

@@ -41,6 +41,12 @@ pub(super) const CALLS_ROOM_BYTES: u64 = CALL_BYTES_PER_TRANSACTION_MAX + 1024 *
 /// would have a network without bounds.
 pub const NETWORK_CURES_IN_VAIN_MAX: u32 = 3;
 
+/// The deadline of a transaction whose own no clock can express.
+const DEADLINE_FAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// The longest wait for room in the journal's queue before an outcome is appended without it.
+const OUTCOME_ROOM_MAX: Duration = Duration::from_millis(100);
+
 /// The calls of one transaction, over all its attempts.
 #[derive(Debug, Default)]
 pub(super) struct Book {
@@ -57,12 +63,7 @@ pub(super) struct Book {
 impl Book {
     /// Begins a transaction whose id was tried before, with these calls.
     pub(super) fn of_earlier(network: &NetworkRecord, retry: Retry) -> Self {
-        let is_usable = |call: &&CallRecord| match &call.result {
-            // Nothing was sent, and the service may be allowed to call by now.
-            Some(Err(CallError::Denied { .. } | CallError::Limit { .. })) => false,
-            Some(_) => true,
-            None => retry == Retry::Never,
-        };
+        let is_usable = |call: &&CallRecord| call.result.is_some() || retry == Retry::Never;
         let known = network.calls.iter().filter(is_usable).map(|call| (call.index, call.clone())).collect();
         Self { known, ..Self::default() }
     }
@@ -76,6 +77,11 @@ impl Book {
     /// Returns what the transaction is charged so far.
     pub(super) fn charged(&self) -> NetworkAmount {
         self.charged
+    }
+
+    /// Returns whether the transaction has made no call.
+    pub(super) fn is_unused(&self) -> bool {
+        self.intents.is_empty()
     }
 
     /// Returns the calls whose outcome is unknown.
@@ -280,8 +286,9 @@ impl LiveCalls<'_> {
             Some(other) => self.waits.begin(&self.status, &other.call.target),
             None => self.waits.end(),
         }
-        // Without room the outcome is appended all the same: what a transaction receives is bounded.
-        let _ = self.history.reserve_outcome(bytes_in).await;
+        // Without room the outcome is appended all the same: what a transaction receives is bounded. A longer wait could
+        // be one for services that wait for this one.
+        let _ = tokio::time::timeout(OUTCOME_ROOM_MAX, self.history.reserve_outcome(bytes_in)).await;
         self.book.charged.bytes = self.book.charged.bytes.saturating_add(bytes_in);
         self.received_bytes = self.received_bytes.saturating_add(bytes_in);
         let result = match result {
@@ -306,7 +313,10 @@ impl LiveCalls<'_> {
         let (commit, _) = self.history.append(&Record::CallOutcome(Arc::clone(&outcome))).map_err(Ended::Journal)?;
         *self.last_commit = commit;
         self.book.outcomes.insert(call.index, outcome);
-        self.book.known.insert(call.index, call);
+        // A call that was not made is decided anew by the next attempt.
+        if self.book.intents.contains_key(&call.index) {
+            self.book.known.insert(call.index, call);
+        }
         // A guest that has ended or has dropped the response needs none.
         let _ = landing.send(Landing { seen, result });
         Ok(())
@@ -346,6 +356,7 @@ impl Service {
         let timeline = Arc::new(Timeline::new(Arc::clone(&self.context.time)));
         let known: Arc<[CallRecord]> = self.book.known.values().cloned().collect();
         let live = LiveNetwork { known, wishes: sender, timeline: Arc::clone(&timeline) };
+        let has_many_doubts = self.has_many_doubts();
         let status = self.status();
         let mut calls = LiveCalls {
             work,
@@ -359,8 +370,8 @@ impl Service {
             full,
             may_cure: self.vain_cures < NETWORK_CURES_IN_VAIN_MAX,
             timeline,
-            deadline: Instant::now() + deadline,
-            has_many_doubts: self.doubts.len() >= DOUBTS_MAX,
+            deadline: Instant::now().checked_add(deadline).unwrap_or_else(|| Instant::now() + DEADLINE_FAR),
+            has_many_doubts,
             waits: &self.waits,
             status,
             waiting: VecDeque::new(),

@@ -81,10 +81,6 @@ impl Doubts {
             None => drop(self.0.remove(&key)),
         }
     }
-
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
-    }
 }
 
 /// Returns a transaction with its calls in doubt alone, if it has any.
@@ -99,6 +95,15 @@ pub(crate) fn of(record: &TransactionRecord) -> Option<TransactionRecord> {
 }
 
 impl Service {
+    /// Returns whether no more calls may be made, because too many transactions have calls in doubt.
+    pub(super) fn has_many_doubts(&mut self) -> bool {
+        if self.doubts.0.len() >= DOUBTS_MAX {
+            let answers = self.history.answers();
+            self.doubts.0.retain(|key, _| answers.find(key).is_some());
+        }
+        self.doubts.0.len() >= DOUBTS_MAX
+    }
+
     /// Returns the calls in doubt.
     pub(super) fn doubts(&self) -> Vec<Doubt> {
         let answers = self.history.answers();

@@ -16,7 +16,7 @@
 use super::super::{FUEL_PER_POLLABLE, Wasi};
 use super::bindings::wasi::http::types::DnsErrorPayload;
 use super::fields::Fields;
-use super::{ErrorCode, IncomingBody, IncomingResponse, Method, OutgoingRequest, RequestOptions, Scheme};
+use super::{ErrorCode, IncomingBody, IncomingResponse, Method, OutgoingRequest, RequestOptions, Scheme, method_bytes};
 use crate::network::{CallTimeouts, Landing, LiveNetwork, Network, Timeline, Wish};
 use crate::stop::Stop;
 use bytes::Bytes;
@@ -36,6 +36,12 @@ use wasmtime::Result;
 
 /// By how much a look that finds a response missing moves the guest's clock.
 pub(crate) const LOOK_TIME: Duration = Duration::from_micros(1);
+
+/// The longest method of a request, in bytes.
+const METHOD_BYTES_MAX: usize = 64;
+
+/// The longest host and port of a request, in bytes.
+const AUTHORITY_BYTES_MAX: usize = 1024;
 
 /// The longest wait at once. A clock cannot express the longest that a guest may ask for.
 const WAIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
@@ -398,6 +404,15 @@ impl Wasi {
             Some(parts)
         });
         let (bytes, trailers, is_cut) = body.unwrap_or_default();
+        // The record of a call has both, also if it is not made.
+        for (part, bytes, max) in [
+            ("method", method_bytes(&request.method), METHOD_BYTES_MAX),
+            ("host", request.authority.as_ref().map_or(0, String::len), AUTHORITY_BYTES_MAX),
+        ] {
+            if bytes > max {
+                return Err(invalid(&format!("its {part} has {bytes} bytes, it may have {max}")));
+            }
+        }
         if is_cut {
             return Err(invalid("the guest has dropped the body unfinished"));
         }
@@ -492,6 +507,8 @@ impl Wasi {
             if is_in_flight && until.is_none_or(|until| host_now() < until) {
                 self.http.calls.note_time(start, Some(began));
                 self.http.calls.arrival(numbers, until).await;
+                // Others may have arrived before the guest runs again, at earlier times.
+                self.http.calls.collect();
                 continue;
             }
             let Some(target) = target else {
