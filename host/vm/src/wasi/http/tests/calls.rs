@@ -53,13 +53,15 @@ struct Server {
     time: Arc<FakeTime>,
     delays: Box<dyn Iterator<Item = Duration>>,
     due: Vec<(Duration, Wish)>,
+    /// How long after an event the guest runs again. More events may happen until then.
+    late: Duration,
 }
 
 impl Server {
     fn begin(known: Vec<CallRecord>, delays: impl Iterator<Item = Duration> + 'static) -> (Wasi, Self) {
         let time = Arc::new(FakeTime::default());
         let Live { wasi, wishes, timeline } = Live::at(known, Arc::new(Fake(Arc::clone(&time))));
-        (wasi, Self { wishes, timeline, time, delays: Box::new(delays), due: Vec::new() })
+        (wasi, Self { wishes, timeline, time, delays: Box::new(delays), due: Vec::new(), late: Duration::ZERO })
     }
 
     fn now(&self) -> Duration {
@@ -99,7 +101,7 @@ impl Server {
             }
             let first = self.due.first().map(|(when, _)| *when);
             let next = self.time.awaited.lock().expect("no panic").iter().copied().chain(first).min();
-            self.pass(next.expect("it waits for something"));
+            self.pass(next.expect("it waits for something") + self.late);
         }
     }
 }
@@ -412,9 +414,14 @@ proptest! {
     /// Whatever the network does meanwhile, a replay shows a guest the same, sends nothing and waits for nothing. So does
     /// a second attempt, if the host's time does not pass meanwhile.
     #[test]
-    fn a_replay_shows_what_the_guest_saw(steps in steps(), delays in prop::collection::vec(0..80_u64, 8)) {
+    fn a_replay_shows_what_the_guest_saw(
+        steps in steps(),
+        delays in prop::collection::vec(0..80_u64, 8),
+        late in 0..30_u64,
+    ) {
         let delays = delays.into_iter().map(Duration::from_millis).cycle();
         let (mut wasi, mut server) = Server::begin(Vec::new(), delays);
+        server.late = Duration::from_millis(late);
         let seen = walk(&mut wasi, &steps, &mut server);
         let calls = wasi.leave_network();
 
