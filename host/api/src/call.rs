@@ -61,6 +61,20 @@ pub struct RequestHash(pub [u8; 16]);
 /// The header by which a server recognises a request that it has seen. Hashes of requests do not include it.
 pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
+/// The names of the headers and trailers that a guest may not set, in lower case: those of the connection, which belongs
+/// to the host, and `Host`, which is the address. They are those that wasmtime-wasi-http 48 forbids.
+pub const FORBIDDEN_HEADERS: [&str; 9] = [
+    "connection",
+    "host",
+    "http2-settings",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "transfer-encoding",
+    "upgrade",
+];
+
 /// A header or a trailer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Field {
@@ -346,5 +360,16 @@ mod tests {
         let without = with.clone();
         with.headers.push(Field { name: IDEMPOTENCY_KEY.into(), value: Bytes::from_static(b"k") });
         assert_eq!(with.hash(), without.hash());
+    }
+
+    /// The SDK depends on no crate of the host, so it has a list of its own.
+    #[test]
+    fn sdk_refuses_the_headers_that_the_host_forbids() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../guest/src/http/message.rs");
+        let source = std::fs::read_to_string(path).expect("the SDK is in this repository");
+        let (_, list) = source.split_once("const CONNECTION_HEADERS").expect("the list of the SDK");
+        let (list, _) = list.split_once("];").expect("its end");
+        let names: Vec<&str> = list.split('"').skip(1).step_by(2).collect();
+        assert_eq!(names, FORBIDDEN_HEADERS);
     }
 }

@@ -9,7 +9,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH, HOST};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 use http_body_util::Full;
-use lifeboat_api::call::{CALL_BODY_BYTES_MAX, CALL_FIELDS_BYTES_MAX, CallError, CallRequest};
+use lifeboat_api::call::{CALL_BODY_BYTES_MAX, CALL_FIELDS_BYTES_MAX, CallError, CallRequest, FORBIDDEN_HEADERS};
 use lifeboat_api::http::IDEMPOTENCY_KEY_HEADER;
 use lifeboat_api::size::Bytes as ByteCount;
 use lifeboat_api::text::{SHOWN_CHARS_MAX, shortened};
@@ -22,20 +22,6 @@ pub const PATH_BYTES_MAX: usize = 32 * 1024;
 
 /// The most headers of a request.
 pub const REQUEST_FIELDS_MAX: usize = 1_000;
-
-/// The headers that a request may not have: those of the connection, which belongs to the client, and `Host`, which
-/// is the address. They are those that `wasmtime-wasi-http` forbids.
-const FORBIDDEN: [&str; 9] = [
-    "connection",
-    "host",
-    "http2-settings",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "transfer-encoding",
-    "upgrade",
-];
 
 /// What a service may do on the network. The default is nothing.
 #[derive(Debug, Clone, Default)]
@@ -151,7 +137,7 @@ fn headers(
         let shown = || shortened(&field.name, SHOWN_CHARS_MAX);
         let name = HeaderName::from_bytes(field.name.as_bytes())
             .map_err(|_| invalid_request(format!("'{}' is not the name of a header", shown())))?;
-        if FORBIDDEN.contains(&name.as_str()) {
+        if FORBIDDEN_HEADERS.contains(&name.as_str()) {
             return Err(invalid_request(format!("the header '{name}' belongs to the host; leave it out")));
         }
         let filled = grant.secrets.fill(&field.value);

@@ -6,7 +6,7 @@
 
 use http::header::{CONTENT_LENGTH, Entry, HeaderMap, HeaderName, HeaderValue};
 use http::header::{InvalidHeaderName, InvalidHeaderValue, MaxSizeReached};
-use lifeboat_api::call::Field;
+use lifeboat_api::call::{FORBIDDEN_HEADERS, Field};
 
 /// The most bytes of names and values in one `fields`, with [`FIELD_NAME_BYTES`] and [`FIELD_VALUE_BYTES`] for each.
 pub(crate) const FIELDS_BYTES_MAX: usize = 128 * 1024;
@@ -19,25 +19,12 @@ pub(crate) const FIELD_NAME_BYTES: usize = 32;
 /// See [`FIELD_NAME_BYTES`].
 pub(crate) const FIELD_VALUE_BYTES: usize = 40;
 
-/// The names that a guest may not set, since they belong to the connection.
-const FORBIDDEN: [&str; 9] = [
-    "connection",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "transfer-encoding",
-    "upgrade",
-    "host",
-    "http2-settings",
-];
-
 /// The reason why `fields` do not change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FieldsError {
     /// A name or a value is not valid.
     Invalid,
-    /// The name is one of [`FORBIDDEN`].
+    /// The name is one of [`FORBIDDEN_HEADERS`].
     Forbidden,
     /// They belong to a message.
     Immutable,
@@ -85,7 +72,7 @@ impl Fields {
         let mut fields = Self::new();
         for Field { name, value } in received {
             let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
-            if FORBIDDEN.contains(&name.as_str()) {
+            if FORBIDDEN_HEADERS.contains(&name.as_str()) {
                 continue;
             }
             let value = HeaderValue::from_bytes(value).ok()?;
@@ -218,7 +205,7 @@ impl Fields {
 /// Returns a name that a guest may set.
 fn settable(name: &str) -> Result<HeaderName, FieldsError> {
     let name = HeaderName::from_bytes(name.as_bytes())?;
-    if FORBIDDEN.contains(&name.as_str()) { Err(FieldsError::Forbidden) } else { Ok(name) }
+    if FORBIDDEN_HEADERS.contains(&name.as_str()) { Err(FieldsError::Forbidden) } else { Ok(name) }
 }
 
 fn parse_value(name: &HeaderName, value: Vec<u8>) -> Result<HeaderValue, FieldsError> {
