@@ -6,8 +6,12 @@
 //! call, and what only a response from the network has.
 
 use super::super::{CallContext, Inputs, Phase};
+use super::Wasi;
+use super::error::{HeaderFailure, HttpError, StreamCode};
 use super::fields::{FIELD_NAME_BYTES, FIELD_VALUE_BYTES, FIELDS_BYTES_MAX, Fields};
-use super::{HeaderFailure, HttpError, StreamCode, Wasi};
+use super::inbound::OutgoingResponse;
+use super::outgoing_body::OutgoingBody;
+use super::outgoing_request::OutgoingRequest;
 use crate::network::Network;
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::id::{Epoch, Sequence};
@@ -209,7 +213,7 @@ impl WasiHttpHooks for Hooks {
     }
 
     fn p2_outgoing_body_chunk_size(&mut self) -> usize {
-        super::WRITE_BYTES_MAX
+        super::super::WRITE_BYTES_MAX
     }
 }
 
@@ -506,7 +510,7 @@ macro_rules! run {
     }};
 }
 
-type OurOpen = Open<Fields, super::OutgoingRequest, super::OutgoingResponse, super::OutgoingBody>;
+type OurOpen = Open<Fields, OutgoingRequest, OutgoingResponse, OutgoingBody>;
 
 fn run_ours(step: &Step, host: &mut Wasi, open: &mut OurOpen) -> String {
     let header = |error| match error {

@@ -14,15 +14,17 @@
 //! A call belongs to the call of the guest in which it was made. Later, its response is an error.
 
 use super::super::{FUEL_PER_POLLABLE, Wasi};
-use super::bindings::wasi::http::types::DnsErrorPayload;
-use super::fields::Fields;
-use super::{ErrorCode, IncomingBody, IncomingResponse, Method, OutgoingRequest, RequestOptions, Scheme, method_bytes};
+use super::Held;
+use super::bindings::wasi::http::outgoing_handler;
+use super::bindings::wasi::http::types::ErrorCode;
+use super::error::HttpError;
+use super::incoming_response::FutureIncomingResponse;
+use super::outgoing_request::{OutgoingRequest, RequestOptions};
 use crate::network::{CallTimeouts, Landing, LiveNetwork, Network, Timeline, Wish};
 use crate::stop::Stop;
-use bytes::Bytes;
 use lifeboat_api::call::{
-    self, CALL_BYTES_PER_TRANSACTION_MAX, CALLS_PER_TRANSACTION_MAX, CallError, CallRecord, CallRequest, CallResult,
-    Field, NEVER_SEEN,
+    CALL_BYTES_PER_TRANSACTION_MAX, CALLS_PER_TRANSACTION_MAX, CallError, CallRecord, CallRequest, CallResult,
+    NEVER_SEEN,
 };
 use lifeboat_api::clock::Timestamp;
 use std::collections::{BTreeMap, HashMap};
@@ -33,15 +35,10 @@ use std::task::Poll;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use wasmtime::Result;
+use wasmtime::component::Resource;
 
 /// By how much a look that finds a response missing moves the guest's clock.
 pub(crate) const LOOK_TIME: Duration = Duration::from_micros(1);
-
-/// The longest method of a request, in bytes.
-const METHOD_BYTES_MAX: usize = 64;
-
-/// The longest host and port of a request, in bytes.
-const AUTHORITY_BYTES_MAX: usize = 1024;
 
 /// The longest wait at once. A clock cannot express the longest that a guest may ask for.
 const WAIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
@@ -392,49 +389,6 @@ impl Wasi {
         Ok(())
     }
 
-    /// Makes a request of the guest's parts.
-    fn whole_request(&mut self, request: OutgoingRequest) -> std::result::Result<CallRequest, CallError> {
-        let invalid = |reason: &str| CallError::InvalidRequest { reason: reason.to_owned() };
-        let body = request.body.and_then(|number| {
-            let body = self.http.bodies.get_mut(&number)?;
-            let parts = (std::mem::take(&mut body.bytes), body.trailers.take(), body.is_cut);
-            let trailer_bytes = parts.1.as_ref().map_or(0, Fields::bytes);
-            self.http.release(parts.0.len() + trailer_bytes);
-            self.http.end_message(Some(number));
-            Some(parts)
-        });
-        let (bytes, trailers, is_cut) = body.unwrap_or_default();
-        // The record of a call has both, also if it is not made.
-        for (part, bytes, max) in [
-            ("method", method_bytes(&request.method), METHOD_BYTES_MAX),
-            ("host", request.authority.as_ref().map_or(0, String::len), AUTHORITY_BYTES_MAX),
-        ] {
-            if bytes > max {
-                return Err(invalid(&format!("its {part} has {bytes} bytes, it may have {max}")));
-            }
-        }
-        if is_cut {
-            return Err(invalid("the guest has dropped the body unfinished"));
-        }
-        if trailers.is_some_and(|trailers| trailers.len() > 0) {
-            return Err(invalid("trailers of a request are not sent; use a header"));
-        }
-        let OutgoingRequest { method, scheme, authority, path_with_query, headers, .. } = request;
-        let scheme = match scheme {
-            Some(Scheme::Http) => call::Scheme::Http,
-            Some(Scheme::Https) | None => call::Scheme::Https,
-            Some(Scheme::Other(_)) => return Err(invalid("its scheme is neither http nor https")),
-        };
-        Ok(CallRequest {
-            method: method_name(method),
-            scheme,
-            authority: authority.ok_or_else(|| invalid("it names no host"))?,
-            path_with_query: path_with_query.unwrap_or_default(),
-            headers: headers.entries().into_iter().map(field).collect(),
-            body: Bytes::from(bytes),
-        })
-    }
-
     /// Looks whether the responses of these calls are there. Returns those that are.
     fn look(&mut self, numbers: &[u64]) -> Result<Vec<u64>> {
         // Every call is looked at, whether the guest waits for it or not.
@@ -476,8 +430,8 @@ impl Wasi {
         Ok(Some(self.http.calls.take(number)))
     }
 
-    /// Returns which of these calls are ready, in ascending order, and waits if none is and `may_wait`. A wait ends at the earliest of the
-    /// guest's timers, whose time is `timer_ns`, too. The clock shows when.
+    /// Returns which of these calls are ready, in ascending order, and waits if none is and `may_wait`. A wait ends at
+    /// the earliest of the guest's timers, whose time is `timer_ns`, too. The clock shows when.
     ///
     /// # Errors
     /// Nothing of what the guest waits for can happen, or its sleeps exceed its deadline.
@@ -528,52 +482,20 @@ impl Wasi {
     }
 }
 
-fn field((name, value): (String, Vec<u8>)) -> Field {
-    Field { name, value: value.into() }
-}
-
-fn method_name(method: Method) -> String {
-    let name = match method {
-        Method::Get => "GET",
-        Method::Head => "HEAD",
-        Method::Post => "POST",
-        Method::Put => "PUT",
-        Method::Delete => "DELETE",
-        Method::Connect => "CONNECT",
-        Method::Options => "OPTIONS",
-        Method::Trace => "TRACE",
-        Method::Patch => "PATCH",
-        Method::Other(name) => return name,
-    };
-    name.to_owned()
-}
-
-/// Returns the code that the guest gets for an error.
-pub(super) fn error_code(error: &CallError) -> ErrorCode {
-    match error {
-        CallError::Denied { .. } => ErrorCode::HttpRequestDenied,
-        CallError::AddressDenied { .. } => ErrorCode::DestinationIpProhibited,
-        CallError::DnsTimeout { .. } => ErrorCode::DnsTimeout,
-        CallError::Dns { .. } => ErrorCode::DnsError(DnsErrorPayload { rcode: None, info_code: None }),
-        CallError::ConnectionRefused { .. } => ErrorCode::ConnectionRefused,
-        CallError::ConnectionTimeout { .. } => ErrorCode::ConnectionTimeout,
-        CallError::ConnectionTerminated { .. } => ErrorCode::ConnectionTerminated,
-        CallError::TlsCertificate { .. } => ErrorCode::TlsCertificateError,
-        CallError::TlsProtocol { .. } => ErrorCode::TlsProtocolError,
-        CallError::ResponseTimeout { .. } => ErrorCode::HttpResponseTimeout,
-        CallError::ResponseIncomplete { .. } => ErrorCode::HttpResponseIncomplete,
-        CallError::ResponseHeaders { .. } => ErrorCode::HttpResponseHeaderSectionSize(None),
-        CallError::ResponseBody { .. } => ErrorCode::HttpResponseBodySize(None),
-        CallError::Protocol { .. } => ErrorCode::HttpProtocolError,
-        // The interface has no code of its own for these.
-        error => ErrorCode::InternalError(Some(error.to_string())),
+impl outgoing_handler::Host for Wasi {
+    fn handle(
+        &mut self,
+        request: Resource<OutgoingRequest>,
+        options: Option<Resource<RequestOptions>>,
+    ) -> std::result::Result<Resource<FutureIncomingResponse>, HttpError> {
+        let options = options.map(|options| self.take(options)).transpose()?;
+        let request = self.take(request)?;
+        if !self.http.calls.is_on() {
+            self.http.end_message(request.body);
+            return Err(ErrorCode::HttpRequestDenied.into());
+        }
+        let request_bytes = request.content_bytes();
+        let number = self.http.calls.handle(request, options.unwrap_or_default());
+        Ok(self.hold(FutureIncomingResponse { number, request_bytes })?)
     }
-}
-
-/// Makes a response that the guest can hold.
-pub(super) fn incoming(response: &call::CallResponse) -> std::result::Result<Box<IncomingResponse>, ErrorCode> {
-    let fields = |fields: &[Field]| Fields::received(fields).ok_or(ErrorCode::HttpResponseHeaderSectionSize(None));
-    let trailers = if response.trailers.is_empty() { None } else { Some(fields(&response.trailers)?) };
-    let body = IncomingBody { bytes: Some(response.body.clone()), trailers };
-    Ok(Box::new(IncomingResponse { status: response.status, headers: fields(&response.headers)?, body: Some(body) }))
 }

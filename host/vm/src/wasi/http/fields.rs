@@ -4,9 +4,14 @@
 //! 48. That order is the one of [`HeaderMap`]: by the first value of each name, except that the last name takes the
 //! place of one that is removed. The tests compare it with a list, because replies depend on it.
 
+use super::super::Wasi;
+use super::Held;
+use super::bindings::wasi::http::types;
+use super::error::HeaderFailure;
 use http::header::{CONTENT_LENGTH, Entry, HeaderMap, HeaderName, HeaderValue};
 use http::header::{InvalidHeaderName, InvalidHeaderValue, MaxSizeReached};
 use lifeboat_api::call::{FORBIDDEN_HEADERS, Field};
+use wasmtime::component::Resource;
 
 /// The most bytes of names and values in one `fields`, with [`FIELD_NAME_BYTES`] and [`FIELD_VALUE_BYTES`] for each.
 pub(crate) const FIELDS_BYTES_MAX: usize = 128 * 1024;
@@ -199,6 +204,70 @@ impl Fields {
             let (name, values) = entry.remove_entry_mult();
             self.bytes -= name_bytes(&name) + values.map(|value| value_bytes(&value)).sum::<usize>();
         }
+    }
+}
+
+impl Held for Fields {
+    fn content_bytes(&self) -> usize {
+        self.bytes()
+    }
+}
+
+impl types::HostFields for Wasi {
+    fn new(&mut self) -> wasmtime::Result<Resource<Fields>> {
+        self.hold(Fields::new())
+    }
+
+    fn from_list(&mut self, entries: Vec<(String, Vec<u8>)>) -> Result<Resource<Fields>, HeaderFailure> {
+        let bytes = entries.iter().map(|(name, value)| name.len() + value.len()).sum();
+        self.charge_fields(entries.len(), bytes);
+        let mut fields = Fields::new();
+        for (name, value) in entries {
+            fields.append(&name, value)?;
+        }
+        Ok(self.hold(fields)?)
+    }
+
+    fn get(&mut self, fields: Resource<Fields>, name: String) -> wasmtime::Result<Vec<Vec<u8>>> {
+        let values = self.table.get(&fields)?.get(&name);
+        self.charge_fields(1 + values.len(), name.len() + values.iter().map(Vec::len).sum::<usize>());
+        Ok(values)
+    }
+
+    fn has(&mut self, fields: Resource<Fields>, name: String) -> wasmtime::Result<bool> {
+        self.charge_fields(1, name.len());
+        Ok(self.table.get(&fields)?.has(&name))
+    }
+
+    fn set(&mut self, fields: Resource<Fields>, name: String, values: Vec<Vec<u8>>) -> Result<(), HeaderFailure> {
+        self.charge_fields(1 + values.len(), name.len() + values.iter().map(Vec::len).sum::<usize>());
+        Ok(self.change(&fields, |fields| fields.set(&name, values))??)
+    }
+
+    fn delete(&mut self, fields: Resource<Fields>, name: String) -> Result<(), HeaderFailure> {
+        self.charge_fields(1, name.len());
+        Ok(self.change(&fields, |fields| fields.delete(&name))??)
+    }
+
+    fn append(&mut self, fields: Resource<Fields>, name: String, value: Vec<u8>) -> Result<(), HeaderFailure> {
+        self.charge_fields(1, name.len() + value.len());
+        Ok(self.change(&fields, |fields| fields.append(&name, value))??)
+    }
+
+    fn entries(&mut self, fields: Resource<Fields>) -> wasmtime::Result<Vec<(String, Vec<u8>)>> {
+        let fields = self.table.get(&fields)?;
+        let (values, bytes, entries) = (fields.len(), fields.bytes(), fields.entries());
+        self.charge_fields(values, bytes);
+        Ok(entries)
+    }
+
+    fn clone(&mut self, fields: Resource<Fields>) -> wasmtime::Result<Resource<Fields>> {
+        let copy = self.table.get(&fields)?.to_mutable();
+        self.hold_headers(copy)
+    }
+
+    fn drop(&mut self, fields: Resource<Fields>) -> wasmtime::Result<()> {
+        self.take(fields).map(drop)
     }
 }
 

@@ -1,24 +1,32 @@
-use super::super::{CallContext, Inputs, Phase};
-use super::fields::{FIELD_VALUE_BYTES, FIELDS_BYTES_MAX};
+use super::super::{CallContext, Inputs, Phase, WRITE_BYTES_MAX};
+use super::error::{HeaderFailure, HttpError};
+use super::fields::{FIELD_VALUE_BYTES, FIELDS_BYTES_MAX, FieldsError};
+use super::incoming_response::FutureIncomingResponse;
+use super::outgoing_body::OutgoingBody;
 use super::outgoing_handler::Host as _;
+use super::outgoing_request::OutgoingRequest;
 use super::types::{
-    Host as _, HostFields, HostFutureIncomingResponse, HostFutureTrailers, HostIncomingBody, HostIncomingResponse,
-    HostOutgoingBody, HostOutgoingRequest, HostOutgoingResponse, HostRequestOptions,
+    ErrorCode, HeaderError, Host as _, HostFields, HostFutureIncomingResponse, HostFutureTrailers, HostIncomingBody,
+    HostIncomingResponse, HostOutgoingBody, HostOutgoingRequest, HostOutgoingResponse, HostRequestOptions, Method,
+    Scheme,
 };
 use super::*;
 use crate::network::{HostTime, Landing, LiveNetwork, Network, RuntimeTime, Timeline, Wish};
+use bytes::Bytes;
 use futures::FutureExt;
 use lifeboat_api::call::{CallError, CallRecord, CallResponse, CallResult, Field, NEVER_SEEN};
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::id::{Epoch, Sequence};
 use lifeboat_api::transaction::Cause;
-use lifeboat_disk::Disk;
+use lifeboat_disk::{Disk, READ_BYTES_MAX};
 use proptest::prelude::*;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use wasmtime_wasi_io::bindings::wasi::io::poll::Host as _;
 use wasmtime_wasi_io::bindings::wasi::io::streams::{HostInputStream, HostOutputStream};
+use wasmtime_wasi_io::poll::DynPollable;
+use wasmtime_wasi_io::streams::{DynOutputStream, StreamError};
 
 mod calls;
 
