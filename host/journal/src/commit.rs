@@ -60,6 +60,9 @@ pub const HELD_MAX: Duration = Duration::from_secs(2);
 /// How often the writer checks, while it commits records, whether this process still owns the directory.
 pub const LOCK_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long a record for which nobody waits is held back, so that it shares the frame of a later one.
+pub const PATIENCE_MAX: Duration = Duration::from_millis(1);
+
 /// The cost of a record in the queue beside its own bytes.
 const RECORD_BYTES: usize = 128;
 
@@ -223,6 +226,9 @@ pub struct Totals {
 struct Queue {
     submitted: VecDeque<Submitted>,
     orders: Vec<Order>,
+    /// The number of submitted records for which nobody waits, and when the first of them is due.
+    patient: usize,
+    patient_until: Option<Instant>,
     /// The reason why submitted records are held, once others have waited for [`HELD_MAX`].
     held: Option<CommitError>,
     is_closed: bool,
@@ -350,6 +356,24 @@ impl Committer {
     /// # Errors
     /// [`CommitError::Closed`], or the failure of the log. The ticket reports records that the log refuses.
     pub fn submit(&self, entry: Entry, room: Option<Room>) -> Result<Ticket, CommitError> {
+        self.submit_within(entry, room, None)
+    }
+
+    /// Submits a record for which nobody waits. It shares the next frame with other records, and begins one of its own
+    /// only after [`PATIENCE_MAX`].
+    ///
+    /// # Errors
+    /// As [`Committer::submit`].
+    pub fn submit_patiently(&self, entry: Entry, room: Option<Room>) -> Result<Ticket, CommitError> {
+        self.submit_within(entry, room, Some(PATIENCE_MAX))
+    }
+
+    fn submit_within(
+        &self,
+        entry: Entry,
+        room: Option<Room>,
+        patience: Option<Duration>,
+    ) -> Result<Ticket, CommitError> {
         let (completion, ticket) = ticket();
         let mut queue = self.shared.queue();
         queue.check()?;
@@ -358,7 +382,17 @@ impl Committer {
             completion.hold(held);
         }
         queue.submitted.push_back(Submitted { entry, completion, room });
-        self.shared.wake(queue);
+        match patience {
+            None => self.shared.wake(queue),
+            Some(patience) => {
+                queue.patient += 1;
+                // A writer that sleeps must know when to wake up. One that is awake sees the record before it sleeps.
+                if queue.patient_until.is_none() {
+                    queue.patient_until = Some(Instant::now() + patience);
+                    self.shared.wake_sleeper(queue);
+                }
+            }
+        }
         Ok(ticket)
     }
 
@@ -486,6 +520,11 @@ impl Drop for Writer {
 }
 
 impl Queue {
+    /// Returns the number of submitted records for which somebody may wait.
+    fn awaited(&self) -> usize {
+        self.submitted.len().saturating_sub(self.patient)
+    }
+
     fn check(&self) -> Result<(), CommitError> {
         match &self.failure {
             Some(failure) => Err(failure.clone()),
@@ -558,9 +597,14 @@ impl Shared {
         self.wake(queue);
     }
 
-    /// Wakes the writer if it sleeps, which takes a system call.
+    /// Wakes the writer, because there is work for it.
     fn wake(&self, queue: MutexGuard<'_, Queue>) {
         self.has_work.store(true, Ordering::Release);
+        self.wake_sleeper(queue);
+    }
+
+    /// Wakes the writer if it sleeps, which takes a system call.
+    fn wake_sleeper(&self, queue: MutexGuard<'_, Queue>) {
         let is_asleep = queue.is_writer_asleep;
         drop(queue);
         if is_asleep {
@@ -575,7 +619,8 @@ impl Shared {
             std::thread::yield_now();
         }
         let mut queue = self.queue();
-        while queue.submitted.is_empty() && queue.orders.is_empty() && !queue.is_closed {
+        while queue.awaited() == 0 && queue.orders.is_empty() && !queue.is_closed {
+            let due = due.into_iter().chain(queue.patient_until).min();
             let left = due.map(|due| due.saturating_duration_since(Instant::now()));
             if left == Some(Duration::ZERO) {
                 break;
@@ -588,7 +633,7 @@ impl Shared {
             queue.is_writer_asleep = false;
         }
         // Several clients prepare their next records meanwhile, and need the core more.
-        let is_alone = queue.submitted.len() <= 1;
+        let is_alone = queue.awaited() <= 1;
         spin.waited(if is_alone { start.elapsed() } else { Duration::MAX });
         self.take_from(queue)
     }
@@ -599,6 +644,7 @@ impl Shared {
 
     fn take_from(&self, mut queue: MutexGuard<'_, Queue>) -> Arrived {
         self.has_work.store(false, Ordering::Relaxed);
+        (queue.patient, queue.patient_until) = (0, None);
         let (submitted, orders) = (std::mem::take(&mut queue.submitted), std::mem::take(&mut queue.orders));
         Arrived { submitted, orders, is_closed: queue.is_closed }
     }

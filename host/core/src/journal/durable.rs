@@ -296,10 +296,13 @@ impl Log for DurableLog {
         } else {
             Change::Continue { number: expected, record: bytes }
         };
-        let ticket = self
-            .committer
-            .submit(Entry { service: self.service.clone(), change }, room)
-            .map_err(|error| JournalError::ended(&error))?;
+        let entry = Entry { service: self.service.clone(), change };
+        let ticket = match record {
+            // The record of its transaction follows, or the next intent. Until then a crash leaves the call in doubt.
+            Record::CallOutcome(_) => self.committer.submit_patiently(entry, room),
+            _ => self.committer.submit(entry, room),
+        };
+        let ticket = ticket.map_err(|error| JournalError::ended(&error))?;
         let refused = Arc::clone(&self.refused);
         ticket.then(move |committed| {
             if let Err(error) = committed {

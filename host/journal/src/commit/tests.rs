@@ -90,6 +90,37 @@ fn tickets_locate_the_records_of_services_that_share_frames() {
 }
 
 #[test]
+fn a_record_that_nobody_waits_for_shares_the_frame_of_the_next_one() {
+    let storage = SimulatedStorage::new(1);
+    let (_writer, committer) = start(open(&storage), QUEUE_BYTES_MAX).expect("starts");
+    let long = Some(Duration::from_secs(60 * 60));
+    let tickets = [
+        committer.submit_within(entry("ant", 1), None, long),
+        committer.submit_within(entry("bee", 1), None, long),
+        committer.submit(entry("ant", 2), None),
+    ];
+    for ticket in tickets {
+        ticket.expect("open").wait().expect("committed");
+    }
+    assert_eq!(committer.totals().frames, 1);
+}
+
+#[test]
+fn a_record_that_nobody_waits_for_is_committed_without_another_one() {
+    let storage = SimulatedStorage::new(1);
+    let (writer, committer) = start(open(&storage), QUEUE_BYTES_MAX).expect("starts");
+    for number in 1..=3 {
+        committer.submit_patiently(entry("ant", number), None).expect("open").wait().expect("committed");
+    }
+    // A stop waits for no time.
+    let held = committer.submit_within(entry("ant", 4), None, Some(Duration::from_secs(60 * 60))).expect("open");
+    let seal = writer.stop().expect("sealed");
+    held.wait().expect("committed");
+    let (_, found) = look(&storage, Some(&seal));
+    assert_eq!(found[&name("ant")].len(), 4);
+}
+
+#[test]
 fn an_acknowledged_record_survives_a_crash_at_once() {
     for seed in 0..40 {
         let storage = SimulatedStorage::new(seed);
