@@ -67,7 +67,7 @@ fn allowed(target: &str, private: bool) -> Value {
 }
 
 fn nobody() -> Value {
-    json!({"allow": [], "retry": "never"})
+    json!({"allow": [], "retry": "ask"})
 }
 
 #[test]
@@ -97,8 +97,8 @@ fn an_allow_list_is_that_of_the_configuration_at_every_start() {
 
     folder.configure(&table("shop", &prebuilt("counter"), "allow_net = ['https://*.example.org']"));
     let server = folder.serve();
-    server.line("lifeboat: service 'shop' of the configuration calls https://*.example.org from now on, retry never");
-    assert_eq!(folder.shown("shop"), json!({"allow": [allowed("https://*.example.org", false)], "retry": "never"}));
+    server.line("lifeboat: service 'shop' of the configuration calls https://*.example.org from now on, retry ask");
+    assert_eq!(folder.shown("shop"), json!({"allow": [allowed("https://*.example.org", false)], "retry": "ask"}));
     // A service that was stopped when its list changed starts with the new one.
     folder.client(&["stop", "shop"]).output().exits(0);
     assert_eq!(server.terminate(), Some(0));
@@ -129,7 +129,7 @@ fn a_deployed_service_keeps_its_allow_list_unless_the_configuration_has_another(
     let wrong = [
         (&["--allow-net", "db"][..], "--allow-net: cannot use 'db' as an address to call: it has no scheme"),
         (&["--allow-net", "http://db,public"], "something other than 'private' follows the comma; write ',private'"),
-        (&["--retry", "always"], "--retry: 'always' is not a mode of retries: write 'never' or 'idempotent'"),
+        (&["--retry", "always"], "--retry: 'always' is not a mode of retries: write 'ask', 'never' or 'idempotent'"),
     ];
     for (options, words) in wrong {
         deploy("other", options).exits_with_one_line(2, &[words]);
@@ -166,7 +166,7 @@ fn a_copy_calls_nobody_unless_its_operator_allows_it() {
     assert_eq!(run(&[]).exits(0), "2\n");
     assert_eq!(run(&options).exits(0), "3\n");
     for other in [["--allow-net", "https://example.org"], ["--retry", "never"]] {
-        let words = "was created with --allow-net https://api.example.org --retry idempotent, and continues with that";
+        let words = "has --allow-net https://api.example.org --retry idempotent, and `run` does not change that";
         run(&other).exits_with_one_line(2, &["service 'shop'", words]);
     }
     assert_eq!(folder.stored("shop"), of_run);

@@ -2,51 +2,51 @@
 
 use crate::durable::{create_with, settings};
 use crate::rig::{MIB, Rig, cause, guest_bytes, name, ok, size};
-use crate::util::{lifeboat, prebuilt};
 use crate::webhook::{Reaction, Webhook};
 use crate::world::HTTP_WORLD;
 use lifeboat_api::call::CallResponse;
 use lifeboat_api::event::{Event, FailoverCause};
 use lifeboat_api::id::{Epoch, Sequence};
-use lifeboat_api::meter::{Resource, Unit};
+use lifeboat_api::meter::{Percent, Resource, Unit};
 use lifeboat_api::size::Size;
-use lifeboat_api::sla::FailoverMode;
-use lifeboat_api::transaction::{Answer, Reply, RequestError};
+use lifeboat_api::sla::{FailoverMode, Thresholds};
+use lifeboat_api::transaction::{Answer, Denial, Reply, RequestError};
 use lifeboat_host::data::{DataOptions, Locked};
 use lifeboat_host::journal::Record;
-use lifeboat_host::network::{GrantedCalls, Retry, ServiceNetwork};
-use lifeboat_host::service::{Doubt, ServiceSpec, SettleError, Settlement};
+use lifeboat_host::network::{GrantedCalls, NetworkSettings, Retry, ServiceNetwork};
+use lifeboat_host::service::{ServiceSpec, Settlement};
 use lifeboat_journal::frame::DirectoryId;
 use lifeboat_journal::storage::SimulatedStorage;
 use lifeboat_net::{AllowList, Allowed, Client, Grant, Roots, SystemResolver, Target};
+use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 /// The guest `call.wat`.
-static GUEST: LazyLock<Vec<u8>> =
+pub(crate) static GUEST: LazyLock<Vec<u8>> =
     LazyLock::new(|| HTTP_WORLD.component(std::str::from_utf8(&guest_bytes("assembled/call.wat")).expect("text")));
 
 /// Returns an allow-list with one server.
-fn allow(webhook: &Webhook) -> AllowList {
+pub(crate) fn allow(webhook: &Webhook) -> AllowList {
     let target: Target = webhook.target().parse().expect("a target");
     AllowList::new(vec![Allowed::from(target)]).expect("short")
 }
 
 /// Returns the network of a service that may call one server.
-fn network(webhook: &Webhook, retry: Retry) -> ServiceNetwork {
+pub(crate) fn network(webhook: &Webhook, retry: Retry) -> ServiceNetwork {
     let client = Client::new(Arc::new(SystemResolver::default()), Roots::system());
     let grant = Grant { allow: allow(webhook), ..Grant::default() };
-    ServiceNetwork { maker: Arc::new(GrantedCalls::new(client, grant)), retry }
+    ServiceNetwork { maker: Some(Arc::new(GrantedCalls::new(client, grant))), retry }
 }
 
 /// Starts the guest in memory, with a tank of `fuel`.
-async fn start(rig: &Rig, webhook: &Webhook, fuel: u64) {
+pub(crate) async fn start(rig: &Rig, webhook: &Webhook, fuel: u64) {
     let network = network(webhook, Retry::Never);
-    let change = |spec: &mut ServiceSpec| spec.network = Some(network);
+    let change = |spec: &mut ServiceSpec| spec.network = network;
     rig.launch("courier", "call.wat", &GUEST, &[size("s", fuel, 8 * MIB)], change).await.expect("it starts");
 }
 
-fn refused(result: &Result<Reply, RequestError>) -> &str {
+pub(crate) fn refused(result: &Result<Reply, RequestError>) -> &str {
     match result {
         Ok(Reply { answer: Answer::Refused(text), .. }) => text,
         other => panic!("not refused: {other:?}"),
@@ -130,7 +130,7 @@ async fn a_connection_that_is_cut_is_an_error_of_the_call() {
 /// Starts the guest in memory, with an allowance of `calls`.
 async fn start_with_calls(rig: &Rig, webhook: &Webhook, calls: u64) {
     let network = network(webhook, Retry::Never);
-    let change = |spec: &mut ServiceSpec| spec.network = Some(network);
+    let change = |spec: &mut ServiceSpec| spec.network = network;
     let size = Arc::new(Size { network_calls: calls, ..Size::clone(&size("s", 50_000_000, 8 * MIB)) });
     rig.launch("courier", "call.wat", &GUEST, &[size], change).await.expect("it starts");
 }
@@ -169,9 +169,10 @@ async fn an_allowance_that_runs_out_in_a_transaction_is_cured_like_fuel() {
     assert_eq!(ok(&rig.query("courier", "").await), "6");
     // Not even a full allowance is enough: the guest gets an error, and keeps what it did before.
     let body = format!("7{}", webhook.authority());
-    let text = "limit reached: a full allowance is 5 calls and ";
+    let text = "the transaction would have 6 calls and 184 B, a full allowance is 5 calls and 64 MiB; ";
     let refusal = rig.send_as("courier", "many", &body).await;
-    assert!(refused(&refusal).starts_with(text), "{refusal:?}");
+    assert!(refused(&refusal).starts_with("limit reached: call 5, POST http://"), "{refusal:?}");
+    assert!(refused(&refusal).contains(text), "{refusal:?}");
     assert_eq!(webhook.counts()["many"], 5);
 }
 
@@ -221,7 +222,7 @@ async fn a_service_that_waits_shows_what_it_waits_for_and_its_neighbour_goes_on(
 async fn a_call_that_takes_too_long_is_an_error_before_the_deadline() {
     let (rig, webhook) = (Rig::new(), Webhook::start().await);
     let network = network(&webhook, Retry::Never);
-    let change = |spec: &mut ServiceSpec| spec.network = Some(network);
+    let change = |spec: &mut ServiceSpec| spec.network = network;
     let size = Size { deadline: Duration::from_millis(500), ..Size::clone(&size("s", 50_000_000, 8 * MIB)) };
     rig.launch("courier", "call.wat", &GUEST, &[Arc::new(size)], change).await.expect("it starts");
     webhook.react(Reaction::Stall);
@@ -235,10 +236,38 @@ async fn a_call_that_takes_too_long_is_an_error_before_the_deadline() {
     assert_eq!(webhook.counts()["a"], 1);
 }
 
+#[tokio::test]
+async fn a_transaction_that_misses_its_deadline_after_its_calls_makes_them_once() {
+    let (rig, webhook) = (Rig::new(), Webhook::start().await);
+    let network = network(&webhook, Retry::Ask);
+    let change = |spec: &mut ServiceSpec| spec.network = network;
+    let size = Size { deadline: Duration::from_millis(200), ..Size::clone(&size("s", 50_000_000_000, 8 * MIB)) };
+    rig.launch("courier", "call.wat", &GUEST, &[Arc::new(size)], change).await.expect("it starts");
+    let body = format!("2={}", webhook.authority());
+    for attempt in 0..2 {
+        let missed = rig.send_as("courier", "parcel", &body).await;
+        assert!(cause(&missed).starts_with("deadline: "), "{missed:?}");
+        assert_eq!(webhook.counts()["parcel"], 2, "attempt {attempt}");
+    }
+    assert_eq!(rig.status("courier").await.meter.network.calls.used, 2, "they are charged once");
+}
+
 /// Opens the directory in `storage`, with the service if it is missing.
-async fn open(storage: &SimulatedStorage, webhook: &Webhook, retry: Retry, number: u8) -> Result<Rig, String> {
+pub(crate) async fn open(
+    storage: &SimulatedStorage,
+    webhook: &Webhook,
+    retry: Retry,
+    number: u8,
+) -> Result<Rig, String> {
+    open_with(storage, NetworkSettings { allow: allow(webhook), retry }, number).await
+}
+
+/// Does the same with this network, also if the service is there.
+pub(crate) async fn open_with(storage: &SimulatedStorage, network: NetworkSettings, number: u8) -> Result<Rig, String> {
     let options = DataOptions { segment_bytes: 256 * 1024, pinned_bytes: 1 << 20, ..DataOptions::default() };
+    let networks = [(name("courier"), network.clone())].into();
     let (directory, contents) = Locked::open(Arc::new(storage.clone()), Some(DirectoryId([1; 16])))
+        .and_then(|locked| locked.set_networks(&networks).map(|_| locked))
         .and_then(|locked| locked.open_journal(&options))
         .map_err(|error| format!("{error:?}"))?;
     let mut rig = Rig::new();
@@ -249,8 +278,7 @@ async fn open(storage: &SimulatedStorage, webhook: &Webhook, retry: Retry, numbe
         let mut settings = settings(FailoverMode::Direct);
         settings.sizes = [8, 32].map(|mib| Size::clone(&size(&format!("s{mib}"), 50_000_000, mib * MIB))).into();
         settings.size = "s8".into();
-        settings.network.allow = allow(webhook);
-        settings.network.retry = retry;
+        settings.network = network;
         create_with(&rig, "courier", "call.wat", GUEST.clone(), settings).await?;
     }
     Ok(rig)
@@ -286,7 +314,7 @@ async fn whenever_the_power_goes_a_parcel_is_posted_once_or_in_doubt() {
                 assert!(!acknowledged, "an acknowledged transaction is never in doubt");
                 in_doubt += 1;
                 let reported =
-                    |event: &Event| matches!(event, Event::CallInDoubt { transaction, .. } if transaction == "parcel");
+                    |event: &Event| matches!(event, Event::CallInDoubt { call, .. } if call.transaction == "parcel");
                 assert!(again.events().iter().any(reported));
                 // What the guest was told is kept.
                 assert_eq!(refused(&again.send_as("courier", "parcel", &body).await), refused(&second));
@@ -299,56 +327,6 @@ async fn whenever_the_power_goes_a_parcel_is_posted_once_or_in_doubt() {
         assert_eq!((again.status("courier").await.stopped, webhook.seen().len()), (None, calls + 1));
     }
     assert!(answered > 0 && in_doubt > 0 && unsent > 0, "{answered} answered, {in_doubt} in doubt, {unsent} unsent");
-}
-
-/// Stops the host while a server reads the call of `parcel`. Returns the directory.
-async fn in_doubt(webhook: &Webhook) -> (SimulatedStorage, String) {
-    webhook.react(Reaction::Stall);
-    let storage = SimulatedStorage::new(1);
-    let rig = open(&storage, webhook, Retry::Never, 1).await.expect("starts");
-    let body = format!("1{}", webhook.authority());
-    let stalled = rig.send_as("courier", "parcel", &body);
-    tokio::select! {
-        _ = stalled => panic!("the server does not answer"),
-        () = webhook.has_read(1) => {}
-    }
-    webhook.react(Reaction::Answer(200));
-    (storage.crash(), body)
-}
-
-#[tokio::test]
-async fn an_operator_settles_a_call_in_doubt_and_the_next_attempt_finds_that() {
-    let response = |status| CallResponse { status, headers: Vec::new(), body: "".into(), trailers: Vec::new() };
-    for (settlement, expected, calls) in
-        [(Settlement::NotSent, "200", 2), (Settlement::Answered(response(202)), "202", 1)]
-    {
-        let webhook = Webhook::start().await;
-        let (storage, body) = in_doubt(&webhook).await;
-        let rig = open(&storage, &webhook, Retry::Never, 2).await.expect("starts again");
-        let doubts = rig.doubts("courier").await;
-        let [Doubt { user, id, index: 0, method, target, .. }] = &doubts[..] else { panic!("{doubts:?}") };
-        assert_eq!(
-            (&**user, id.as_str(), method.as_str(), target.clone()),
-            ("ada", "parcel", "POST", webhook.target())
-        );
-        // It is known after another start, and after a snapshot, which truncates the journal.
-        rig.fail_over("courier").await;
-        rig.host.stop().await.expect("it stops");
-        drop(rig);
-        let rig = open(&storage, &webhook, Retry::Never, 3).await.expect("starts again");
-        assert_eq!(rig.doubts("courier").await, doubts);
-        let other = rig.settle("courier", "parcel", 1, settlement.clone()).await;
-        assert!(matches!(other, Err(SettleError::NotInDoubt { .. })), "{other:?}");
-        rig.settle("courier", "parcel", 0, settlement).await.expect("it is in doubt");
-        assert_eq!(rig.doubts("courier").await, []);
-        // The decision survives a crash.
-        let storage = storage.crash();
-        drop(rig);
-        let rig = open(&storage, &webhook, Retry::Never, 4).await.expect("starts again");
-        assert_eq!(rig.doubts("courier").await, []);
-        assert_eq!(ok(&rig.send_as("courier", "parcel", &body).await), expected);
-        assert_eq!(webhook.seen().len(), calls);
-    }
 }
 
 /// A cure may take a snapshot, up to which the journal is truncated. The record of the transaction comes later.
@@ -380,96 +358,154 @@ async fn calls_before_a_snapshot_within_their_transaction_are_recorded_again_aft
 }
 
 #[tokio::test]
-async fn a_service_may_repeat_a_call_in_doubt_under_its_key() {
+async fn cures_in_vain_for_fuel_lend_no_network_without_bounds() {
     let webhook = Webhook::start().await;
-    webhook.react(Reaction::Stall);
-    let storage = SimulatedStorage::new(1);
-    let rig = open(&storage, &webhook, Retry::Idempotent, 1).await.expect("starts");
-    let body = format!("1{}", webhook.authority());
-    let stalled = rig.send_as("courier", "parcel", &body);
-    tokio::select! {
-        _ = stalled => panic!("the server does not answer"),
-        () = webhook.has_read(1) => {}
+    let start = async |fuel: u64| {
+        let rig = Rig::new();
+        let network = network(&webhook, Retry::Never);
+        let change = |spec: &mut ServiceSpec| {
+            spec.network = network;
+            spec.thresholds = Thresholds::all(Percent::whole(100));
+        };
+        let size = Size { network_calls: 10, ..Size::clone(&size("s", fuel, 8 * MIB)) };
+        rig.launch("courier", "call.wat", &GUEST, &[Arc::new(size)], change).await.expect("it starts");
+        let first = rig.send_as("courier", "first", format!("1{}", webhook.authority())).await;
+        assert_eq!(ok(&first), "200");
+        (rig, first.map(|reply| reply.fuel_used).unwrap_or_default())
+    };
+    let (_, fuel_used) = start(50_000_000).await;
+    // The tank of the next VM is as good as empty after the same transaction, so each one after it needs a full tank.
+    let (rig, _) = start(fuel_used + 1).await;
+    let before = webhook.seen().len();
+    for parcel in 0..12 {
+        // It makes its calls on the full tank, and then burns more than any tank has.
+        let failed = rig.send_as("courier", &format!("p{parcel}"), format!("1={}", webhook.authority())).await;
+        assert!(failed.is_ok(), "{failed:?}");
     }
-    let storage = storage.crash();
-    webhook.react(Reaction::Answer(200));
-    let again = open(&storage, &webhook, Retry::Idempotent, 2).await.expect("starts again");
-    assert_eq!(ok(&again.send_as("courier", "parcel", &body).await), "200");
-    let seen = webhook.seen();
-    assert_eq!((seen.len(), &seen[0]), (2, &seen[1]), "the same key and body");
-    webhook.release();
+    let (calls, allowance) = (webhook.seen().len() - before, 10);
+    assert!(rig.failovers().is_empty());
+    assert!(calls > 0 && calls <= allowance + 3, "{calls} calls");
 }
 
-/// A command of the CLI on one directory, with the workload `courier`.
-fn run_courier(data: &std::path::Path, webhook: &Webhook, retry: &str) -> crate::util::Lifeboat {
-    let target = webhook.target();
-    lifeboat([
-        "run",
-        "--envelope",
-        "--json",
-        "--service",
-        "courier",
-        "--allow-net",
-        &target,
-        "--retry",
-        retry,
-        "--data",
-    ])
-    .arg(data)
-    .arg(prebuilt("courier"))
+/// What a service must have done, by the counts of a server: a transaction without an answer has made each of its calls at
+/// most once, and an answered one exactly once.
+#[tokio::test]
+async fn random_schedules_of_calls_failures_failovers_and_crashes_call_once() {
+    let (mut answered, mut in_doubt, mut crashes) = (0, 0, 0);
+    for seed in 0..12 {
+        let mut random = Draws(seed);
+        let webhook = Webhook::start().await;
+        let mut storage = SimulatedStorage::new(seed);
+        let mut rig = open(&storage, &webhook, Retry::Ask, 1).await.expect("starts");
+        let mut expected: BTreeMap<String, usize> = BTreeMap::new();
+        for step in 0..24 {
+            let (id, calls) = (format!("s{step}"), random.below(4) + 1);
+            let mark = ["", "", "~", "^", "!"][random.below(5)];
+            if random.below(6) == 0 {
+                let _ = rig.try_fail_over("courier").await;
+            }
+            if random.below(3) == 0 {
+                storage.power_off(random.below(12) as u64 + 1);
+            }
+            let body = format!("{calls}{mark}{}", webhook.authority());
+            let mut is_settled = false;
+            // A client sends the same id until it has an answer.
+            for attempt in 0..8 {
+                let sent = rig.send_as("courier", &id, &body).await;
+                let made = webhook.counts().get(&id).copied().unwrap_or_default();
+                assert!(made <= calls, "seed {seed}, {id}, attempt {attempt}: {made} of {calls} calls");
+                match sent {
+                    Ok(Reply { answer: Answer::Ok(_), .. }) => {
+                        // A settled call was made by its operator, as it were.
+                        assert!(is_settled || made == calls, "seed {seed}, {id}: {made} of {calls} calls");
+                        answered += 1;
+                        break;
+                    }
+                    Ok(Reply { answer: Answer::Failed(cause), .. }) if !cause.is_retryable() => {
+                        assert!(mark == "!" && (is_settled || made == calls), "seed {seed}, {id}: {cause}");
+                        break;
+                    }
+                    Ok(Reply { answer: Answer::Failed(_), .. }) => {}
+                    Ok(reply) => panic!("seed {seed}, {id}: {reply:?}"),
+                    Err(RequestError::Denied(Denial::InDoubt { call, .. })) => {
+                        let response =
+                            CallResponse { status: 200, headers: Vec::new(), body: "".into(), trailers: Vec::new() };
+                        let settlement = Settlement::Answered(response);
+                        rig.settle("courier", &id, call.index, settlement).await.expect("it is in doubt");
+                        (in_doubt, is_settled) = (in_doubt + 1, true);
+                    }
+                    Err(_) => {
+                        storage = storage.crash();
+                        drop(rig);
+                        rig = open(&storage, &webhook, Retry::Ask, u8::try_from(step + attempt + 2).expect("few"))
+                            .await
+                            .expect("starts again");
+                        crashes += 1;
+                    }
+                }
+            }
+            expected.insert(id, webhook.counts().get(&format!("s{step}")).copied().unwrap_or_default());
+        }
+        // Nothing that happened later made a call of an earlier transaction, nor does a replay of them all.
+        rig.fail_over("courier").await;
+        let made = |(id, count): (&String, &usize)| (*count > 0).then(|| (id.clone(), *count));
+        assert_eq!(webhook.counts(), expected.iter().filter_map(made).collect(), "seed {seed}");
+        assert_eq!(rig.status("courier").await.stopped, None);
+    }
+    assert!(
+        answered > 100 && in_doubt > 0 && crashes > 10,
+        "{answered} answered, {in_doubt} in doubt, {crashes} crashes"
+    );
 }
 
-/// A parcel with an id, and how its line of input says it.
-fn parcel(webhook: &Webhook, id: &str) -> String {
-    let to = format!("{}/hook", webhook.target());
-    serde_json::json!({"id": id, "json": {"post": {"to": to, "parcel": "a letter"}}}).to_string()
-}
+/// Draws numbers from a seed.
+struct Draws(u64);
 
-/// Runs a command on a thread, because it blocks.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::task::spawn_blocking(work).await.expect("no panic")
+impl Draws {
+    /// Returns the next number below `bound`.
+    fn below(&mut self, bound: usize) -> usize {
+        // SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014).
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        usize::try_from((mixed ^ (mixed >> 31)) % bound as u64).unwrap_or_default()
+    }
 }
 
 #[tokio::test]
-async fn kill_9_while_a_server_reads_leaves_the_call_in_doubt_and_verify_calls_nothing() {
-    for (retry, expected) in [("never", "refused"), ("idempotent", "ok")] {
-        let webhook = Webhook::start().await;
-        let folder = tempfile::tempdir().expect("a folder");
-        let data = folder.path().join("data");
-        let (first, second) = (parcel(&webhook, "1"), parcel(&webhook, "2"));
-        let ready = run_courier(&data, &webhook, retry);
-        let line = first.clone();
-        let answered = blocking(move || ready.input(line + "\n").output()).await;
-        assert_eq!(answered.code, 0, "{}", answered.stderr);
-        assert_eq!(answered.json_lines()[0]["outcome"], "ok");
-
-        webhook.react(Reaction::Stall);
-        let mut running = run_courier(&data, &webhook, retry).start();
-        running.send(&second);
-        webhook.has_read(2).await;
-        blocking(move || running.kill()).await;
-        webhook.react(Reaction::Answer(200));
-
-        let again = run_courier(&data, &webhook, retry);
-        let lines = format!("{first}\n{second}\n");
-        let answered = blocking(move || again.input(lines).output()).await;
-        let replies = answered.json_lines();
-        assert_eq!((&replies[0]["outcome"], &replies[1]["outcome"]), (&"ok".into(), &expected.into()), "{replies:?}");
-        let posts = webhook.seen();
-        let seconds: Vec<_> = posts.iter().filter(|seen| seen.body.contains("\"id\":\"2\"")).collect();
-        match retry {
-            "never" => {
-                assert_eq!((posts.len(), seconds.len()), (2, 1));
-                assert!(replies[1].to_string().contains("in doubt"), "{replies:?}");
-            }
-            _ => {
-                assert_eq!((posts.len(), seconds.len()), (3, 2));
-                assert_eq!(seconds[0], seconds[1], "the same key and body");
-            }
-        }
-        let data = data.clone();
-        let verified = blocking(move || lifeboat(["data", "verify", "--data"]).arg(data).output()).await;
-        assert!(verified.exits(0).contains("courier: proven"), "{verified:?}");
-        assert_eq!(webhook.seen().len(), posts.len(), "a replay is silent");
+async fn eight_services_receive_four_long_responses_each_at_once() {
+    let webhook = Webhook::start().await;
+    webhook.react(Reaction::Long(4 * MIB as usize));
+    let storage = SimulatedStorage::new(1);
+    let options = DataOptions::default();
+    let (directory, contents) = Locked::open(Arc::new(storage.clone()), Some(DirectoryId([1; 16])))
+        .and_then(|locked| locked.open_journal(&options))
+        .expect("an empty directory");
+    let rig = Rig::recovered(directory, contents).await;
+    let services: Vec<String> = (0..8).map(|number| format!("c{number}")).collect();
+    for service in &services {
+        rig.grant(service);
+        let mut settings = settings(FailoverMode::Direct);
+        settings.network = NetworkSettings { allow: allow(&webhook), retry: Retry::Ask };
+        create_with(&rig, service, "call.wat", GUEST.clone(), settings).await.expect("created");
     }
+    let body = format!("4{}", webhook.authority());
+    let sent = services.iter().map(|service| rig.send_as(service, service, &body));
+    for sent in futures::future::join_all(sent).await {
+        // Four responses are all that a transaction may receive, with nothing to spare for their headers.
+        let refusal = refused(&sent);
+        assert!(refusal.contains("its response is dropped") && refusal.contains("may receive 16 MiB"), "{refusal}");
+    }
+    let three = format!("3{}", webhook.authority());
+    let sent = services.iter().map(|service| rig.send_as(service, "three", &three));
+    for sent in futures::future::join_all(sent).await {
+        assert_eq!(ok(&sent), "200");
+    }
+    assert_eq!(webhook.seen().len(), 8 * 7);
+    // A replay of all of it calls nothing, and answers the same.
+    for service in &services {
+        rig.fail_over(service).await;
+        assert_eq!(rig.status(service).await.stopped, None);
+    }
+    assert_eq!(webhook.seen().len(), 8 * 7);
 }

@@ -526,9 +526,9 @@ async fn a_user_lists_only_services_that_they_may_observe() {
     let allow =
         json!([{"target": "http://db:5432", "private": true}, {"target": "https://*.example.org", "private": false}]);
     let of_admin = site.get("/v1/services/shop", &admin).await.json();
-    assert_eq!(of_admin["network"], json!({"allow": allow, "retry": "never"}), "{of_admin}");
+    assert_eq!(of_admin["network"], json!({"allow": allow, "retry": "ask"}), "{of_admin}");
     let theirs = site.get("/v1/services", &observer).await.json();
-    assert_eq!(theirs["services"][0]["network"], json!({"allow": [], "retry": "never"}), "{theirs}");
+    assert_eq!(theirs["services"][0]["network"], json!({"allow": [], "retry": "ask"}), "{theirs}");
     assert_eq!(theirs["services"].as_array().expect("a list").len(), 1, "{theirs}");
     assert_eq!(theirs["services"][0]["vm"]["resources"]["cpu"]["unit"], "fuel", "{theirs}");
     assert_eq!(theirs["services"][0]["queue_length"], 0, "{theirs}");

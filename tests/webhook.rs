@@ -23,6 +23,8 @@ pub(crate) enum Reaction {
     HangUp,
     /// It answers only after [`Webhook::release`].
     Stall,
+    /// It answers with a body of so many bytes.
+    Long(usize),
 }
 
 /// A server that runs until it is dropped.
@@ -33,6 +35,9 @@ pub(crate) struct Webhook {
     released: watch::Sender<bool>,
     /// The number of requests that were read, for those who wait for one.
     count: watch::Receiver<usize>,
+    /// The number of connections that were accepted, and of those that were answered in full.
+    accepted: watch::Receiver<usize>,
+    answered: watch::Receiver<usize>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -50,20 +55,26 @@ impl Webhook {
         let reaction = Arc::new(Mutex::new(Reaction::Answer(200)));
         let (released, _) = watch::channel(false);
         let (counted, count) = watch::channel(0);
+        let (accepts, accepted) = watch::channel(0);
+        let (answers, answered) = watch::channel(0);
         let connection = {
             let (seen, reaction, released) = (Arc::clone(&seen), Arc::clone(&reaction), released.clone());
             move |stream: TcpStream| {
                 let (seen, reaction, released) = (Arc::clone(&seen), Arc::clone(&reaction), released.subscribe());
-                let counted = counted.clone();
-                async move { serve(stream, &seen, &reaction, released, &counted).await }
+                let (counted, answers) = (counted.clone(), answers.clone());
+                async move {
+                    let done = serve(stream, &seen, &reaction, released, &counted).await;
+                    answers.send_modify(|count| *count += usize::from(done.is_some()));
+                }
             }
         };
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                accepts.send_modify(|count| *count += 1);
                 tokio::spawn(connection(stream));
             }
         });
-        Self { address, seen, reaction, released, count, task }
+        Self { address, seen, reaction, released, count, accepted, answered, task }
     }
 
     /// Returns host and port.
@@ -102,6 +113,25 @@ impl Webhook {
     pub(crate) async fn has_read(&self, count: usize) {
         self.count.clone().wait_for(|read| *read >= count).await.expect("the server runs");
     }
+
+    /// Waits until the server has accepted `count` connections.
+    pub(crate) async fn has_accepted(&self, count: usize) {
+        self.accepted.clone().wait_for(|accepted| *accepted >= count).await.expect("the server runs");
+    }
+
+    /// Waits until the server has sent `count` answers.
+    pub(crate) async fn has_answered(&self, count: usize) {
+        self.answered.clone().wait_for(|answered| *answered >= count).await.expect("the server runs");
+    }
+
+    /// Returns a function that waits on any thread until the server has read `count` requests.
+    pub(crate) fn reader(&self, count: usize) -> impl FnOnce() + Send + use<> {
+        let (mut read, runtime) = (self.count.clone(), tokio::runtime::Handle::current());
+        move || {
+            let waited = runtime.block_on(async { read.wait_for(|read| *read >= count).await.map(drop) });
+            waited.expect("the server runs");
+        }
+    }
 }
 
 async fn serve(
@@ -133,14 +163,20 @@ async fn serve(
     seen.lock().expect("no panic").push(Seen { key, body });
     let reaction = *reaction.lock().expect("no panic");
     counted.send_modify(|count| *count += 1);
+    let mut answer = b"thanks".to_vec();
     let status = match reaction {
         Reaction::Answer(status) => status,
+        Reaction::Long(bytes) => {
+            answer.resize(bytes, b' ');
+            200
+        }
         Reaction::HangUp => return None,
         Reaction::Stall => {
             released.wait_for(|released| *released).await.ok()?;
             200
         }
     };
-    let answer = format!("HTTP/1.1 {status} Done\r\nContent-Length: 6\r\n\r\nthanks");
-    stream.write_all(answer.as_bytes()).await.ok()
+    let head = format!("HTTP/1.1 {status} Done\r\nContent-Length: {}\r\n\r\n", answer.len());
+    stream.write_all(head.as_bytes()).await.ok()?;
+    stream.write_all(&answer).await.ok()
 }

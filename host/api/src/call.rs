@@ -4,9 +4,12 @@
 
 use crate::clock::Timestamp;
 use crate::size::Bytes as ByteCount;
+use crate::text::{SHOWN_CHARS_MAX, shortened};
 use bytes::Bytes;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 use thiserror::Error;
 
@@ -200,7 +203,10 @@ pub enum CallError {
         reason: String,
     },
     /// The name resolves to an address that the service may not call.
-    #[error("address denied: {host} resolves to {address}, which is not public; allow it with `private = true`")]
+    #[error(
+        "address denied: {host} resolves to {address}, which is not public; allow that with ,private after the address in \
+         --allow-net, or with private = true in the configuration"
+    )]
     AddressDenied {
         /// The name.
         host: String,
@@ -309,10 +315,79 @@ pub struct CallRecord {
     pub result: Option<CallResult>,
 }
 
+/// What a service does about a call in doubt when its transaction is attempted again. Catalogs hold it, so variants are
+/// only ever appended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Retry {
+    /// It does not make the call. The guest learns that it is in doubt.
+    Never,
+    /// It makes the call again, under the same idempotency key.
+    Idempotent,
+    /// It denies the transaction until an operator settles the call.
+    #[default]
+    Ask,
+}
+
+impl Retry {
+    /// All modes, the default first.
+    pub const ALL: [Self; 3] = [Self::Ask, Self::Never, Self::Idempotent];
+}
+
+impl fmt::Display for Retry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Ask => "ask",
+            Self::Never => "never",
+            Self::Idempotent => "idempotent",
+        })
+    }
+}
+
+impl FromStr for Retry {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|retry| retry.to_string() == text).ok_or_else(|| {
+            let shown = shortened(text, SHOWN_CHARS_MAX);
+            format!("'{shown}' is not a mode of retries: write 'ask', 'never' or 'idempotent'")
+        })
+    }
+}
+
+/// The reason why the outcome of a call is unknown to the next attempt of its transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DoubtReason {
+    /// The host stopped before it recorded the outcome. The call may or may not have been made.
+    Interrupted,
+    /// The call was made. Its response is not kept, because the calls of a failed transaction had too much.
+    TooLarge,
+}
+
+impl fmt::Display for DoubtReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Interrupted => "the host stopped before its outcome was recorded",
+            Self::TooLarge => "it was made, and its response was too large to be kept",
+        })
+    }
+}
+
 /// The time at which a guest sees what it never sees.
 pub const NEVER_SEEN: Timestamp = Timestamp(u64::MAX);
 
 impl CallRecord {
+    /// Returns why the outcome is unknown, or none if it is known.
+    #[must_use]
+    pub fn doubt(&self) -> Option<DoubtReason> {
+        match (&self.result, self.seen) {
+            (Some(_), _) => None,
+            (None, NEVER_SEEN) => Some(DoubtReason::Interrupted),
+            (None, _) => Some(DoubtReason::TooLarge),
+        }
+    }
+
     /// Returns the approximate size of the record in bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
@@ -352,6 +427,16 @@ mod tests {
             let (one, other) = (request(&a, x.as_bytes()), request(&b, y.as_bytes()));
             prop_assert_eq!(one.hash() == other.hash(), one == other);
         }
+    }
+
+    #[test]
+    fn retries_are_read_as_they_are_printed() {
+        for retry in Retry::ALL {
+            assert_eq!(retry.to_string().parse(), Ok(retry));
+            assert_eq!(serde_json::to_string(&retry).ok(), Some(format!("\"{retry}\"")));
+        }
+        let error = "always".parse::<Retry>().expect_err("another word");
+        assert_eq!(error, "'always' is not a mode of retries: write 'ask', 'never' or 'idempotent'");
     }
 
     #[test]

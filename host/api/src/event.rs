@@ -3,6 +3,7 @@
 //! An event is created by the service that it is about, in the order of what happened, or by the host's monitor. It
 //! goes to the host's one [`EventSink`]. Operators read its text, and tests search it.
 
+use crate::call::{DoubtReason, Retry};
 use crate::clock::{Timestamp, Utc};
 use crate::id::WorkloadHash;
 use crate::id::{Sequence, VmId};
@@ -71,19 +72,38 @@ pub enum Event {
         /// The id of the transaction or query.
         transaction: String,
     },
-    /// A call to the network is in doubt: its host stopped before it recorded the outcome. It is not made again unless
-    /// the service says so.
+    /// A call to the network is in doubt: the next attempt of its transaction does not know its outcome.
     CallInDoubt {
         /// The service.
         service: Name,
-        /// The id of the transaction.
-        transaction: String,
-        /// The place of the call among those of the transaction, from 0.
-        index: u32,
-        /// The method of its request.
-        method: String,
-        /// The address of its request.
-        target: String,
+        /// The call.
+        #[serde(flatten)]
+        call: NamedCall,
+        /// Why its outcome is unknown.
+        reason: DoubtReason,
+        /// What the service does about it. None if the client gave no id, so that no attempt follows.
+        retry: Option<Retry>,
+    },
+    /// An operator settled a call in doubt.
+    CallSettled {
+        /// The service.
+        service: Name,
+        /// The call.
+        #[serde(flatten)]
+        call: NamedCall,
+        /// The operator.
+        by: Name,
+        /// The status of its response. None if it was not made.
+        status: Option<u16>,
+    },
+    /// The answer to a transaction with a call in doubt was forgotten. The call cannot be settled any more, and an id
+    /// without a time executes anew.
+    CallForgotten {
+        /// The service.
+        service: Name,
+        /// The call.
+        #[serde(flatten)]
+        call: NamedCall,
     },
     /// A service was created, and accepts transactions.
     Created {
@@ -266,6 +286,8 @@ impl Event {
             | Self::OldSnapshotsNotRemoved { service, .. }
             | Self::JournalPinned { service, .. }
             | Self::CallInDoubt { service, .. }
+            | Self::CallSettled { service, .. }
+            | Self::CallForgotten { service, .. }
             | Self::Log { service, .. } => Some(service),
             Self::JournalDamaged { .. }
             | Self::JournalTorn { .. }
@@ -288,6 +310,8 @@ impl Event {
         Self::JournalRelieved { .. } => "journal_relieved",
         Self::NotCured { .. } => "not_cured",
         Self::CallInDoubt { .. } => "call_in_doubt",
+        Self::CallSettled { .. } => "call_settled",
+        Self::CallForgotten { .. } => "call_forgotten",
         Self::Created { .. } => "created",
         Self::Started { .. } => "started",
         Self::Stopped { .. } => "stopped",
@@ -307,6 +331,29 @@ impl Event {
         Self::HostPressure(_) => "host_pressure",
         Self::HostRelieved(_) => "host_relieved",
         Self::Log { .. } => "log",
+    }
+}
+
+/// A call to the network, as an operator names it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NamedCall {
+    /// The user who sent its transaction.
+    pub user: Name,
+    /// The id of its transaction.
+    pub transaction: String,
+    /// Its place among the calls of the transaction, from 0.
+    pub index: u32,
+    /// The method of its request.
+    pub method: String,
+    /// The address of its request.
+    pub target: String,
+}
+
+impl fmt::Display for NamedCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { user, transaction, index, method, target } = self;
+        let (transaction, method, target) = (Printable(transaction), Printable(method), Printable(target));
+        write!(f, "call {index} of transaction '{transaction}' of {user}, {method} {target}")
     }
 }
 
@@ -614,13 +661,29 @@ impl fmt::Display for Event {
                  VM that is available to it has enough",
                 transaction = Printable(transaction)
             ),
-            Self::CallInDoubt { service, transaction, index, method, target } => write!(
+            Self::CallInDoubt { service, call, reason, retry } => write!(
                 f,
-                "Call in doubt: call {index} of transaction '{}' of {service}, {} {}: its host stopped before the \
-                 outcome was recorded; the call is not made again",
-                Printable(transaction),
-                Printable(method),
-                Printable(target)
+                "Call in doubt: {service}: {call}: {reason}; {}",
+                match retry {
+                    Some(Retry::Ask) =>
+                        "the id of the transaction is denied until an operator settles the call (lifeboat doubts, lifeboat data doubts)",
+                    Some(Retry::Never) => "the next attempt does not make it, and learns that it is in doubt",
+                    Some(Retry::Idempotent) =>
+                        "the next attempt makes it again, under the same key, if the service may still call the address",
+                    None => "no attempt follows, because the client gave no id",
+                }
+            ),
+            Self::CallSettled { service, call, by, status } => {
+                write!(f, "Call settled: {service}: {call}: {by} decided that it ")?;
+                match status {
+                    Some(status) => write!(f, "was answered with status {status}"),
+                    None => f.write_str("was not made"),
+                }
+            }
+            Self::CallForgotten { service, call } => write!(
+                f,
+                "Call forgotten: {service}: {call}: it was in doubt, and the answer to its transaction is forgotten; \
+                 if the id is sent again, it is denied as too old, or executed as a new one"
             ),
             Self::Created { vm, machine, size, workload } => {
                 write!(f, "Created: {vm} on {machine} (size {size}, workload {workload})")
@@ -768,6 +831,49 @@ mod tests {
             "Snapshot damaged: bank is quarantined: it is short; put back an intact copy of the file, or restore a \
              portable snapshot of the service under another name (lifeboat data restore)"
         );
+    }
+
+    #[test]
+    fn events_of_calls_in_doubt_name_the_call_and_what_follows() {
+        let call = || NamedCall {
+            user: Name::new("ada").expect("a name"),
+            transaction: "p-1".into(),
+            index: 0,
+            method: "POST".into(),
+            target: "https://api.example.org".into(),
+        };
+        let service = || Name::new("post").expect("a name");
+        let named = "post: call 0 of transaction 'p-1' of ada, POST https://api.example.org";
+        let follows = [
+            (
+                Some(Retry::Ask),
+                "the id of the transaction is denied until an operator settles the call (lifeboat doubts, lifeboat data doubts)",
+            ),
+            (Some(Retry::Never), "the next attempt does not make it, and learns that it is in doubt"),
+            (
+                Some(Retry::Idempotent),
+                "the next attempt makes it again, under the same key, if the service may still call the address",
+            ),
+            (None, "no attempt follows, because the client gave no id"),
+        ];
+        for (retry, then) in follows {
+            let event =
+                Event::CallInDoubt { service: service(), call: call(), reason: DoubtReason::Interrupted, retry };
+            let expected = format!("Call in doubt: {named}: the host stopped before its outcome was recorded; {then}");
+            assert_eq!(event.to_string(), expected);
+        }
+        let by = Name::new("eve").expect("a name");
+        for (status, decided) in [(Some(202), "was answered with status 202"), (None, "was not made")] {
+            let event = Event::CallSettled { service: service(), call: call(), by: by.clone(), status };
+            assert_eq!(event.to_string(), format!("Call settled: {named}: eve decided that it {decided}"));
+        }
+        let event = Event::CallForgotten { service: service(), call: call() };
+        let json = serde_json::to_value(&event).expect("JSON");
+        assert_eq!(
+            (&json["event"], &json["user"], &json["index"]),
+            (&"call_forgotten".into(), &"ada".into(), &0.into())
+        );
+        assert!(event.to_string().starts_with(&format!("Call forgotten: {named}: it was in doubt, ")), "{event}");
     }
 
     #[test]

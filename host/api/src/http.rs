@@ -4,6 +4,7 @@
 //! the guest's input or output, byte for byte.
 
 use crate::access::{PASSWORD_CHARS_MAX, PASSWORD_CHARS_MIN};
+use crate::call::DoubtReason;
 use crate::name::{NAME_BYTES_MAX, NAME_PATTERN};
 use crate::text::Printable;
 use crate::transaction::ID_PATTERN;
@@ -199,7 +200,7 @@ pub struct Service {
 pub struct ServiceNetwork {
     /// The addresses that it may call. It calls no other.
     pub allow: Vec<AllowedTarget>,
-    /// Whether it repeats calls in doubt: `never`, `idempotent`.
+    /// What it does about calls in doubt: `ask`, `never`, `idempotent`.
     pub retry: String,
 }
 
@@ -239,6 +240,9 @@ pub struct Vm {
     pub journal_full: bool,
     /// The reason why the service is stopped, if its state could not be restored.
     pub stopped: Option<String>,
+    /// The calls in doubt.
+    #[serde(default)]
+    pub calls_in_doubt: usize,
     /// What its current transaction waits for. The rest is as it was before that transaction.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting: Option<Waiting>,
@@ -286,7 +290,7 @@ pub struct Deployment {
     /// are not public.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow_net: Option<String>,
-    /// Whether the service repeats calls in doubt: `never`, `idempotent`.
+    /// What the service does about calls in doubt: `ask`, `never`, `idempotent`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<String>,
 }
@@ -311,7 +315,7 @@ pub struct DropReply {
     pub dropped: usize,
 }
 
-/// A call to the network that a transaction made or did not make before its host stopped.
+/// A call to the network of which the next attempt of its transaction does not know the outcome.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Doubt {
     /// The user who sent the transaction.
@@ -328,6 +332,9 @@ pub struct Doubt {
     pub method: String,
     /// The address of its request: `https://api.example.org`.
     pub target: String,
+    /// Why its outcome is unknown: `interrupted`, it was made or not; `too_large`, it was made, and its response is not
+    /// kept.
+    pub reason: DoubtReason,
 }
 
 /// The calls in doubt of a service.
@@ -362,7 +369,7 @@ pub struct SettleRequest {
 #[serde(deny_unknown_fields)]
 pub struct SettledResponse {
     /// The status: `200`.
-    #[schemars(range(min = 100, max = 599))]
+    #[schemars(range(min = 200, max = 599))]
     pub status: u16,
     /// The body in Base64, of at most 16 KiB.
     #[serde(default)]

@@ -1,7 +1,8 @@
 //! Transactions and their four outcomes.
 
+use crate::call::DoubtReason;
 use crate::clock::{Timestamp, Utc};
-use crate::event::Triggered;
+use crate::event::{NamedCall, Triggered};
 use crate::id::{Sequence, VmId};
 use crate::meter::Resource;
 use crate::name::Name;
@@ -283,7 +284,10 @@ pub enum Cause {
         limit_bytes: u64,
     },
     /// The host stopped, or had no room, after the transaction had made calls to the network.
-    #[error("interrupted: the host could not end it; try again, and no call that it made is made twice")]
+    #[error(
+        "interrupted: the host could not end it; send it again: calls whose outcomes were recorded are not made again; an \
+         operator or the `retry` of the service settles those in doubt"
+    )]
     Interrupted,
 }
 
@@ -404,6 +408,20 @@ pub enum Denial {
         id: String,
         /// The transaction that used it.
         sequence: Sequence,
+    },
+    /// An earlier attempt made a call whose outcome is unknown, and an operator settles it.
+    #[error(
+        "id '{}' has call {} in doubt, {} {}: {reason}; an operator settles it with lifeboat doubts {service}, or lifeboat \
+         data doubts without a server; then send the id again",
+        Printable(&call.transaction), call.index, Printable(&call.method), Printable(&call.target)
+    )]
+    InDoubt {
+        /// The service.
+        service: Name,
+        /// The call.
+        call: Box<NamedCall>,
+        /// Why its outcome is unknown.
+        reason: DoubtReason,
     },
     /// The time in the id is not later than that of an id whose answer was forgotten: it may have been answered before.
     #[error(

@@ -103,6 +103,13 @@ impl ClientError {
         }
     }
 
+    /// Returns whether the transaction has not been answered yet, whatever happened to earlier attempts: it waits for an
+    /// operator.
+    #[must_use]
+    pub fn is_in_doubt(&self) -> bool {
+        matches!(self, Self::Problem { status: 409, code, .. } if code == "in_doubt")
+    }
+
     /// Returns whether the server is reachable but does not serve yet.
     #[must_use]
     pub fn is_starting(&self) -> bool {

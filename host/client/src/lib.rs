@@ -547,6 +547,7 @@ impl Client {
                     // A gateway has error codes of its own, and may have forwarded the request to a Lifeboat server.
                     Err(error)
                         if may_be_done
+                            && !error.is_in_doubt()
                             && !matches!(error, ClientError::Interrupted { .. } | ClientError::BadReply { .. }) =>
                     {
                         Err(ClientError::Interrupted { url: self.url().into(), reason: error.to_string(), may_be_done })

@@ -234,11 +234,14 @@ impl History {
     }
 
     /// Forgets answers beyond the deduplication window. Each call checks the age of one user's answers, and the next
-    /// call checks the next user's.
-    pub(crate) fn trim(&mut self, now: Moment) {
+    /// call checks the next user's. Returns whether it forgot some.
+    pub(crate) fn trim(&mut self, now: Moment) -> bool {
+        let mut has_forgotten = false;
         while let Some(number) = self.answers.trim(now) {
             self.log.release(number);
+            has_forgotten = true;
         }
+        has_forgotten
     }
 
     /// Forgets all answers beyond the deduplication window.

@@ -196,9 +196,9 @@ impl Host {
         self
     }
 
-    /// Returns the network of a service with these settings, or none if they allow no call.
+    /// Returns the network of a service with these settings.
     #[must_use]
-    pub fn network_of(&self, service: &Name, settings: &NetworkSettings) -> Option<ServiceNetwork> {
+    pub fn network_of(&self, service: &Name, settings: &NetworkSettings) -> ServiceNetwork {
         let credentials = self.credentials.get(service).cloned().unwrap_or_default();
         ServiceNetwork::new(&self.client, settings, credentials)
     }

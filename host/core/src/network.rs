@@ -1,13 +1,11 @@
 //! The network of a service: its settings, who makes its calls, and what is done about those in doubt.
 
 use futures::future::BoxFuture;
+pub use lifeboat_api::call::Retry;
 use lifeboat_api::call::{CallError, CallRequest};
-use lifeboat_api::text::{SHOWN_CHARS_MAX, shortened};
 pub use lifeboat_net::{AllowList, Allowed, Client, Roots, Secrets, Target};
 pub use lifeboat_net::{Called, Limits};
 use lifeboat_net::{Grant, Resolver, SystemResolver};
-use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 
 /// The share of what is left of a transaction's deadline that a call may take, in percent. The guest can then still say
@@ -60,41 +58,6 @@ impl CallMaker for GrantedCalls {
     }
 }
 
-/// What a service does about a call in doubt, when its transaction is attempted again.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Retry {
-    /// It does not make the call. The guest learns that it is in doubt.
-    #[default]
-    Never,
-    /// It makes the call again, under the same idempotency key.
-    Idempotent,
-}
-
-impl Retry {
-    const ALL: [Self; 2] = [Self::Never, Self::Idempotent];
-}
-
-impl fmt::Display for Retry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Never => "never",
-            Self::Idempotent => "idempotent",
-        })
-    }
-}
-
-impl FromStr for Retry {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL.into_iter().find(|retry| retry.to_string() == text).ok_or_else(|| {
-            let shown = shortened(text, SHOWN_CHARS_MAX);
-            format!("'{shown}' is not a mode of retries: write 'never' or 'idempotent'")
-        })
-    }
-}
-
 /// The settings of a service's network. The catalog stores them. The default allows no call.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct NetworkSettings {
@@ -120,26 +83,26 @@ pub fn system_client() -> Client {
     Client::new(resolver, Roots::system())
 }
 
-/// The network that a service may use.
-#[derive(Debug, Clone)]
+/// The network of a service. The default makes no call.
+#[derive(Debug, Clone, Default)]
 pub struct ServiceNetwork {
-    /// Makes its calls.
-    pub maker: Arc<dyn CallMaker>,
+    /// Makes its calls. None if the service may call nobody.
+    pub maker: Option<Arc<dyn CallMaker>>,
     /// What it does about calls in doubt.
     pub retry: Retry,
 }
 
 impl ServiceNetwork {
-    /// Returns the network of a service, or none if its settings allow no call.
+    /// Returns the network of a service with these settings.
     #[must_use]
-    pub fn new(client: &Client, settings: &NetworkSettings, credentials: ServiceCredentials) -> Option<Self> {
+    pub fn new(client: &Client, settings: &NetworkSettings, credentials: ServiceCredentials) -> Self {
         let NetworkSettings { allow, retry } = settings.clone();
         if allow.is_empty() {
-            return None;
+            return Self { maker: None, retry };
         }
         let ServiceCredentials { secrets, roots } = credentials;
         let maker = GrantedCalls::new(client.clone(), Grant { allow, secrets, roots });
-        Some(Self { maker: Arc::new(maker), retry })
+        Self { maker: Some(Arc::new(maker)), retry }
     }
 }
 
@@ -148,23 +111,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn retries_are_read_as_they_are_printed() {
-        for retry in Retry::ALL {
-            assert_eq!(retry.to_string().parse(), Ok(retry));
-            assert_eq!(serde_json::to_string(&retry).ok(), Some(format!("\"{retry}\"")));
-        }
-        let error = "always".parse::<Retry>().expect_err("another word");
-        assert_eq!(error, "'always' is not a mode of retries: write 'never' or 'idempotent'");
-    }
-
-    #[test]
-    fn a_service_that_may_call_nobody_has_no_network() {
+    fn a_service_without_an_allow_list_makes_no_calls() {
         let (client, target) = (system_client(), "https://api.example.org".parse::<Target>().expect("a target"));
         let retry = Retry::Idempotent;
         let none = NetworkSettings { retry, ..NetworkSettings::default() };
-        assert!(ServiceNetwork::new(&client, &none, ServiceCredentials::default()).is_none());
+        let network = ServiceNetwork::new(&client, &none, ServiceCredentials::default());
+        assert!(network.maker.is_none() && network.retry == retry, "{network:?}");
         let allow = AllowList::new(vec![target.into()]).expect("one");
         let network = ServiceNetwork::new(&client, &NetworkSettings { allow, retry }, ServiceCredentials::default());
-        assert_eq!(network.map(|network| network.retry), Some(retry));
+        assert!(network.maker.is_some() && network.retry == retry, "{network:?}");
     }
 }

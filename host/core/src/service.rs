@@ -42,7 +42,7 @@ mod turns;
 mod waits;
 
 pub use calls::NETWORK_CURES_IN_VAIN_MAX;
-pub use doubts::{DOUBTS_MAX, Doubt, SettleError, Settlement};
+pub use doubts::{DOUBTS_MAX, DOUBTS_PER_USER_MAX, Doubt, SettleError, Settlement};
 pub use gate::EVENTS_HELD_BYTES_MAX;
 pub(crate) use handle::ServiceHandle;
 pub use handle::{Ordered, Pending};
@@ -210,7 +210,7 @@ pub(crate) struct Service {
     failover: FailoverMode,
     epoch: Epoch,
     context: ServiceContext,
-    network: Option<ServiceNetwork>,
+    network: ServiceNetwork,
     /// The calls of the current transaction.
     book: Book,
     waits: Arc<WaitBoard>,
@@ -520,8 +520,8 @@ impl Service {
                 let doubts = self.doubts();
                 self.after_events(move |_| drop(done.send(doubts)));
             }
-            Message::Settle { user, id, index, settlement, done, .. } => {
-                let settled = self.settle_doubt(user.as_ref(), &id, index, settlement).await;
+            Message::Settle { by, user, id, index, settlement, done, .. } => {
+                let settled = self.settle_doubt(by, user.as_ref(), &id, index, settlement).await;
                 match settled {
                     Ok(()) => self.last_commit.then_or_held(|durable| drop(done.send(durable.map_err(Into::into)))),
                     Err(error) => drop(done.send(Err(error))),
@@ -540,7 +540,7 @@ impl Service {
         let Some(reply) = reply.reserve(&self.name) else { return };
         self.counters.request();
         self.triggered = None;
-        self.book = Book::default();
+        self.book.clear();
         let id = request.id.as_ref().filter(|_| request.kind == Kind::Transaction);
         let key = id.map(|id| IdKey::new(&caller.user, caller.incarnation, id));
         let admitted = match self.repetition(key.as_ref(), &caller, &request).await {
@@ -607,6 +607,7 @@ impl Service {
         if self.book.is_unused() || self.conditions.is_stopped() {
             return;
         }
+        self.vain_cures += u32::from(self.has_borrowed());
         let reply = Reply {
             id: work.id.clone(),
             sequence: work.sequence,
@@ -656,7 +657,8 @@ impl Service {
     /// Denies a request that cannot be executed, after an attempt to make room for it. Numbers any other request.
     async fn admit(&mut self, caller: Caller, key: Option<IdKey>, request: Request) -> Result<Work, Denial> {
         let Request { id, body, kind } = request;
-        if key.is_some() {
+        // The answer to an id that is retained takes the place of the earlier one.
+        if key.is_some_and(|key| self.history.answers().find(&key).is_none()) {
             self.make_room_for_id(&caller)?;
         }
         self.revive().await?;
@@ -673,7 +675,7 @@ impl Service {
             return Err(self.degraded_denial(format!("its tank is empty, and {reason}")));
         }
         if kind == Kind::Transaction {
-            let calls = if self.network.is_some() { CALLS_ROOM_BYTES } else { 0 };
+            let calls = if self.has_network() { CALLS_ROOM_BYTES } else { 0 };
             let room = (body.len() + lifeboat_api::transaction::REPLY_BYTES_MAX) as u64 + self.queries.bytes() + calls;
             // A shadow in progress may make the room, and should not be dropped for it.
             while self.history.check_room(room).is_err() && self.shadow.is_some() {
@@ -745,11 +747,13 @@ impl Service {
         let Rest { fuel, network: left } = rest;
         let Size { memory_bytes, disk_bytes, deadline, .. } = *size;
         let allowance = Allowance { fuel, memory_bytes, disk_bytes, inputs: Inputs::Live { deadline } };
-        let attempt = match (work.kind, self.network.clone()) {
-            (Kind::Query, _) => self.vm.instance.query(work.call(), allowance).await,
-            (Kind::Transaction, None) => self.vm.instance.execute(work.call(), allowance, Network::None).await,
-            (Kind::Transaction, Some(network)) => {
-                let executed = self.execute_with_network(work, allowance, network, size.network(), left).await;
+        let attempt = match work.kind {
+            Kind::Query => self.vm.instance.query(work.call(), allowance).await,
+            Kind::Transaction if !self.has_network() => {
+                self.vm.instance.execute(work.call(), allowance, Network::None).await
+            }
+            Kind::Transaction => {
+                let executed = self.execute_with_network(work, allowance, size.network(), left).await;
                 match executed {
                     Ok(attempt) => attempt,
                     Err(error) => {
@@ -774,14 +778,19 @@ impl Service {
         attempt
     }
 
+    /// Returns whether the current transaction may make calls, or an earlier attempt of its id did.
+    fn has_network(&self) -> bool {
+        self.network.maker.is_some() || !self.book.is_empty()
+    }
+
     /// Charges and journals the outcome of an attempt, and returns the reply.
     fn settle(&mut self, work: &Work, attempt: Attempt) -> Result<(Reply, Commit), Denial> {
-        let network = match (work.kind, &self.network) {
-            (Kind::Transaction, Some(_)) => Some(self.network_record(work, &attempt).map_err(|error| {
+        let network = match work.kind == Kind::Transaction && self.has_network() {
+            true => Some(self.network_record(work, &attempt).map_err(|error| {
                 let stopped = self.stop(format!("a call could not be journalled: {error}"));
                 stopped.denial(&self.name)
             })?),
-            _ => None,
+            false => None,
         };
         let Attempt { answer, fuel_used, .. } = attempt;
         self.clock.pass(work.timestamp);
@@ -848,11 +857,15 @@ impl Service {
             query_fuel_used: self.vm.take_unwritten_fuel(),
             network: network.map(Arc::new),
         };
+        let record = Arc::new(record);
         if let Some(network) = &record.network {
             self.vm.charge_network(network);
-            self.doubts.note(&record);
+            // An id that the host made up may be one that a client chose.
+            if record.is_id_kept {
+                self.doubts.note(&record);
+            }
         }
-        let (commit, answer_bytes) = match self.history.append(&Record::Transaction(Arc::new(record))) {
+        let (commit, answer_bytes) = match self.history.append(&Record::Transaction(Arc::clone(&record))) {
             Ok(appended) => appended,
             Err(error) => {
                 // The transaction was executed, but is not in the history. The guest must not continue from this state.
@@ -860,7 +873,9 @@ impl Service {
                 return Err(stopped.denial(&self.name));
             }
         };
-        self.book = Book::default();
+        self.last_commit = commit.clone();
+        self.report_new_doubts(&record);
+        self.book.clear();
         if work.key.is_some() || self.history.answers().users() > 0 {
             self.retain_answer(work, answer_bytes);
         }
@@ -1009,6 +1024,7 @@ impl Service {
             journal: self.conditions.journal(&self.vm.id, self.history.held_bytes()),
             stopped: self.conditions.stopped().map(str::to_owned),
             counts: self.counters.counts(),
+            doubts: self.doubts.count(),
             waiting: None,
         }
     }

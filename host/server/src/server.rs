@@ -50,6 +50,7 @@ use axum::Router;
 use axum::http::Method;
 use deploys::Deploys;
 use lifeboat_api::access::Grant;
+use lifeboat_api::call::Retry;
 use lifeboat_api::clock::{Clock, Timestamp};
 use lifeboat_api::http::{
     AllUsage, DiskListing, Doubts, DropReply, DropRequest, JSON_LINES, LogInReply, LogInRequest, NewPassword, NewUser,
@@ -349,8 +350,8 @@ fn router(shared: &Arc<Shared>) -> Router {
                 .parameter(
                     "query",
                     "retry",
-                    "whether the service repeats calls in doubt",
-                    json!({ "enum": ["never", "idempotent"] }),
+                    "what the service does about calls in doubt",
+                    json!({ "enum": Retry::ALL.map(|retry| retry.to_string()) }),
                 )
                 .parameter(
                     "query",

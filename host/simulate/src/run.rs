@@ -315,7 +315,7 @@ impl<'a> Stage<'a> {
                 Some(BuiltIn::Courier) => Some(Arc::new(start_webhook(&plan.name).await?)),
                 _ => None,
             };
-            spec.network = webhook.as_ref().map(|webhook| webhook.network());
+            spec.network = webhook.as_ref().map(|webhook| webhook.network()).unwrap_or_default();
             self.host.create_service(spec).await?;
             self.programs.push(program);
             self.secrets.push(secret);

@@ -78,7 +78,7 @@ impl Webhook {
 
     /// Returns the network of the service.
     pub(crate) fn network(&self) -> ServiceNetwork {
-        ServiceNetwork { maker: Arc::clone(&self.maker) as _, retry: Retry::Never }
+        ServiceNetwork { maker: Some(Arc::clone(&self.maker) as _), retry: Retry::Never }
     }
 
     /// Returns how many requests there were for each parcel.

@@ -1,9 +1,10 @@
 ;; Posts the id of a transaction to a server, and counts the posts that were answered.
 ;;
-;; The body of a transaction is a digit and host and port: `2127.0.0.1:8080` makes two calls at once over HTTP. The answer
-;; is the status of the last one, or refuses with the text of `internal-error`, or with `code` and the number of another
-;; error. A `!` after the digit traps at the end. A `~` burns fuel at the end, as much as a count of 100,000. A `^` grows
-;; the memory by 12.5 MiB at the end. A query answers the count.
+;; The body of a transaction is a digit and host and port: `2127.0.0.1:8080` makes two calls at once over HTTP, and `0`
+;; makes none and answers 0. The answer is the status of the last one, or refuses with the text of `internal-error`, or
+;; with `code` and the number of another error. A `!` after the digit traps at the end. A `~` burns fuel at the end, as
+;; much as a count of 100,000. A `^` grows the memory by 12.5 MiB at the end. A `=` never ends. With a `#` the post of a
+;; transaction with an odd sequence number lacks the last byte. A query answers the count.
 ;;
 ;; WASI 0.2 is imported by its canonical names: tests make it a component of a world with `wasi:http`.
 (module
@@ -115,35 +116,43 @@
     (call $answer-as (i32.const 1) (i32.const 128) (i32.add (i32.const 5) (i32.sub (i32.const 96) (local.get $digit)))))
 
   (func (export "lifeboat:vm/workload@0.1.0#execute")
-    (param $id i32) (param $id-length i32) (param i32 i32 i64 i64) (param $body i32) (param $length i32) (result i32)
+    (param $id i32) (param $id-length i32) (param i32 i32) (param $sequence i64) (param i64) (param $body i32) (param $length i32) (result i32)
     (local $calls i32) (local $at i32) (local $status i32) (local $mark i32) (local $left i32)
     (local.set $calls (i32.sub (i32.load8_u (local.get $body)) (i32.const 48)))
     (local.set $mark (i32.load8_u offset=1 (local.get $body)))
     (local.set $body (i32.add (local.get $body) (i32.const 1)))
     (local.set $length (i32.sub (local.get $length) (i32.const 1)))
+    ;; A host begins with a digit.
     (if (i32.or
-          (i32.eq (local.get $mark) (i32.const 94))
-          (i32.or (i32.eq (local.get $mark) (i32.const 33)) (i32.eq (local.get $mark) (i32.const 126))))
+          (i32.lt_u (local.get $mark) (i32.const 48))
+          (i32.or (i32.eq (local.get $mark) (i32.const 61)) (i32.ge_u (local.get $mark) (i32.const 94))))
       (then
         (local.set $body (i32.add (local.get $body) (i32.const 1)))
         (local.set $length (i32.sub (local.get $length) (i32.const 1)))))
-    (loop $more
-      (i32.store offset=256 (i32.mul (local.get $at) (i32.const 4))
-        (call $post (local.get $id) (local.get $id-length) (local.get $body) (local.get $length)))
-      (if (i32.eqz (i32.load offset=256 (i32.mul (local.get $at) (i32.const 4))))
-        (then (i32.store8 (i32.const 536) (i32.load8_u (i32.const 520))) (return (call $refuse))))
-      (local.set $at (i32.add (local.get $at) (i32.const 1)))
-      (br_if $more (i32.lt_u (local.get $at) (local.get $calls))))
-    (local.set $at (i32.const 0))
-    (loop $more
-      (call $wait (i32.load offset=256 (i32.mul (local.get $at) (i32.const 4))))
-      (if (i32.load8_u (i32.const 528)) (then (return (call $refuse))))
-      (local.set $status (call $status (i32.load (i32.const 536))))
-      (call $drop-response (i32.load (i32.const 536)))
-      (local.set $at (i32.add (local.get $at) (i32.const 1)))
-      (br_if $more (i32.lt_u (local.get $at) (local.get $calls))))
+    (if (i32.eq (local.get $mark) (i32.const 35))
+      (then
+        (local.set $id-length
+          (i32.sub (local.get $id-length) (i32.and (i32.wrap_i64 (local.get $sequence)) (i32.const 1))))))
+    (block $calls-made
+      (br_if $calls-made (i32.eqz (local.get $calls)))
+      (loop $more
+        (i32.store offset=256 (i32.mul (local.get $at) (i32.const 4))
+          (call $post (local.get $id) (local.get $id-length) (local.get $body) (local.get $length)))
+        (if (i32.eqz (i32.load offset=256 (i32.mul (local.get $at) (i32.const 4))))
+          (then (i32.store8 (i32.const 536) (i32.load8_u (i32.const 520))) (return (call $refuse))))
+        (local.set $at (i32.add (local.get $at) (i32.const 1)))
+        (br_if $more (i32.lt_u (local.get $at) (local.get $calls))))
+      (local.set $at (i32.const 0))
+      (loop $more
+        (call $wait (i32.load offset=256 (i32.mul (local.get $at) (i32.const 4))))
+        (if (i32.load8_u (i32.const 528)) (then (return (call $refuse))))
+        (local.set $status (call $status (i32.load (i32.const 536))))
+        (call $drop-response (i32.load (i32.const 536)))
+        (local.set $at (i32.add (local.get $at) (i32.const 1)))
+        (br_if $more (i32.lt_u (local.get $at) (local.get $calls)))))
     (if (i32.eq (local.get $mark) (i32.const 33)) (then unreachable))
     (if (i32.eq (local.get $mark) (i32.const 94)) (then (drop (memory.grow (i32.const 200)))))
+    (if (i32.eq (local.get $mark) (i32.const 61)) (then (loop $forever (br $forever))))
     (if (i32.eq (local.get $mark) (i32.const 126))
       (then
         (local.set $left (i32.const 100000))

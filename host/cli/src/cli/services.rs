@@ -101,12 +101,16 @@ fn conditions(service: &Service) -> String {
         vm.journal_filling.as_ref().map(|text| format!("{condition}: {text}"))
     });
     let waiting = vm.and_then(|vm| vm.waiting.as_ref()).map(ToString::to_string);
+    let doubts = vm
+        .filter(|vm| vm.calls_in_doubt > 0)
+        .map(|vm| format!("calls in doubt: {}; lifeboat doubts {} lists them", vm.calls_in_doubt, service.name));
     let of_state = if service.state == ServiceState::Quarantined { "quarantined: " } else { "" };
     let conditions = [
         (of_state, &service.reason),
         ("degraded: ", vm.map_or(&None, |vm| &vm.degraded)),
         ("unmovable: ", vm.map_or(&None, |vm| &vm.unmovable)),
         ("", &journal),
+        ("", &doubts),
         ("", &waiting),
     ];
     let mut text = String::new();

@@ -1542,7 +1542,7 @@ fn a_network_that_no_host_writes_is_refused() {
     let network = with(vec![("https://*.example.org", false), ("http://db:5432", true)], 1).map(|it| it.network);
     assert_eq!(network, Ok(super::tests::network(10)));
     for wrong in
-        [with(vec![("db", false)], 0), with(vec![("http://db", false); 65], 0), with(vec![("http://db", false)], 2)]
+        [with(vec![("db", false)], 0), with(vec![("http://db", false); 65], 0), with(vec![("http://db", false)], 3)]
     {
         assert!(matches!(wrong, Err(EntryError::Unreadable(_))), "{wrong:?}");
     }

@@ -10,7 +10,7 @@ use crate::journal::answer::AnswerPlace;
 use crate::journal::durable::FoundAnswer;
 use crate::journal::record::{self, AnswerCheck};
 use crate::journal::{CallIntent, CallOutcome, NetworkRecord, Record, RelocatedAnswer, TailEntry, TransactionRecord};
-use crate::service::doubts;
+use crate::service::doubts::{self, Doubt};
 use crate::snapshot_file::{self, Checked, ResumePoint, SECTION_FORGOTTEN, SnapshotHeader};
 use lifeboat_api::call::{CallRecord, NEVER_SEEN};
 use lifeboat_api::clock::Timestamp;
@@ -166,10 +166,13 @@ impl FoundSnapshot {
 pub struct Interrupted {
     /// Its sequence number.
     pub sequence: Sequence,
-    /// The first of its intents, which names the transaction. None if all of its calls were made by earlier attempts.
+    /// The first of its intents, which names the transaction. None if it made no call itself.
     pub intent: Option<Arc<CallIntent>>,
-    /// Its calls, in order. Those without a result are in doubt.
-    pub calls: Vec<CallRecord>,
+    /// The calls that it made, by their index. Those without a result are in doubt.
+    pub made: BTreeMap<u32, CallRecord>,
+    /// The last outcomes of the calls that it did not make: its host refused them, or an earlier attempt made them. An
+    /// earlier transaction may have had the same sequence number, if it left nothing but these.
+    told: BTreeMap<u32, CallRecord>,
     /// The calls that are charged, and their bytes.
     pub charged: NetworkAmount,
 }
@@ -179,25 +182,22 @@ impl Interrupted {
         self.intent.get_or_insert_with(|| Arc::clone(intent));
         let CallIntent { index, hash, method, target, bytes, .. } = (**intent).clone();
         // A snapshot within the transaction repeats what is known of its calls.
-        if self.calls.iter().any(|call| call.index == index && call.hash == hash) {
+        if self.made.contains_key(&index) {
             return;
         }
-        self.calls.retain(|call| call.index != index);
-        self.calls.push(CallRecord { index, hash, method, target, seen: NEVER_SEEN, result: None });
+        self.made.insert(index, CallRecord { index, hash, method, target, seen: NEVER_SEEN, result: None });
         self.charged.calls += 1;
         self.charged.bytes = self.charged.bytes.saturating_add(bytes);
     }
 
     fn conclude(&mut self, outcome: &CallOutcome) {
-        let known = self.calls.iter_mut().find(|call| call.index == outcome.call.index);
-        if known.as_ref().is_some_and(|call| call.hash == outcome.call.hash && call.result.is_some()) {
-            return;
-        }
-        self.charged.bytes = self.charged.bytes.saturating_add(outcome.bytes);
-        match known {
-            Some(call) => *call = outcome.call.clone(),
-            // It was denied, or an earlier attempt made it.
-            None => self.calls.push(outcome.call.clone()),
+        match self.made.get_mut(&outcome.call.index).filter(|made| made.hash == outcome.call.hash) {
+            Some(made) if made.result.is_some() => {}
+            Some(made) => {
+                *made = outcome.call.clone();
+                self.charged.bytes = self.charged.bytes.saturating_add(outcome.bytes);
+            }
+            None => drop(self.told.insert(outcome.call.index, outcome.call.clone())),
         }
     }
 
@@ -206,7 +206,9 @@ impl Interrupted {
         let Some(network) = &transaction.network else { return };
         let mut calls = network.calls.to_vec();
         for call in &mut calls {
-            let known = self.calls.iter().find(|known| known.index == call.index);
+            let is_same = |known: &&CallRecord| known.hash == call.hash;
+            let made = self.made.get(&call.index).filter(is_same);
+            let known = made.or_else(|| self.told.get(&call.index).filter(is_same));
             call.result = call.result.take().or_else(|| known.and_then(|known| known.result.clone()));
         }
         let network = Arc::new(NetworkRecord { calls: calls.into(), ..(**network).clone() });
@@ -518,6 +520,31 @@ impl FoundService {
         resume_point
     }
 
+    /// Returns the calls in doubt that the journal has, in the order of their transactions. A host forgets those that
+    /// are beyond the deduplication window.
+    #[must_use]
+    pub fn doubts(&self) -> Vec<Doubt> {
+        let interrupted = self.interrupted.as_ref().and_then(|it| Some((it, it.intent.as_ref()?)));
+        let interrupted = interrupted.filter(|(_, intent)| intent.is_id_kept);
+        let is_replaced = |record: &TransactionRecord, doubt: &Doubt| {
+            interrupted.is_some_and(|(it, intent)| {
+                let same =
+                    (&intent.user, intent.incarnation, &intent.id) == (&record.user, record.incarnation, &record.id);
+                same && it.made.contains_key(&doubt.index)
+            })
+        };
+        let mut all = Vec::new();
+        for record in &self.doubts {
+            all.extend(doubts::calls_of(record).into_iter().filter(|doubt| !is_replaced(record, doubt)));
+        }
+        if let Some((it, intent)) = interrupted {
+            let of = (&intent.user, &*intent.id);
+            all.extend(it.made.values().filter_map(|call| Doubt::of(of, it.sequence, intent.timestamp, call)));
+        }
+        all.sort_by_key(|doubt| (doubt.sequence, doubt.index));
+        all
+    }
+
     /// Returns the last known transaction, from the records or from a snapshot.
     #[must_use]
     pub fn last_transaction(&self) -> Sequence {
@@ -665,4 +692,96 @@ pub fn findings(contents: &Contents) -> Vec<Event> {
     let orphans = contents.orphans.iter();
     events.extend(orphans.map(|it| Event::Quarantined { service: it.name.clone(), reason: it.reason() }));
     events
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lifeboat_api::call::{CallError, CallResponse, CallResult, RequestHash};
+    use lifeboat_api::transaction::{Answer, ReplyHash};
+    use std::time::Duration;
+
+    fn intent(index: u32, hash: u8) -> Arc<CallIntent> {
+        Arc::new(CallIntent {
+            sequence: Sequence(7),
+            id: "p".into(),
+            is_id_kept: true,
+            user: Name::new("ada").expect("a name"),
+            incarnation: 0,
+            timestamp: Timestamp(1),
+            body_hash: ReplyHash::of_body(b""),
+            index,
+            hash: RequestHash([hash; 16]),
+            method: "POST".into(),
+            target: "http://a".into(),
+            bytes: 10,
+        })
+    }
+
+    fn outcome(index: u32, hash: u8, result: CallResult, bytes: u64) -> CallOutcome {
+        let CallIntent { method, target, .. } = (*intent(index, hash)).clone();
+        let hash = RequestHash([hash; 16]);
+        let call = CallRecord { index, hash, method, target, seen: Timestamp(2), result: Some(result) };
+        CallOutcome { sequence: Sequence(7), call, took: Duration::ZERO, bytes }
+    }
+
+    fn response(status: u16) -> CallResult {
+        Ok(Arc::new(CallResponse { status, headers: Vec::new(), body: "".into(), trailers: Vec::new() }))
+    }
+
+    fn refusal() -> CallResult {
+        Err(CallError::Limit { reason: "too many".into() })
+    }
+
+    /// Returns what a replay of a kept transaction with this call gets.
+    fn replayed(interrupted: &Interrupted, index: u32, hash: u8) -> Option<CallResult> {
+        let call = CallRecord { result: None, ..outcome(index, hash, refusal(), 0).call };
+        let CallIntent { id, user, body_hash, .. } = (*intent(index, hash)).clone();
+        let mut transaction = Arc::new(TransactionRecord {
+            sequence: Sequence(7),
+            id,
+            is_id_kept: true,
+            user,
+            incarnation: 0,
+            timestamp: Timestamp(1),
+            epoch: Epoch::default(),
+            body: bytes::Bytes::new(),
+            body_hash,
+            answer: Answer::Ok(bytes::Bytes::new()),
+            fuel_used: 0,
+            query_fuel_used: 0,
+            network: Some(Arc::new(NetworkRecord { charged: NetworkAmount::default(), calls: [call].into() })),
+        });
+        interrupted.complete(&mut transaction);
+        transaction.network.as_ref().and_then(|network| network.calls[0].result.clone())
+    }
+
+    #[test]
+    fn a_call_that_is_made_after_it_was_refused_has_its_own_outcome() {
+        // A transaction that made no call leaves its number to the next one.
+        let mut interrupted = Interrupted::default();
+        interrupted.conclude(&outcome(0, 1, refusal(), 0));
+        assert!(interrupted.intent.is_none() && interrupted.made.is_empty());
+        interrupted.intend(&intent(0, 1));
+        assert!(interrupted.made[&0].doubt().is_some(), "it is in doubt until its outcome is there");
+        interrupted.conclude(&outcome(0, 1, response(200), 5));
+        assert_eq!(replayed(&interrupted, 0, 1), Some(response(200)));
+        assert_eq!(interrupted.charged, NetworkAmount { calls: 1, bytes: 15 });
+        // A snapshot within the transaction repeats both.
+        interrupted.intend(&intent(0, 1));
+        interrupted.conclude(&outcome(0, 1, response(200), 5));
+        assert_eq!(interrupted.charged, NetworkAmount { calls: 1, bytes: 15 });
+    }
+
+    #[test]
+    fn another_request_that_was_refused_leaves_the_call_that_was_made() {
+        let mut interrupted = Interrupted::default();
+        interrupted.intend(&intent(0, 1));
+        interrupted.conclude(&outcome(0, 1, response(200), 5));
+        interrupted.conclude(&outcome(0, 2, refusal(), 0));
+        assert_eq!(interrupted.made[&0].result, Some(response(200)));
+        // The attempt that was kept made the other one.
+        assert_eq!(replayed(&interrupted, 0, 2), Some(refusal()));
+        assert_eq!(replayed(&interrupted, 0, 3), None);
+    }
 }

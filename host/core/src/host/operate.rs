@@ -117,7 +117,7 @@ impl Host {
         index: u32,
         settlement: Settlement,
     ) -> Result<Result<(), SettleError>, Denial> {
-        self.enter(by, service, Grant::Operate)?.settle(user, id, index, settlement).await
+        self.enter(by, service, Grant::Operate)?.settle(by.user.clone(), user, id, index, settlement).await
     }
 
     /// Ends a durable service with a snapshot, after all earlier requests to it, and releases its VM and slot. The

@@ -39,6 +39,7 @@ impl Collector for Exposition {
         self.encode_counters(&mut families)?;
         self.encode_meters(&mut families)?;
         self.encode_conditions(&mut families)?;
+        self.encode_doubts(&mut families)?;
         self.encode_counts(&mut families)?;
         self.encode_journal(&mut families)?;
         self.encode_host(&mut families)
@@ -147,6 +148,15 @@ impl Exposition {
             running
                 .chain(idle)
                 .map(|(name, condition, is_so)| ([named(name), ("condition", condition.to_owned())], u64::from(is_so))),
+        )
+    }
+
+    fn encode_doubts(&self, families: &mut Families) -> fmt::Result {
+        families.gauges(
+            "calls_in_doubt",
+            None,
+            "Calls to the network whose outcome is unknown to the next attempt of their transaction",
+            self.scrape.statuses.iter().map(|(name, status)| ([named(name)], status.doubts as u64)),
         )
     }
 

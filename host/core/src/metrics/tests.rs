@@ -68,6 +68,7 @@ fn status(service: &str) -> Status {
         }),
         stopped: None,
         counts: Counts { snapshots: 3, fuel_rolled_back: 7, ..Counts::default() },
+        doubts: 2,
         waiting: None,
     }
 }
@@ -153,6 +154,7 @@ fn events_and_answers_are_counted_for_their_service() {
             r#"lifeboat_service_condition{service="bank",condition="stopped"} 0"#,
             r#"lifeboat_service_condition{service="bank",condition="journal_filling"} 1"#,
             r#"lifeboat_service_condition{service="bank",condition="journal_full"} 0"#,
+            r#"lifeboat_calls_in_doubt{service="bank"} 2"#,
             r#"lifeboat_snapshots_total{service="bank"} 3"#,
             r#"lifeboat_burnt_fuel_total{service="bank",purpose="rolled_back"} 7"#,
         ],
@@ -235,7 +237,7 @@ fn every_family_is_described_once() {
 #[test]
 fn every_family_ends_with_its_unit() {
     /// Families that count what their name says, and families whose unit is a label.
-    const WITHOUT_UNIT: [&str; 15] = [
+    const WITHOUT_UNIT: [&str; 16] = [
         "build",
         "transactions",
         "sla_failures",
@@ -244,6 +246,7 @@ fn every_family_ends_with_its_unit() {
         "resource_limit",
         "queue_length",
         "service_condition",
+        "calls_in_doubt",
         "snapshots",
         "rollbacks",
         "log_lines_dropped",

@@ -10,7 +10,7 @@
 //! first one. The service waits until all calls have ended before it journals the transaction, so no outcome comes after
 //! that record. A call takes at most [`CALL_DEADLINE_PERCENT`] of what is left of the deadline, so this wait is short.
 
-use super::doubts::DOUBTS_MAX;
+use super::doubts::{DOUBTS_MAX, DOUBTS_PER_USER_MAX};
 use super::spec::Status;
 use super::waits::WaitBoard;
 use super::{Service, Work};
@@ -19,9 +19,10 @@ use crate::journal::{CallIntent, CallOutcome, Commit, JournalError, NetworkRecor
 use crate::network::{
     CALL_DEADLINE_PERCENT, CALLS_KEPT_BYTES_MAX, CALLS_PER_SERVICE_MAX, Called, Limits, Retry, ServiceNetwork,
 };
+use crate::vm::Rest;
 use lifeboat_api::call::{CALL_BYTES_PER_TRANSACTION_MAX, CallError, CallRecord, CallResult, NEVER_SEEN};
 use lifeboat_api::meter::NetworkAmount;
-use lifeboat_api::size::Bytes as ByteCount;
+use lifeboat_api::size::{Bytes as ByteCount, BytesBeside, Size};
 use lifeboat_api::transaction::{Answer, Cause, ReplyHash};
 use lifeboat_vm::instance::Attempt;
 use lifeboat_vm::network::{Landing, LiveNetwork, Network, Timeline, Wish};
@@ -31,7 +32,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinSet};
 
 /// The room that a transaction with a network needs in the journal beside its own record, in bytes.
 pub(super) const CALLS_ROOM_BYTES: u64 = CALL_BYTES_PER_TRANSACTION_MAX + 1024 * 1024;
@@ -56,22 +57,34 @@ pub(super) struct Book {
     intents: BTreeMap<u32, Arc<CallIntent>>,
     /// The outcomes in records of this transaction.
     outcomes: BTreeMap<u32, Arc<CallOutcome>>,
+    /// The calls in doubt that may be made again. Another request in the place of one is in doubt.
+    repeatable: BTreeMap<u32, CallRecord>,
     /// What this transaction is charged.
     charged: NetworkAmount,
+    /// The bytes that its calls received.
+    received_bytes: u64,
 }
 
 impl Book {
     /// Begins a transaction whose id was tried before, with these calls.
     pub(super) fn of_earlier(network: &NetworkRecord, retry: Retry) -> Self {
-        let is_usable = |call: &&CallRecord| call.result.is_some() || retry == Retry::Never;
-        let known = network.calls.iter().filter(is_usable).map(|call| (call.index, call.clone())).collect();
-        Self { known, ..Self::default() }
+        let is_repeatable = |call: &CallRecord| call.doubt().is_some() && retry == Retry::Idempotent;
+        let calls = network.calls.iter().map(|call| (call.index, call.clone()));
+        let (repeatable, known) = calls.partition(|(_, call)| is_repeatable(call));
+        Self { known, repeatable, ..Self::default() }
     }
 
     /// Adds the calls of an attempt that the end of its host interrupted.
-    pub(super) fn add(&mut self, calls: Vec<CallRecord>, charged: NetworkAmount) {
-        self.known.extend(calls.into_iter().map(|call| (call.index, call)));
+    pub(super) fn add(&mut self, calls: BTreeMap<u32, CallRecord>, charged: NetworkAmount) {
+        self.known.extend(calls);
         self.charged = charged;
+    }
+
+    /// Forgets the transaction. It costs next to nothing for one without calls.
+    pub(super) fn clear(&mut self) {
+        if !self.is_empty() || !self.outcomes.is_empty() {
+            *self = Self::default();
+        }
     }
 
     /// Returns what the transaction is charged so far.
@@ -79,26 +92,35 @@ impl Book {
         self.charged
     }
 
+    /// Returns whether neither this transaction nor an earlier attempt of its id has made a call.
+    pub(super) fn is_empty(&self) -> bool {
+        self.known.is_empty() && self.repeatable.is_empty()
+    }
+
     /// Returns whether the transaction has made no call.
     pub(super) fn is_unused(&self) -> bool {
         self.intents.is_empty()
     }
 
-    /// Returns the calls whose outcome is unknown.
-    pub(super) fn in_doubt(&self) -> impl Iterator<Item = &CallRecord> {
-        self.known.values().filter(|call| call.result.is_none())
+    /// Returns whether the outcome of a call was known to this transaction, or would be if it had been recorded.
+    pub(super) fn has_made_or_knows(&self, index: u32) -> bool {
+        self.intents.contains_key(&index) || self.known.get(&index).is_some_and(|call| call.result.is_some())
     }
 
     /// Returns what the record of a failed transaction says: what a later attempt of its id needs.
     pub(super) fn of_failed(&self) -> NetworkRecord {
         let mut bytes = 0;
-        let calls = self.known.values().map(|call| {
+        // A call in doubt that was not made again stays in doubt.
+        let mut all = self.repeatable.clone();
+        all.extend(self.known.clone());
+        let calls = all.into_values().map(|call| {
             bytes += call.bytes();
             match bytes <= CALLS_KEPT_BYTES_MAX {
-                true => call.clone(),
+                true => call,
                 false => {
                     bytes -= call.bytes();
-                    CallRecord { result: None, ..call.clone() }
+                    // Its `seen` says that it has an outcome.
+                    CallRecord { result: None, ..call }
                 }
             }
         });
@@ -143,16 +165,16 @@ struct LiveCalls<'a> {
     timeline: Arc<Timeline>,
     /// When the transaction's deadline passes.
     deadline: Instant,
-    /// Whether too many transactions have calls in doubt.
+    /// Whether too many transactions of the user or of the service have calls in doubt.
     has_many_doubts: bool,
     /// What others see while the service waits, and its status before this transaction.
     waits: &'a WaitBoard,
     status: Status,
     waiting: VecDeque<Wish>,
     in_flight: BTreeMap<u32, InFlight>,
-    /// The bytes that the calls of this attempt received.
-    received_bytes: u64,
-    tasks: JoinSet<(u32, Result<Called, JournalError>)>,
+    tasks: JoinSet<Result<Called, JournalError>>,
+    /// The index of the call that each task makes.
+    calls_of_tasks: BTreeMap<task::Id, u32>,
 }
 
 impl Drop for LiveCalls<'_> {
@@ -186,16 +208,28 @@ impl LiveCalls<'_> {
         let bytes = request.bytes();
         let Some(io) = self.io.clone() else {
             let reason = "the host was set up outside of a runtime, and can make no calls".into();
-            return self.land(begun, Err(CallError::Internal { reason }), Duration::ZERO, 0);
+            return self.refuse(begun, CallError::Internal { reason });
         };
-        if let Err(error) = self.network.maker.check(&request) {
-            return self.land(begun, Err(error), Duration::ZERO, 0);
+        let permitted = match &self.network.maker {
+            Some(maker) => maker.check(&request).map(|()| Arc::clone(maker)),
+            None => Err(CallError::Denied { target: request.target() }),
+        };
+        let maker = match permitted {
+            Ok(maker) => maker,
+            Err(error) => return self.refuse(begun, error),
+        };
+        let repeated = self.book.repeatable.get(&index).map(|known| known.hash);
+        if repeated.is_some_and(|hash| hash != begun.call.hash) {
+            let reason = "the request is another one; make the same requests in each attempt".into();
+            return self.refuse(begun, CallError::InvalidRequest { reason });
         }
-        if self.has_many_doubts {
+        if self.has_many_doubts && repeated.is_none() {
             let reason = format!(
-                "{DOUBTS_MAX} transactions of the service have calls in doubt; settle them with lifeboat doubts first"
+                "{DOUBTS_PER_USER_MAX} transactions of user '{}' or {DOUBTS_MAX} of service '{}' have calls in doubt; \
+                 settle them with lifeboat doubts first",
+                self.work.user, self.status.vm.service
             );
-            return self.land(begun, Err(CallError::Limit { reason }), Duration::ZERO, 0);
+            return self.refuse(begun, CallError::Limit { reason });
         }
         let used = self.book.charged.plus(NetworkAmount { calls: 1, bytes });
         let fits = |allowance: NetworkAmount| used.calls <= allowance.calls && used.bytes <= allowance.bytes;
@@ -206,11 +240,21 @@ impl LiveCalls<'_> {
                 return Err(Ended::Exhausted(Cause::Network { limit_calls, limit_bytes }));
             }
             let max = ByteCount(limit_bytes);
+            let call = format!("call {index}, {} {}", begun.call.method, begun.call.target);
             let reason = match is_curable {
-                true => format!("transactions that failed have used up the allowance of {limit_calls} calls and {max}"),
-                false => format!("a full allowance is {limit_calls} calls and {max}; choose a larger size"),
+                true => format!(
+                    "{call}: transactions that failed have used up the allowance of {limit_calls} calls and {max}"
+                ),
+                false => {
+                    let (calls, bytes) = (used.calls, BytesBeside { bytes: used.bytes, bound: limit_bytes });
+                    format!(
+                        "{call}: the transaction would have {calls} calls and {bytes}, a full allowance is {limit_calls} \
+                         calls and {max}; call less in one transaction, or deploy the workload as a new service of a \
+                         larger size"
+                    )
+                }
             };
-            return self.land(begun, Err(CallError::Limit { reason }), Duration::ZERO, 0);
+            return self.refuse(begun, CallError::Limit { reason });
         }
         let work = self.work;
         let intent = CallIntent {
@@ -246,7 +290,7 @@ impl LiveCalls<'_> {
             between_bytes: limit(timeouts.between_bytes),
             whole,
         };
-        let (maker, key) = (Arc::clone(&self.network.maker), idempotency_key(self.secret, work, index));
+        let key = idempotency_key(self.secret, work, index);
         let make = async move {
             let began = Instant::now();
             let called = match tokio::time::timeout(whole, commit.durable()).await {
@@ -254,29 +298,44 @@ impl LiveCalls<'_> {
                     let limits = Limits { whole: whole.saturating_sub(began.elapsed()), ..limits };
                     maker.call(request, key, limits).await
                 }
-                Ok(Err(error)) => return (index, Err(error)),
+                Ok(Err(error)) => return Err(error),
                 Err(_) => {
                     let reason = "the journal did not take the intent in time, so the call was not made".into();
                     not_made(CallError::Limit { reason })
                 }
             };
-            (index, Ok(called))
+            Ok(called)
         };
-        self.tasks.spawn_on(make, &io);
+        let task = self.tasks.spawn_on(make, &io);
+        self.calls_of_tasks.insert(task.id(), index);
         Ok(())
+    }
+
+    /// Answers a call that is not made. One that an earlier attempt may have made stays in doubt.
+    fn refuse(&mut self, begun: InFlight, error: CallError) -> Result<(), Ended> {
+        let error = match self.book.repeatable.get(&begun.call.index) {
+            Some(CallRecord { index, method, target, .. }) => CallError::InDoubt {
+                reason: format!(
+                    "call {index} of an earlier attempt, {method} {target}, may or may not have arrived, and it cannot be \
+                     made again now: {error}"
+                ),
+            },
+            None => error,
+        };
+        self.land(begun, Err(error), Duration::ZERO, 0)
     }
 
     /// Waits for the next call that ends. Dropping the future changes nothing.
     async fn next(&mut self) -> Option<(u32, Result<Called, JournalError>)> {
-        match self.tasks.join_next().await? {
-            Ok(ended) => Some(ended),
-            // A task ends without a result only if it panicked, or with its runtime.
+        let (task, called) = match self.tasks.join_next_with_id().await? {
+            Ok((task, called)) => (task, called),
+            // A task ends without a result only if it panicked, or with its runtime. The call may have been made.
             Err(error) => {
-                let index = *self.in_flight.keys().next()?;
                 let reason = format!("the host's client failed: {error}");
-                Some((index, Ok(not_made(CallError::Internal { reason }))))
+                (error.id(), Ok(not_made(CallError::Internal { reason })))
             }
-        }
+        };
+        Some((self.calls_of_tasks.remove(&task)?, called))
     }
 
     async fn conclude(&mut self, index: u32, called: Result<Called, JournalError>) -> Result<(), Ended> {
@@ -290,11 +349,17 @@ impl LiveCalls<'_> {
         // be one for services that wait for this one.
         let _ = tokio::time::timeout(OUTCOME_ROOM_MAX, self.history.reserve_outcome(bytes_in)).await;
         self.book.charged.bytes = self.book.charged.bytes.saturating_add(bytes_in);
-        self.received_bytes = self.received_bytes.saturating_add(bytes_in);
+        self.book.received_bytes = self.book.received_bytes.saturating_add(bytes_in);
         let result = match result {
-            Ok(_) if self.received_bytes > CALL_BYTES_PER_TRANSACTION_MAX => {
-                let max = ByteCount(CALL_BYTES_PER_TRANSACTION_MAX);
-                let reason = format!("the calls of a transaction may receive {max}; the response is dropped");
+            Ok(_) if self.book.received_bytes > CALL_BYTES_PER_TRANSACTION_MAX => {
+                let max = CALL_BYTES_PER_TRANSACTION_MAX;
+                let received = BytesBeside { bytes: self.book.received_bytes, bound: max };
+                let CallRecord { method, target, .. } = &begun.call;
+                let reason = format!(
+                    "call {index}, {method} {target}: its response is dropped, since the calls of the transaction have \
+                     received {received}, and may receive {}; ask for less in one transaction",
+                    ByteCount(max)
+                );
                 Err(CallError::Limit { reason })
             }
             result => result.map(Arc::new),
@@ -334,7 +399,12 @@ fn idempotency_key(secret: &[u8; 32], work: &Work, index: u32) -> String {
     for part in [&b"lifeboat call"[..], work.user.as_bytes(), &work.incarnation.to_le_bytes(), work.id.as_bytes()] {
         hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
     }
-    let hash = hasher.update(&index.to_le_bytes()).finalize();
+    hasher.update(&index.to_le_bytes());
+    if work.key.is_none() {
+        // A client may choose an id that the host makes up for another transaction.
+        hasher.update(b"made up");
+    }
+    let hash = hasher.finalize();
     hash.to_hex()[..32].to_owned()
 }
 
@@ -347,7 +417,6 @@ impl Service {
         &mut self,
         work: &Work,
         allowance: Allowance,
-        network: ServiceNetwork,
         full: NetworkAmount,
         left: NetworkAmount,
     ) -> Result<Attempt, JournalError> {
@@ -356,11 +425,11 @@ impl Service {
         let timeline = Arc::new(Timeline::new(Arc::clone(&self.context.time)));
         let known: Arc<[CallRecord]> = self.book.known.values().cloned().collect();
         let live = LiveNetwork { known, wishes: sender, timeline: Arc::clone(&timeline) };
-        let has_many_doubts = self.has_many_doubts();
+        let (has_many_doubts, may_cure) = (self.has_many_doubts(&work.user), self.may_cure_network());
         let status = self.status();
         let mut calls = LiveCalls {
             work,
-            network,
+            network: self.network.clone(),
             io: self.context.io.clone(),
             secret: &self.terms.secret,
             history: &mut self.history,
@@ -368,7 +437,7 @@ impl Service {
             book: &mut self.book,
             left,
             full,
-            may_cure: self.vain_cures < NETWORK_CURES_IN_VAIN_MAX,
+            may_cure,
             timeline,
             deadline: Instant::now().checked_add(deadline).unwrap_or_else(|| Instant::now() + DEADLINE_FAR),
             has_many_doubts,
@@ -376,8 +445,8 @@ impl Service {
             status,
             waiting: VecDeque::new(),
             in_flight: BTreeMap::new(),
-            received_bytes: 0,
             tasks: JoinSet::new(),
+            calls_of_tasks: BTreeMap::new(),
         };
         let mut ended = {
             let mut executing = pin!(self.vm.instance.execute(work.call(), allowance, Network::Live(live)));
@@ -422,6 +491,26 @@ impl Service {
             Err(Ended::Exhausted(cause)) => Ok(self.vm.instance.interrupt(allowance, cause)),
             Err(Ended::Journal(error)) => Err(error),
         }
+    }
+
+    /// Returns the resources of a cure on a fresh VM of `size`. After too many cures in vain the network is not among
+    /// them.
+    pub(super) fn rest_of_cure(&self, size: &Size) -> Rest {
+        let full = Rest::full(size);
+        match self.may_cure_network() {
+            true => full,
+            false => Rest { network: self.vm.rest().network, ..full },
+        }
+    }
+
+    /// Returns whether the current transaction used more of the network than its VM had left.
+    pub(super) fn has_borrowed(&self) -> bool {
+        let (used, left) = (self.book.charged, self.vm.rest().network);
+        used.calls > left.calls || used.bytes > left.bytes
+    }
+
+    fn may_cure_network(&self) -> bool {
+        self.vain_cures < NETWORK_CURES_IN_VAIN_MAX
     }
 
     /// Journals the calls of the current transaction once more. A snapshot that begins within it lets the journal be

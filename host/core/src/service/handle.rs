@@ -100,6 +100,7 @@ pub(super) enum Message {
     },
     /// Settles a call in doubt.
     Settle {
+        by: Name,
         user: Option<Name>,
         id: String,
         index: u32,
@@ -272,16 +273,18 @@ impl ServiceHandle {
         self.ask(|done| Message::Doubts { done, _place: place }).await
     }
 
-    /// Settles a call in doubt, once everything that was sent before is done. Returns once the decision is durable.
+    /// Settles a call in doubt as operator `by` decided, once everything that was sent before is done. Returns once the
+    /// decision is durable.
     pub(crate) async fn settle(
         &self,
+        by: Name,
         user: Option<Name>,
         id: String,
         index: u32,
         settlement: Settlement,
     ) -> Result<Result<(), SettleError>, Denial> {
         let place = self.order_place().await;
-        self.ask(|done| Message::Settle { user, id, index, settlement, done, _place: place }).await
+        self.ask(|done| Message::Settle { by, user, id, index, settlement, done, _place: place }).await
     }
 
     /// Fails over now, on the order of operator `by`.

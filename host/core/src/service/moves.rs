@@ -10,7 +10,6 @@ use super::{Service, Stopped, Work};
 use crate::failover::Decision;
 use crate::fleet::NoRoom;
 use crate::journal::Record;
-use crate::vm::Rest;
 use lifeboat_api::event::{Event, Failover, FailoverCause, Triggered};
 use lifeboat_api::meter::{Levels, Resource, Unit, Usage};
 use lifeboat_api::size::Size;
@@ -327,10 +326,9 @@ impl Service {
     }
 
     /// Runs `work` again where the exhaustion of `resource` may be cured. For fuel and network that is a full tank and
-    /// allowance. For memory it
-    /// is a compacted store, and then each size with more memory. For the disk it is each size with more disk. If the
-    /// work then exhausts another level, the sizes with more of that are tried, each size once. The service fails over
-    /// to the first VM in which the work ends.
+    /// allowance. For memory it is a compacted store, and then each size with more memory. For the disk it is each size
+    /// with more disk. If the work then exhausts another level, the sizes with more of that are tried, each size once.
+    /// The service fails over to the first VM in which the work ends.
     ///
     /// If the work ends in none, the service is rolled back under its VM and meter, because work that is not kept
     /// refills no tank and enlarges no VM.
@@ -384,7 +382,7 @@ impl Service {
             // The pause ends here, because the next attempt is work again.
             let pause = start.elapsed();
             let replayed = self.counters.counts().replayed_transactions - replayed_before;
-            last = self.attempt(work, Rest::full(&size), &size).await;
+            last = self.attempt(work, self.rest_of_cure(&size), &size).await;
             tried.push(Arc::clone(&size));
             match &last.answer {
                 Answer::Ok(_) | Answer::Refused(_) => {
@@ -422,7 +420,8 @@ impl Service {
             let lack = self.policy.lack_of_room(cause, &self.vm.size, |size| fleet.has_room(lease, size));
             last.answer = Answer::Failed(lack.unwrap_or_else(|| cause.clone()));
         }
-        self.vain_cures += u32::from(resource == Resource::Network);
+        // A cure for another resource lends a full allowance of network as well.
+        self.vain_cures += u32::from(resource == Resource::Network || self.has_borrowed());
         self.emit(Event::NotCured { vm: self.vm.id.clone(), resource: exhausted, transaction: work.id.clone() });
         Ok(last)
     }

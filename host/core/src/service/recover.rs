@@ -238,8 +238,6 @@ impl Service {
         service.snapshots = Snapshots::new(snapshot, base.record(), fuel_used.saturating_sub(tail_fuel), tail_fuel);
         service.counters.replayed(replayed_transactions, fuel_used);
         found.doubts.iter().for_each(|record| service.doubts.note(record));
-        let now = service.moment();
-        service.history.trim_all(now);
         let task = service.open(directory, kept.into_iter().rev().collect());
         if let Some(interrupted) = found.interrupted.take()
             && let Err(error) = service.close_interrupted(interrupted).await
@@ -247,6 +245,10 @@ impl Service {
             let reason = format!("the calls of an interrupted transaction could not be journalled: {error}");
             drop(service.stop(reason));
         }
+        // The calls of an interrupted transaction may be in an answer that is old by now.
+        let now = service.moment();
+        service.history.trim_all(now);
+        drop(service.take_forgotten_doubts());
         service.emit(Event::Restored {
             vm: service.vm.id.clone(),
             sequence: service.last_sequence,
@@ -261,7 +263,7 @@ impl Service {
     /// Journals the end of a transaction that had begun to make calls when its host stopped. The next attempt of its id
     /// finds what is known of them. Nothing is called.
     async fn close_interrupted(&mut self, interrupted: Interrupted) -> Result<(), JournalError> {
-        let Interrupted { sequence, intent, calls, charged } = interrupted;
+        let Interrupted { sequence, intent, made, charged, .. } = interrupted;
         let Some(intent) = intent else { return Ok(()) };
         let key = intent.is_id_kept.then(|| IdKey::new(&intent.user, intent.incarnation, &intent.id));
         let earlier = match &key {
@@ -269,7 +271,10 @@ impl Service {
             None => None,
         };
         let mut book = earlier.map_or_else(Book::default, |network| Book::of_earlier(&network, Retry::Never));
-        book.add(calls, charged);
+        let new_doubts: BTreeSet<u32> =
+            made.values().filter(|call| call.doubt().is_some()).map(|call| call.index).collect();
+        // What the guest was told of other calls is decided anew by the next attempt.
+        book.add(made, charged);
         let record = TransactionRecord {
             sequence,
             id: intent.id.clone(),
@@ -289,7 +294,9 @@ impl Service {
         let record = Arc::new(record);
         let (commit, answer_bytes) = self.history.append(&Record::Transaction(Arc::clone(&record)))?;
         self.last_commit = commit;
-        self.doubts.note(&record);
+        if record.is_id_kept {
+            self.doubts.note(&record);
+        }
         self.last_sequence = self.last_sequence.max(sequence);
         self.clock.pass(intent.timestamp);
         let now = self.moment();
@@ -305,15 +312,7 @@ impl Service {
             };
             self.history.index(kept, now.wall);
         }
-        for call in book.in_doubt() {
-            self.emit_once_durable(Event::CallInDoubt {
-                service: self.name.clone(),
-                transaction: intent.id.to_string(),
-                index: call.index,
-                method: call.method.clone(),
-                target: call.target.clone(),
-            });
-        }
+        self.report_doubts(&record, |index| new_doubts.contains(&index));
         Ok(())
     }
 

@@ -2,9 +2,10 @@
 
 use super::calls::Book;
 use super::misses::MissKey;
-use super::{Service, Work};
+use super::{Service, Work, doubts};
 use crate::answers::{Caller, IdKey, KeptId};
 use crate::journal::TransactionRecord;
+use crate::network::Retry;
 use lifeboat_api::id::id_time;
 use lifeboat_api::transaction::{Denial, Reply, ReplyHash, Request, RequestError, check_id};
 use tokio::sync::oneshot;
@@ -24,15 +25,32 @@ impl Service {
             Err(error) => return Some(Err(self.degraded_denial(error.to_string()))),
         };
         if record.may_run_again() {
-            if let Some((calls, network)) = record.network.as_ref().zip(self.network.as_ref()) {
-                self.book = Book::of_earlier(calls, network.retry);
+            let Some(network) = record.network.as_ref().filter(|network| !network.calls.is_empty()) else {
+                return check_id(id).err().map(Err);
+            };
+            // Its calls belong to its body.
+            if record.body_hash == ReplyHash::of_body(&request.body) {
+                if let Some(denial) = self.asks(&record) {
+                    return Some(Err(denial));
+                }
+                self.book = Book::of_earlier(network, self.network.retry);
+                return check_id(id).err().map(Err);
             }
-            return check_id(id).err().map(Err);
         }
         if record.body_hash != ReplyHash::of_body(&request.body) {
             return Some(Err(Denial::IdReused { id: id.clone(), sequence: record.sequence }));
         }
         Some(Ok(self.repeated(&record)))
+    }
+
+    /// Denies a transaction whose calls an operator must settle first.
+    fn asks(&self, record: &TransactionRecord) -> Option<Denial> {
+        if self.network.retry != Retry::Ask {
+            return None;
+        }
+        let doubt = doubts::calls_of(record).into_iter().next()?;
+        let (call, service) = (Box::new(doubt.named()), self.name.clone());
+        Some(Denial::InDoubt { service, call, reason: doubt.reason })
     }
 
     /// Denies an id without a retained answer if nothing may be executed under it: it is invalid, or too old to decide.
@@ -130,6 +148,7 @@ impl Service {
         self.look_at_clock();
         let now = self.moment();
         let room = self.history.make_room(caller, now);
+        self.forget_doubts();
         room.map_err(|retry_after| Denial::TooManyIds {
             service: self.name.clone(),
             user: caller.user.clone(),
@@ -153,7 +172,9 @@ impl Service {
             };
             self.history.index(kept, now.wall);
         }
-        self.history.trim(now);
+        if self.history.trim(now) {
+            self.forget_doubts();
+        }
     }
 
     /// Relocates answers that would pin parts of the journal that nothing else needs.

@@ -49,8 +49,8 @@ pub struct ServiceSpec {
     pub queue_max: usize,
     /// The virtual disk with which its first VM begins, if it is not empty.
     pub disk: Option<Disk>,
-    /// The network that its transactions may use. None if they have none.
-    pub network: Option<ServiceNetwork>,
+    /// The network that its transactions may use.
+    pub network: ServiceNetwork,
 }
 
 impl ServiceSpec {
@@ -74,7 +74,7 @@ impl ServiceSpec {
             deduplication_window: *deduplication_window,
             queue_max: QUEUE_MAX,
             disk: None,
-            network: None,
+            network: ServiceNetwork::default(),
         }
     }
 }
@@ -110,6 +110,8 @@ pub struct Status {
     pub stopped: Option<String>,
     /// The counts of the service so far.
     pub counts: Counts,
+    /// The calls in doubt.
+    pub doubts: usize,
     /// What its current transaction waits for. The rest is the status before that transaction.
     pub waiting: Option<Waiting>,
 }

@@ -29,7 +29,7 @@ const FAILOVER_MODES: [(&str, FailoverMode); 3] =
     [("direct", FailoverMode::Direct), ("shadow", FailoverMode::Shadow), ("auto", FailoverMode::Auto)];
 
 /// The modes of retries, by their names in files.
-const RETRIES: [(&str, Retry); 2] = [("never", Retry::Never), ("idempotent", Retry::Idempotent)];
+const RETRIES: [(&str, Retry); 3] = [("ask", Retry::Ask), ("never", Retry::Never), ("idempotent", Retry::Idempotent)];
 
 /// Converts the tables to a checked [`Config`].
 pub(super) struct Resolver<'a> {

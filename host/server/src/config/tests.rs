@@ -217,7 +217,7 @@ fn errors_are_reported_with_their_place_on_one_line() {
         ),
         (
             "[[service]]\nname = \"a\"\nworkload = \"x\"\nretry = \"always\"",
-            "l.toml:4:9: retry is the text 'always'; it must be \"never\" or \"idempotent\"",
+            "l.toml:4:9: retry is the text 'always'; it must be \"ask\" or \"never\" or \"idempotent\"",
         ),
         (
             "[[service]]\nname = \"a\"\nworkload = \"x\"\nroots = \"\"",
@@ -475,8 +475,8 @@ fn a_service_calls_what_the_configuration_allows() -> Result<(), ConfigErrors> {
     };
     let of_a = vec![("https://api.example.org".into(), false), ("http://db:5432".into(), true)];
     assert_eq!(shown("a"), (of_a, Retry::Idempotent));
-    assert_eq!(shown("b"), (vec![("http://127.0.0.1:1".into(), false)], Retry::Never));
-    assert_eq!(shown("c"), (Vec::new(), Retry::Never));
+    assert_eq!(shown("b"), (vec![("http://127.0.0.1:1".into(), false)], Retry::Ask));
+    assert_eq!(shown("c"), (Vec::new(), Retry::Ask));
     Ok(())
 }
 

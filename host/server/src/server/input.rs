@@ -71,7 +71,7 @@ fn reason<T: JsonSchema>(bytes: &[u8]) -> String {
             let missing = required.iter().find(|name| !given.contains_key(**name));
             let wrong = given.iter().find_map(|(name, value)| {
                 let schema = fields.get(name)?;
-                (!types(schema).contains(&type_of(value))).then(|| (name, type_of(value), expected(schema)))
+                (!may_be(schema, value)).then(|| (name, type_of(value), expected(schema)))
             });
             match (unknown, missing, wrong) {
                 (Some(name), ..) => format!("has an unknown field '{}'", Printable(name)),
@@ -79,7 +79,10 @@ fn reason<T: JsonSchema>(bytes: &[u8]) -> String {
                 (_, _, Some((name, found, expected))) => {
                     format!("has a field '{name}' of type {found}, which must be {expected}")
                 }
-                _ => "has a field more than once".into(),
+                _ => match given.iter().find(|(_, value)| value.is_number()) {
+                    Some((name, _)) => format!("has a number '{name}' that is out of range, or a field more than once"),
+                    None => "has a field more than once".into(),
+                },
             }
         }
         Ok(value) => format!("is JSON of type {}", type_of(&value)),
@@ -96,8 +99,23 @@ fn types(schema: &Value) -> Vec<&str> {
     }
 }
 
+/// Returns whether a value has a type that a schema allows. A schema without a type refers to another one, of an object.
+fn may_be(schema: &Value, value: &Value) -> bool {
+    let types = types(schema);
+    let of_value = if value.is_u64() || value.is_i64() { "integer" } else { type_of(value) };
+    match types.is_empty() {
+        true => matches!(value, Value::Object(_) | Value::Null),
+        false => types.contains(&of_value) || types.contains(&type_of(value)),
+    }
+}
+
 fn expected(schema: &Value) -> &'static str {
-    if types(schema).contains(&"boolean") { "true or false" } else { "a string" }
+    match types(schema) {
+        types if types.contains(&"boolean") => "true or false",
+        types if types.contains(&"integer") => "a whole number",
+        types if types.is_empty() => "an object",
+        _ => "a string",
+    }
 }
 
 fn type_of(value: &Value) -> &'static str {
@@ -114,7 +132,7 @@ fn type_of(value: &Value) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lifeboat_api::http::{DropRequest, NewUser};
+    use lifeboat_api::http::{DropRequest, NewUser, SettleRequest};
 
     #[test]
     fn errors_in_a_body_are_put_in_words_of_the_api() {
@@ -130,6 +148,17 @@ mod tests {
             ("{\"user\":\"ada\",\"user\":\"bob\"}", "has a field more than once"),
         ] {
             assert_eq!(reason::<DropRequest>(body.as_bytes()), format!("the body {what}{of_drop}"));
+        }
+        for (body, what) in [
+            ("{\"id\":\"t\",\"index\":\"0\"}", "has a field 'index' of type string, which must be a whole number"),
+            ("{\"id\":\"t\",\"index\":-1}", "has a number 'index' that is out of range, or a field more than once"),
+            (
+                "{\"id\":\"t\",\"index\":0,\"answered\":200}",
+                "has a field 'answered' of type number, which must be an object",
+            ),
+        ] {
+            let printed = reason::<SettleRequest>(body.as_bytes());
+            assert!(printed.starts_with(&format!("the body {what};")), "{printed}");
         }
         let printed = reason::<NewUser>(b"{\"user\":\"ada\",\"password\":\"secret\",\"is_admin\":1}");
         assert!(printed.contains("'is_admin' of type number, which must be true or false;"), "{printed}");

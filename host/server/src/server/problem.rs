@@ -201,6 +201,7 @@ impl From<Denial> for Problem {
             Denial::IdTooLong { .. } => (StatusCode::BAD_REQUEST, "id_too_long"),
             Denial::NotAnId { .. } => (StatusCode::BAD_REQUEST, "not_an_id"),
             Denial::IdReused { .. } => (StatusCode::CONFLICT, "id_reused"),
+            Denial::InDoubt { .. } => (StatusCode::CONFLICT, "in_doubt"),
             Denial::TooOld { .. } => (StatusCode::CONFLICT, "id_too_old"),
             Denial::TooManyIds { retry_after, .. } => {
                 return Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_ids", denial.to_string())

@@ -200,6 +200,7 @@ async fn doubts_of(shared: &Shared, identity: &Identity, name: &Name) -> Result<
         index: doubt.index,
         method: doubt.method,
         target: doubt.target,
+        reason: doubt.reason,
     };
     Ok(Doubts { doubts: doubts.into_iter().map(shown).collect() })
 }
@@ -218,6 +219,8 @@ pub(super) async fn settle(
     let settled = shared.host.settle_doubt(&identity, &name, user, id, index, settlement).await;
     settled.map_err(not_operated)?.map_err(|error| match error {
         SettleError::NotInDoubt { .. } => Problem::new(StatusCode::NOT_FOUND, "not_in_doubt", error.to_string()),
+        SettleError::WasMade { .. } => Problem::new(StatusCode::CONFLICT, "was_made", error.to_string()),
+        SettleError::Denied(denial) => not_operated(denial),
         SettleError::Journal(_) => Problem::later("storage", error.to_string()),
         _ => Problem::new(StatusCode::CONFLICT, "several_users", error.to_string()),
     })?;
@@ -226,11 +229,12 @@ pub(super) async fn settle(
 
 /// Makes a response of what an operator knows.
 fn response(SettledResponse { status, body }: SettledResponse) -> Result<CallResponse, Problem> {
-    if !(100..600).contains(&status) {
-        let detail = format!("{status} is no status of a response; write a number from 100 to 599");
+    if !(200..600).contains(&status) {
+        let detail = format!("{status} is no status of a response; write a number from 200 to 599");
         return Err(Problem::bad_request("status", detail));
     }
-    let body = BASE64_STANDARD.decode(body).map_err(|error| Problem::bad_request("body", error.to_string()))?;
+    let body = BASE64_STANDARD.decode(body);
+    let body = body.map_err(|error| Problem::bad_request("body", format!("the body is not Base64: {error}")))?;
     if body.len() > SETTLED_BODY_BYTES_MAX {
         let (bytes, max) = (ByteCount(body.len() as u64), ByteCount(SETTLED_BODY_BYTES_MAX as u64));
         return Err(Problem::bad_request("body", format!("the body has {bytes}, it may have {max}")));
@@ -433,6 +437,7 @@ fn vm(status: Status) -> Vm {
         journal_filling: status.journal.as_ref().map(|journal| journal.fill.to_string()),
         journal_full: status.journal.is_some_and(|journal| journal.is_full),
         stopped: status.stopped,
+        calls_in_doubt: status.doubts,
         waiting: status.waiting.map(|waiting| Waiting {
             target: waiting.target,
             waited_ms: u64::try_from(waiting.waited.as_millis()).unwrap_or(u64::MAX),
@@ -541,6 +546,7 @@ mod tests {
             journal,
             stopped: None,
             counts: Counts::default(),
+            doubts: 0,
             waiting: None,
         }
     }

@@ -11,7 +11,7 @@ use lifeboat_api::lines::{Payload, json_line};
 use lifeboat_api::name::Name;
 use lifeboat_api::size::{Bytes as ByteCount, grouped};
 use lifeboat_api::text::Printable;
-use lifeboat_api::transaction::{Answer, Outcome};
+use lifeboat_api::transaction::{Answer, Cause, Outcome};
 use lifeboat_host::data::FoundService;
 use lifeboat_host::journal::{
     CallIntent, CallOutcome, NetworkRecord, QueriesRecord, QueryRecord, Record, RelocatedAnswer, TransactionRecord,
@@ -103,10 +103,13 @@ fn missing(found: &FoundService, recovery: &Recovery) -> String {
     text
 }
 
-/// Returns the number of the transaction in a record.
+/// Returns the number of the transaction that a record belongs to, unless that is the last one before it.
 fn sequence(record: &Record) -> Option<Sequence> {
     match record {
         Record::Transaction(transaction) => Some(transaction.sequence),
+        // These come before the record of their transaction.
+        Record::CallIntent(intent) => Some(intent.sequence),
+        Record::CallOutcome(outcome) => Some(outcome.sequence),
         _ => None,
     }
 }
@@ -166,12 +169,28 @@ fn transaction_line(transaction: &TransactionRecord) -> String {
         Answer::Refused(text) => preview(text.as_bytes()),
         Answer::Failed(cause) => preview(cause.to_string().as_bytes()),
     };
+    let body = match answer {
+        // Its host stopped before it wrote the body.
+        Answer::Failed(Cause::Interrupted) if body.is_empty() => "(body not kept)".into(),
+        _ => preview(body),
+    };
     format!(
-        "transaction {} {id} by {user}: {} -> {outcome} {reply} ({} fuel)",
+        "transaction {} {id} by {user}: {body} -> {outcome} {reply} ({} fuel){}",
         grouped(sequence.0),
-        preview(body),
         grouped(*fuel_used),
+        in_doubt(transaction),
     )
+}
+
+/// Names the calls in doubt of a transaction that may run again.
+fn in_doubt(transaction: &TransactionRecord) -> String {
+    let network = transaction.network.iter().filter(|_| transaction.may_run_again() && transaction.is_id_kept);
+    let calls = network.flat_map(|network| network.calls.iter());
+    let shown = calls.filter_map(|call| {
+        let (reason, target) = (call.doubt()?, preview(call.target.as_bytes()));
+        Some(format!("; call {} is in doubt, {} {target}: {reason}", call.index, Printable(&call.method)))
+    });
+    shown.collect()
 }
 
 /// Describes the outcome of a call, without anything that the server sent but the status.
@@ -181,7 +200,8 @@ fn outcome_line(outcome: &CallOutcome) -> String {
         Some(Ok(response)) => {
             format!("{} ({}, {} ms)", response.status, ByteCount(*bytes), took.as_millis())
         }
-        Some(Err(error)) => preview(error.to_string().as_bytes()),
+        // The remedy is at its end.
+        Some(Err(error)) => Printable(&error.to_string()).to_string(),
         None => "unknown".to_owned(),
     };
     format!(

@@ -24,7 +24,7 @@ use crate::network::{CallTimeouts, Landing, LiveNetwork, Network, Timeline, Wish
 use crate::stop::Stop;
 use lifeboat_api::call::{
     CALL_BYTES_PER_TRANSACTION_MAX, CALLS_PER_TRANSACTION_MAX, CallError, CallRecord, CallRequest, CallResult,
-    NEVER_SEEN,
+    DoubtReason, NEVER_SEEN,
 };
 use lifeboat_api::clock::Timestamp;
 use std::collections::{BTreeMap, HashMap};
@@ -350,12 +350,15 @@ fn received_bytes(result: &CallResult) -> u64 {
 /// Says why a call is not made.
 fn doubt(index: usize, known: &CallRecord, is_same: bool) -> String {
     let CallRecord { method, target, .. } = known;
-    match is_same {
-        true => format!(
-            "call {index} of an earlier attempt, {method} {target}, may or may not have arrived; the operator settles it \
-             with lifeboat doubts"
+    match (is_same, known.doubt()) {
+        (true, Some(DoubtReason::TooLarge)) => format!(
+            "call {index}, {method} {target}, was made by an earlier attempt, and its response was too large to be kept; it \
+             is not made again"
         ),
-        false => format!(
+        (true, _) => format!(
+            "call {index} of an earlier attempt, {method} {target}, may or may not have arrived, and is not made again"
+        ),
+        (false, _) => format!(
             "an earlier attempt made another request as call {index}, {method} {target}; make the same requests in each \
              attempt"
         ),
