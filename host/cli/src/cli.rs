@@ -14,6 +14,7 @@ mod init;
 mod inspect;
 mod login;
 mod old_forms;
+mod on_disk;
 mod operate;
 mod output;
 mod query;

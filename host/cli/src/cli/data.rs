@@ -3,6 +3,7 @@
 mod accept_divergence;
 mod directory;
 mod disk;
+mod doubts;
 mod journal;
 mod query;
 mod remove;
@@ -18,8 +19,8 @@ pub(crate) use directory::{
 use std::process::ExitCode;
 
 const AFTER_HELP: &str = "\
-All commands but restore, remove and accept-divergence leave the directory unchanged. The variable LIFEBOAT_DATA
-names the directory if --data is omitted.";
+All commands but restore, remove, accept-divergence and doubts --settle leave the directory unchanged. The variable
+LIFEBOAT_DATA names the directory if --data is omitted.";
 
 /// Arguments of `data`.
 #[derive(Debug, Args)]
@@ -41,6 +42,8 @@ enum Command {
     Query(query::Query),
     /// Show or copy the files of a service, as they are or as they were after a transaction.
     Disk(disk::OfDisk),
+    /// List the calls in doubt of a service, or settle one.
+    Doubts(doubts::Doubts),
     /// Write the state of a service, with its workload and settings, to a file that may leave the machine.
     Snapshot(snapshot::Snapshot),
     /// Create a service from a file that `lifeboat data snapshot` wrote.
@@ -59,6 +62,7 @@ impl Data {
             Command::Verify(verify) => verify.execute(),
             Command::Query(query) => query.execute(),
             Command::Disk(disk) => disk.execute(),
+            Command::Doubts(doubts) => doubts.execute(),
             Command::Snapshot(snapshot) => snapshot.execute(),
             Command::Restore(restore) => restore.execute(),
             Command::Remove(remove) => remove.execute(),

@@ -171,6 +171,19 @@ const COMMANDS: &[(&str, Codes)] = &[
     ("data disk cat", DISK),
     ("data disk export", DISK),
     (
+        "data doubts",
+        &[
+            (OK, "the calls in doubt are listed, or the call is settled"),
+            (SOME_NOT_OK, "the service is quarantined, or the directory is damaged"),
+            (
+                USAGE,
+                "the command line or the directory is wrong, this user may not use it, or there is no such service or \
+                 call in doubt; nothing was changed",
+            ),
+            HOST_FAILED,
+        ],
+    ),
+    (
         "data snapshot",
         &[
             (OK, "the file is written"),

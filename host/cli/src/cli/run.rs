@@ -3,21 +3,21 @@
 pub(super) mod lines;
 
 use super::arguments::{NetworkArguments, network_text};
+use super::on_disk::{Beside, Needs, bring_up, largest};
 use super::stop::Stop;
 use super::{
-    DATA_VARIABLE, FindingError, UsageError, arguments, data, exit, is_pipe_open, load_workload, output, random,
-    random_epoch,
+    DATA_VARIABLE, UsageError, arguments, data, exit, is_pipe_open, load_workload, output, random, random_epoch,
 };
 use anyhow::Context;
 use clap::Args;
 use futures::FutureExt;
 use lifeboat_api::access::Grant;
-use lifeboat_api::clock::{SystemClock, Timestamp};
+use lifeboat_api::clock::Timestamp;
 use lifeboat_api::event::{Event, EventSink};
 use lifeboat_api::id::Epoch;
 use lifeboat_api::id::WorkloadHash;
 use lifeboat_api::lines::{ENVELOPE_BYTES_MAX, Line, NotDone, json_line, outcome, parse_envelope, plain, print};
-use lifeboat_api::meter::{Levels, Percent, Resource, Unit};
+use lifeboat_api::meter::{Percent, Resource, Unit};
 use lifeboat_api::name::Name;
 use lifeboat_api::size::{Bytes, BytesBeside, Size, grouped};
 use lifeboat_api::sla::{FailoverMode, THRESHOLD_DEFAULT, Thresholds};
@@ -25,9 +25,9 @@ use lifeboat_api::transaction::{BODY_BYTES_MAX, Outcome, Reply};
 use lifeboat_host::answers::DeduplicationWindow;
 use lifeboat_host::catalog::{ServiceEntry, ServiceSettings};
 use lifeboat_host::credential::Token;
-use lifeboat_host::data::{DataOptions, keep_workload};
-use lifeboat_host::fleet::{MAINTENANCE_STORES, Machine};
-use lifeboat_host::host::{Host, HostConfig, NewService};
+use lifeboat_host::data::keep_workload;
+use lifeboat_host::host::{Host, NewService};
+use lifeboat_host::network::{NetworkSettings, Retry};
 use lifeboat_host::service::{ServiceSpec, Status};
 use lines::Lines;
 use serde::Serialize;
@@ -45,19 +45,6 @@ use std::task::Poll;
 
 /// The most requests in flight. It is less than a service's queue holds, so that none is denied for want of room.
 const IN_FLIGHT_MAX: usize = 256;
-
-/// The maintenance stores of a service in a host with few services: for a fresh VM, a shadow, a snapshot under proof,
-/// and a store about to be dropped.
-const MAINTENANCE_STORES_PER_SERVICE: u32 = 4;
-
-/// The resources that the services of a run need of its host.
-struct Needs {
-    services: u32,
-    /// The most linear memories of any workload.
-    memories: u64,
-    /// The most of each level that any size has.
-    largest: Levels,
-}
 
 /// Arguments of `run`.
 #[derive(Debug, Args)]
@@ -215,11 +202,13 @@ impl Run {
         let (workload, _) = load_workload(self.workload()?)?;
         let needs =
             Needs { services: 1, memories: workload.footprint.memories, largest: largest(settings.sizes.iter()) };
-        let host = self.host(needs, service, failovers)?;
+        let host = needs.host(self.events(service, failovers))?;
         let program = host.compile(workload).await?;
         let settings = ServiceSettings { deduplication_window: DeduplicationWindow::default(), ..settings.clone() };
         let spec = ServiceSpec::new(service.clone(), program, &settings, random()?, Epoch::default());
-        let network = host.network_of(service, &settings.network);
+        // Nobody could settle a call in doubt of a service that ends with this command.
+        let retry = self.network.retry().unwrap_or(Retry::Never);
+        let network = host.network_of(service, &NetworkSettings { retry, ..settings.network.clone() });
         host.create_service(ServiceSpec { network, ..spec }).await?;
         Ok(host)
     }
@@ -254,42 +243,12 @@ impl Run {
             }
             (None, Some(_)) => {}
         }
-        let sizes = entries.values().flat_map(|entry| &entry.settings.sizes).chain(&settings.sizes);
-        let largest = largest(sizes);
-        let hashes = entries.values().map(|entry| &entry.workload);
-        let memories = data::memories_max(&**locked.storage(), hashes, workload.as_ref().map(|(new, _)| new));
-        let (directory, contents) = locked
-            .open_journal(&DataOptions::default())
-            .map_err(data::graded)
-            .context("cannot continue with the data directory")?;
-        let is_journal_damaged = !contents.recovery.damages.is_empty();
-        let is_cut_off = contents.services.iter().any(|found| found.name == *service && !found.is_journal_sound);
-        let services = u32::try_from(entries.len() + 1).unwrap_or(u32::MAX);
-        let host = self.host(Needs { services, memories, largest }, service, failovers)?.with_data(directory);
-        let mut epochs = Vec::new();
-        for _ in 0..=entries.len() {
-            epochs.push(random_epoch()?);
-        }
-        let epoch = epochs.pop().unwrap_or_default();
-        host.recover(contents, || epochs.pop().unwrap_or_default()).await;
-        host.bring_back_found().await;
-        if let Some(reason) = host.quarantined(service) {
-            host.stop().await.context("the data directory was not closed cleanly")?;
-            let reason = data::completed(&reason, path);
-            let saved = if is_cut_off {
-                format!(", lifeboat data snapshot {option} {service} --out FILE saves the state that can be trusted")
-            } else {
-                String::new()
-            };
-            return Err(FindingError(format!(
-                "service '{service}' is quarantined: {reason}; lifeboat data verify {option} {service} reports \
-                 details{saved}"
-            ))
-            .into());
-        }
+        let beside = Beside { workload: workload.as_ref().map(|(new, _)| new), sizes: &settings.sizes };
+        let events = self.events(service, failovers);
+        let (host, is_journal_damaged) = bring_up(path, locked, service, beside, events).await?;
         if let (Some((workload, workload_bytes)), false) = (workload, host.has_service(service)) {
             let (name, settings) = (service.clone(), settings.clone());
-            let secret = random()?;
+            let (secret, epoch) = (random()?, random_epoch()?);
             let workload_bytes = workload_bytes.into();
             let new = NewService { name, workload, workload_bytes, settings, secret, epoch, disk: None };
             host.create_durable_service(new).await?;
@@ -297,16 +256,8 @@ impl Run {
         Ok((host, is_journal_damaged))
     }
 
-    fn host(&self, needs: Needs, service: &Name, failovers: &Arc<AtomicU64>) -> anyhow::Result<Host> {
-        let Needs { services, memories, largest } = needs;
-        let all = |bytes: u64| bytes.saturating_mul(services.into());
-        let machines = Machine::pair(services, all(largest.memory_bytes)).into_iter();
-        let machines = machines.map(|machine| Machine { disk_bytes: all(largest.disk_bytes), ..machine }).collect();
-        let maintenance_stores = services.saturating_mul(MAINTENANCE_STORES_PER_SERVICE).min(MAINTENANCE_STORES);
-        let usual = HostConfig::new(machines, largest.memory_bytes);
-        let config = HostConfig { memories_max: memories, maintenance_stores, ..usual };
-        let events = event_printer(self.json, service.clone(), self.data.clone(), Arc::clone(failovers));
-        Ok(Host::new(config, Arc::new(SystemClock), events)?)
+    fn events(&self, service: &Name, failovers: &Arc<AtomicU64>) -> EventSink {
+        event_printer(self.json, service.clone(), self.data.clone(), Arc::clone(failovers))
     }
 
     /// Checks that an existing service continues as it was created. Options that differ are refused.
@@ -342,8 +293,8 @@ impl Run {
         }
         if self.network.differ_from(&entry.settings.network) {
             return Err(UsageError(format!(
-                "service '{service}' was created with {}, and continues with that: leave these options out, or create \
-                 another service",
+                "service '{service}' has {}, and `run` does not change that: leave these options out, or create another \
+                 service; a server whose configuration has the service in [[service]] changes it",
                 network_text(&entry.settings.network)
             ))
             .into());
@@ -675,14 +626,6 @@ impl Users<'_> {
         self.tokens.insert(user.clone(), token.clone());
         Ok(token)
     }
-}
-
-/// Returns the most of each level that any of the sizes has.
-fn largest<'a>(sizes: impl Iterator<Item = &'a Size>) -> Levels {
-    sizes.map(Size::levels).fold(Levels::default(), |largest, levels| Levels {
-        memory_bytes: largest.memory_bytes.max(levels.memory_bytes),
-        disk_bytes: largest.disk_bytes.max(levels.disk_bytes),
-    })
 }
 
 /// Returns the service's name: that of the file, with characters replaced that a name does not allow.

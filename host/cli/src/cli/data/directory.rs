@@ -61,6 +61,11 @@ impl Directory {
         open(&self.path, true)
     }
 
+    /// Returns the path of the directory.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Explains why a service that is missing from the catalog does not run, and what to do.
     pub(crate) fn reason(&self, orphan: &Orphan) -> String {
         completed(&orphan.reason(), &self.path)

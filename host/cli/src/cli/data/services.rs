@@ -122,6 +122,7 @@ impl<'a> Row<'a> {
             "queue_length": null,
             "ids": ids,
             "oldest_id": oldest_id.map(|time| format!("{:.9}", Utc(time))),
+            "calls_in_doubt": found.doubts().len(),
             "state": if found.standing.is_ok() { "intact" } else { "quarantined" },
             "reason": found.standing.as_ref().err(),
             "network": found.entry.settings.network,
@@ -166,6 +167,11 @@ fn table(contents: &Contents, directory: &Directory) -> String {
         }
         for (_, reason) in &found.unreadable_snapshots {
             text += &format!("{}: old snapshot unreadable, and not needed: {reason}\n", found.name);
+        }
+        let doubts = found.doubts().len();
+        if doubts > 0 {
+            let (name, option) = (&found.name, directory.option());
+            text += &format!("{name}: calls in doubt: {doubts}; lifeboat data doubts {option} {name} lists them\n");
         }
     }
     for orphan in &contents.orphans {

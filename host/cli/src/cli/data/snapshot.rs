@@ -1,6 +1,6 @@
 //! `lifeboat data snapshot`: writes a service's state to a portable file.
 
-use super::super::{FindingError, UsageError, exit, with_need};
+use super::super::{FindingError, UsageError, exit, output, with_need};
 use super::directory::{Directory, graded, note_if_cut_off, runtime, scratch};
 use clap::Args;
 use lifeboat_api::name::Name;
@@ -81,6 +81,17 @@ impl Snapshot {
             Bytes(portable.snapshot.state_bytes()),
             self.out.display().to_string().escape_debug(),
         );
+        let doubts = found.doubts().len();
+        if doubts > 0 {
+            let noun = if doubts == 1 { "call" } else { "calls" };
+            output::note(&format!(
+                "{}: {doubts} {noun} in doubt, which the file does not have; settle what is in doubt first, or see to it \
+                 that the copy does not make such calls again: lifeboat data doubts {} {} lists them",
+                found.name,
+                self.directory.option(),
+                found.name
+            ));
+        }
         Ok(ExitCode::from(if is_cut_off { exit::SOME_NOT_OK } else { exit::OK }))
     }
 }
