@@ -6,11 +6,15 @@ use wit_parser::Resolve;
 /// The name of [`writer`].
 pub(crate) const WRITER: &str = "writer.wat";
 
+/// The name of [`caller`].
+pub(crate) const CALLER: &str = "call.wat";
+
 /// What the guests' worlds use, each package after those that it uses itself.
-const PACKAGES: [(&str, &str); 4] = [
+const PACKAGES: [(&str, &str); 5] = [
     ("io.wit", include_str!("../../vm/wasi/deps/io.wit")),
     ("clocks.wit", include_str!("../../vm/wasi/deps/clocks.wit")),
     ("filesystem.wit", include_str!("../../vm/wasi/deps/filesystem.wit")),
+    ("http.wit", include_str!("../../vm/wasi/deps/http.wit")),
     ("vm.wit", include_str!("../../wit/vm.wit")),
 ];
 
@@ -22,6 +26,16 @@ const WRITER_WORLD: &str = "
         import wasi:io/streams@0.2.12;
         import wasi:filesystem/types@0.2.12;
         import wasi:filesystem/preopens@0.2.12;
+    }
+";
+
+const CALLER_WORLD: &str = "
+    package bench:guest;
+
+    world caller {
+        include lifeboat:vm/vm@0.1.0;
+        import wasi:http/types@0.2.12;
+        import wasi:http/outgoing-handler@0.2.12;
     }
 ";
 
@@ -43,6 +57,11 @@ const SMALL_FILES_WORLD: &str = "
 /// Returns the component of `writer.wat`, which writes and reads files through WASI 0.2.
 pub(crate) fn writer() -> Vec<u8> {
     component(include_str!("writer.wat"), WRITER_WORLD)
+}
+
+/// Returns the component of `call.wat`, which posts the id of a transaction to a server.
+pub(crate) fn caller() -> Vec<u8> {
+    component(include_str!("../../../tests/guests/assembled/call.wat"), CALLER_WORLD)
 }
 
 /// Returns the component of `small-files.wat`, which writes files through an interface of the bench.

@@ -9,9 +9,9 @@
 //!
 //! Each experiment is a file: [`transaction`], [`metering`], [`ready`], [`failover`], [`panics`], [`durable`],
 //! [`relocation`], [`shadow`], [`virtual_disk`], [`streams`], [`charges`], [`full_disk`], [`http`], [`neighbour`],
-//! [`idle`]. [`served`] is a host with services, [`ledger`] is a client of one, and [`guests`] makes guests with files.
-//! [`bare`] and [`disk`] are the controls, [`pairs`] and [`cpu`] take the measurements, [`child`] runs this program as a
-//! separate process, and [`report`] prints the table.
+//! [`idle`], [`network`]. [`served`] is a host with services, [`ledger`] is a client of one, and [`guests`] makes guests
+//! with files. [`bare`] and [`disk`] are the controls, [`pairs`] and [`cpu`] take the measurements, [`child`] runs this
+//! program as a separate process, and [`report`] prints the table.
 
 mod bare;
 mod charges;
@@ -27,6 +27,7 @@ mod idle;
 mod ledger;
 mod metering;
 mod neighbour;
+mod network;
 mod pairs;
 mod panics;
 mod ready;
@@ -48,7 +49,7 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 /// An experiment's name and the function that measures it.
 type Experiment = (&'static str, fn() -> Vec<Row>);
 
-const EXPERIMENTS: [Experiment; 22] = [
+const EXPERIMENTS: [Experiment; 26] = [
     ("transaction-trivial", transaction::trivial),
     ("transaction-with-ids", transaction::with_ids),
     ("transaction-one-at-a-time", transaction::one_at_a_time),
@@ -71,6 +72,10 @@ const EXPERIMENTS: [Experiment; 22] = [
     ("http", http::http),
     ("neighbour", neighbour::neighbour),
     ("idle", idle::idle),
+    ("network-call", network::call),
+    ("network-at-once", network::at_once),
+    ("network-replay", network::replay),
+    ("network-neighbour", network::neighbour),
 ];
 
 /// The roles of a child, by name.

@@ -6,7 +6,7 @@ use crate::served::{Served, anonymous};
 use std::time::Duration;
 
 /// The number of the neighbour's transactions in one turn, one after another.
-const TRANSACTIONS: u32 = 10_000;
+pub(crate) const TRANSACTIONS: u32 = 10_000;
 
 const PAIRS: usize = 31;
 
@@ -54,7 +54,7 @@ pub(crate) fn neighbour() -> Vec<Row> {
     vec![row("another spins and fails over", pairs), row("two call the host in endless loops", flooded)]
 }
 
-fn p99(mut took: Vec<Duration>) -> Duration {
+pub(crate) fn p99(mut took: Vec<Duration>) -> Duration {
     took.sort_unstable();
     took[took.len() * 99 / 100]
 }

@@ -16,7 +16,7 @@ use lifeboat_host::credential::Token;
 use lifeboat_host::data::{DataDirectory, DataError, DataOptions, Locked};
 use lifeboat_host::fleet::Machine;
 use lifeboat_host::host::{Host, HostConfig, NewService};
-use lifeboat_host::network::NetworkSettings;
+use lifeboat_host::network::{AllowList, Allowed, NetworkSettings, Retry, Target};
 use lifeboat_host::service::ServiceSpec;
 use lifeboat_journal::commit::Totals;
 use lifeboat_journal::frame::DirectoryId;
@@ -24,6 +24,7 @@ use lifeboat_journal::storage::DiskStorage;
 use lifeboat_vm::engine::Program;
 use lifeboat_vm::workload::{LoadLimits, load};
 use std::cell::Cell;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -33,6 +34,10 @@ const MIB: u64 = 1024 * 1024;
 
 /// The default linear memory of a VM, in bytes.
 const MEMORY_BYTES: u64 = 64 * MIB;
+
+/// More calls, and more bytes of them, than any measurement needs.
+const NETWORK_CALLS: u64 = 1_000_000_000;
+const NETWORK_BYTES: u64 = 1_000_000 * MIB;
 
 /// How long a dropped host may still hold its data directory: its tasks end by themselves.
 const LET_GO_DEADLINE: Duration = Duration::from_secs(30);
@@ -215,14 +220,29 @@ impl Served {
     }
 
     fn start_sized(&self, service: &str, program: &Arc<Program>, size: Size, failover: FailoverMode) {
-        let spec = spec(service, program, size, failover);
+        self.create(spec(service, program, size, failover));
+    }
+
+    /// Starts `program` as `service`, which may call the server at `address`. The host must have been made within a
+    /// runtime.
+    pub(crate) fn start_calling(&self, service: &str, program: &Arc<Program>, address: SocketAddr) {
+        let mut spec = spec(service, program, size(MEMORY_BYTES), FailoverMode::Direct);
+        spec.network = self.host.network_of(&spec.name, &network_to(address));
+        self.create(spec);
+    }
+
+    fn create(&self, spec: ServiceSpec) {
         self.grant(&spec.name);
         self.runtime.block_on(self.host.create_service(spec)).expect("the service starts");
     }
 
     /// Starts the guest in `file` as `service`, in the host's data directory, with ample fuel.
     pub(crate) fn start_durable(&self, service: &str, file: &str) {
-        let bytes = guest(file);
+        self.start_durable_with(service, file, guest(file), NetworkSettings::default());
+    }
+
+    /// Starts the guest in `bytes` as `service`, in the host's data directory, with ample fuel and this network.
+    pub(crate) fn start_durable_with(&self, service: &str, file: &str, bytes: Vec<u8>, network: NetworkSettings) {
         let size = size(MEMORY_BYTES);
         let new = NewService {
             name: name(service),
@@ -234,7 +254,7 @@ impl Served {
                 thresholds: Thresholds::default(),
                 deduplication_window: DeduplicationWindow::durable(),
                 failover: FailoverMode::Direct,
-                network: NetworkSettings::default(),
+                network,
             },
             secret: SECRET,
             epoch: Epoch::default(),
@@ -286,28 +306,57 @@ impl Served {
         requests: impl IntoIterator<Item = Request>,
         beside: &[(&str, &'static [u8])],
     ) -> Vec<Duration> {
-        let token = self.token.reveal();
-        let request = async |service: &str, request| {
-            self.host.request(token, service, request).await.expect("nothing is denied").answer
-        };
         let is_over = Cell::new(false);
         let measured = async {
-            let mut took = Vec::new();
-            for next in requests {
-                let start = Instant::now();
-                let answer = request(service, next).await;
-                took.push(start.elapsed());
-                assert!(matches!(answer, Answer::Ok(_)), "{answer:?}");
-            }
+            let took = self.latencies(service, requests).await;
             is_over.set(true);
             took
         };
         let others = beside.iter().map(async |(other, body)| {
             while !is_over.get() {
-                request(other, anonymous(*body)).await;
+                self.request(other, anonymous(*body)).await;
             }
         });
         self.runtime.block_on(futures::future::join(measured, futures::future::join_all(others))).0
+    }
+
+    /// Sends each service in `waiting` a transaction with `body`. Once `are_waiting` is over, sends `requests` to
+    /// `service` one after another, and returns how long each took. Then calls `release`, after which the transactions
+    /// of the others must end.
+    pub(crate) fn latencies_while(
+        &self,
+        service: &str,
+        requests: impl IntoIterator<Item = Request>,
+        (waiting, body): (&[String], &str),
+        are_waiting: impl Future<Output = ()>,
+        release: impl FnOnce(),
+    ) -> Vec<Duration> {
+        let measured = async {
+            are_waiting.await;
+            let took = self.latencies(service, requests).await;
+            release();
+            took
+        };
+        let others = waiting.iter().map(async |other| {
+            let answer = self.request(other, anonymous(body.to_owned())).await;
+            assert!(matches!(answer, Answer::Ok(_)), "{answer:?}");
+        });
+        self.runtime.block_on(futures::future::join(measured, futures::future::join_all(others))).0
+    }
+
+    async fn latencies(&self, service: &str, requests: impl IntoIterator<Item = Request>) -> Vec<Duration> {
+        let mut took = Vec::new();
+        for next in requests {
+            let start = Instant::now();
+            let answer = self.request(service, next).await;
+            took.push(start.elapsed());
+            assert!(matches!(answer, Answer::Ok(_)), "{answer:?}");
+        }
+        took
+    }
+
+    async fn request(&self, service: &str, request: Request) -> Answer {
+        self.host.request(self.token.reveal(), service, request).await.expect("nothing is denied").answer
     }
 
     /// Returns the number of failovers of its services.
@@ -393,10 +442,17 @@ fn size(memory_bytes: u64) -> Size {
         fuel: crate::bare::FUEL,
         memory_bytes,
         disk_bytes: Size::disk_bytes_for(memory_bytes),
-        network_calls: Size::network_for(memory_bytes).calls,
-        network_bytes: Size::network_for(memory_bytes).bytes,
+        network_calls: NETWORK_CALLS,
+        network_bytes: NETWORK_BYTES,
         deadline: Duration::from_secs(60),
     }
+}
+
+/// Returns the settings of a service that may call the server at `address`, over HTTP, and no other.
+pub(crate) fn network_to(address: SocketAddr) -> NetworkSettings {
+    let target: Target = format!("http://{address}").parse().expect("a target");
+    let allow = AllowList::new(vec![Allowed::from(target)]).expect("one");
+    NetworkSettings { allow, retry: Retry::Never }
 }
 
 /// Returns a transaction without an id: the host creates one.
