@@ -118,6 +118,22 @@ fn every_form_is_shown() {
     }
 }
 
+#[test]
+fn imports_that_are_denied_are_listed() {
+    let file = guest("denied.wat");
+    let denied = [
+        "wasi:sockets/network@0.2.3",
+        "wasi:sockets/instance-network@0.2.3",
+        "wasi:sockets/ip-name-lookup@0.2.3",
+        "wasi:nowhere/things",
+    ];
+    assert_eq!(inspected(&file)["denied"], json!(denied));
+    let output = lifeboat(["inspect"]).arg(&file).output();
+    let lines = output.exits(0);
+    assert!(lines.contains(&format!("denied        {}\n", denied.join("\n              "))), "{lines}");
+    assert_eq!(inspected(guest("count.wat"))["denied"], json!([]));
+}
+
 fn many_functions() -> String {
     "(func (param i32) (result i32) (i32.add (local.get 0) (i32.const 77)))".repeat(40_000)
 }
@@ -242,7 +258,8 @@ fn unknown_imports_are_refused_by_name() {
     let cases = [
         ("\"env\" \"notify\"", "env#notify", "without glue"),
         ("\"wasi_snapshot_preview1\" \"fd_fly\"", "wasi_snapshot_preview1#fd_fly", "drop what needs more"),
-        ("\"wasi:sockets/tcp@0.2.0\" \"x\"", "wasi:sockets/tcp@0.2.0", "no network"),
+        ("\"wasi:sockets/tcp@0.2.0\" \"x\"", "wasi:sockets/tcp@0.2.0", "component-type"),
+        ("\"wasi:cli/stdout@0.3.0\" \"x\"", "wasi:cli/stdout@0.3.0#x", "WASI 0.2"),
         ("\"lifeboat:vm/state@0.2.0\" \"read\"", "lifeboat:vm/state@0.2.0#read", "SDK"),
     ];
     for (import, name, remedy) in cases {

@@ -83,6 +83,16 @@ fn trap_fails_its_transaction_without_a_change_of_state() {
 }
 
 #[test]
+fn a_denied_call_fails_its_transaction_and_names_itself() {
+    let output = run_file(&[], &guest("denied.wat")).input("a\nnet\nboom\na\n").output();
+    let lines: Vec<&str> = output.exits(1).lines().collect();
+    assert_eq!((lines[0], lines[1], lines[3]), ("1", "1", "2"));
+    let failed: Value = serde_json::from_str(lines[2]).expect("JSON");
+    let cause = "trap: denied: wasi:nowhere/things#peek: the service is not granted it";
+    assert_eq!((&failed["outcome"], &failed["cause"]), (&json!("failed"), &json!(cause)));
+}
+
+#[test]
 fn body_is_handed_over_byte_for_byte() {
     let echo = echo();
     for body in [&b" {\"a\" :1}\t"[..], "caf\u{e9} \u{1f6df}".as_bytes(), b"", b"\"quoted\\\"", b"refuse "] {

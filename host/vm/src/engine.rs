@@ -19,6 +19,7 @@ pub use child::{
 pub use turns::LET_PAST_PER_BYTE;
 
 use crate::store::{StoreData, VmPre, add_to_linker};
+use crate::wasi::denied;
 use crate::workload::{
     CONVERTER_TABLES, CORE_INSTANCES_MAX, LoadError, LoadLimits, MEMORIES_MAX, MODULE_BYTES_MAX, TABLE_ELEMENTS_MAX,
     TABLES_MAX, Workload,
@@ -462,7 +463,15 @@ impl Engine {
     }
 
     fn link(&self, workload: Workload, component: wasmtime::Result<Component>) -> Result<Program, EngineError> {
-        let linked = component.and_then(|component| self.linker.instantiate_pre(&component)).and_then(VmPre::new);
+        let instantiable = |component: Component| {
+            if workload.denied.is_empty() {
+                return self.linker.instantiate_pre(&component);
+            }
+            let mut linker = self.linker.clone();
+            denied::define(&mut linker, &component, &workload.denied)?;
+            linker.instantiate_pre(&component)
+        };
+        let linked = component.and_then(instantiable).and_then(VmPre::new);
         match linked {
             Ok(pre) => Ok(Program { workload, pre }),
             Err(error) => {

@@ -2,8 +2,8 @@
 //! lines. There is nothing else.
 //!
 //! Every interface is linked individually, so this file lists everything that a guest can reach. Arguments,
-//! environment and standard input are empty; the virtual disk is preopened at `/`; HTTP is linked; sockets are not
-//! linked at all.
+//! environment and standard input are empty; the virtual disk is preopened at `/`; HTTP is linked. Of any other
+//! interface, such as sockets, a guest gets functions that deny (`wasi/denied.rs`).
 //!
 //! Determinism rests on this file: the same transaction gives the same reply on any machine, in every replay.
 //!
@@ -13,6 +13,7 @@
 //! - Random numbers are ChaCha20 (RFC 8439's cipher, 64-bit nonce) keyed by the service's secret and the epoch. The
 //!   nonce consists of the phase and the sequence number. Instantiation, snapshot and restore belong to no epoch.
 
+pub(crate) mod denied;
 mod files;
 mod http;
 mod streams;

@@ -7,8 +7,9 @@
 //! This module is pure: no I/O, no clock, no compiler. Others read the file, compile the component and create its
 //! store. It guarantees that
 //! - every module inside is valid under [`FEATURES`], so the compiler meets no proposal that the engine leaves off;
-//! - the exports of the world exist with the contract's types, and all imports are in [`STATE_IMPORT`] or
-//!   [`WASI_IMPORTS`] (linking, not this module, checks the *types* of WASI imports);
+//! - the exports of the world exist with the contract's types, and all imports are in [`STATE_IMPORT`], in
+//!   [`WASI_IMPORTS`], or in other interfaces of WASI, which the host denies (linking, not this module, checks the
+//!   *types* of WASI imports);
 //! - the needs of one instance from a pooled slot are within `LoadLimits`.
 //!
 //! The bytes are untrusted. Every length is bounded before it is used (`bounds.rs`), and nesting is bounded before
@@ -84,6 +85,9 @@ pub const TYPES_MAX: u64 = 50_000;
 /// The bound on the imports, exports, aliases, instances and functions of all components together, besides core
 /// modules.
 pub const COMPONENT_ITEMS_MAX: u64 = 50_000;
+/// The bound on the functions and types of all interfaces that a component imports. All of WASI 0.2 has a few hundred. The host
+/// makes a function for each one that it denies.
+pub const IMPORTED_ITEMS_MAX: u64 = 5_000;
 
 /// The Wasm proposals that a workload may use: WebAssembly 2.0, tail calls, extended constants, multiple memories,
 /// relaxed SIMD and the component model.
@@ -137,7 +141,7 @@ fn load_here(name: &str, bytes: &[u8], limits: &LoadLimits) -> Result<Workload, 
 
     let types = validate(name, &component, limits)?;
     let (imports, exports) = externs(name, &component)?;
-    contract::check_component(name, types.as_ref(), &imports, &exports)?;
+    let denied = contract::check_component(name, types.as_ref(), &imports, &exports, limits)?;
     let footprint = footprint::scan(name, &component)?;
     let converter_tables = if form == Form::Component { 0 } else { CONVERTER_TABLES };
     footprint.check(name, &LoadLimits { tables: limits.tables + converter_tables, ..limits.clone() })?;
@@ -157,6 +161,7 @@ fn load_here(name: &str, bytes: &[u8], limits: &LoadLimits) -> Result<Workload, 
         has_start: footprint.has_start,
         footprint,
         imports,
+        denied,
         exports,
         input_bytes: bytes.len() as u64,
         component_bytes: component.len() as u64,
@@ -189,6 +194,8 @@ pub struct Workload {
     pub footprint: Footprint,
     /// The component's imports, in their order in the component.
     pub imports: Vec<String>,
+    /// Those of the imports that the host denies: interfaces of WASI beyond [`WASI_IMPORTS`].
+    pub denied: Vec<String>,
     /// The component's exports, in their order in the component.
     pub exports: Vec<String>,
     /// The length of the bytes that were loaded.
@@ -299,6 +306,8 @@ pub struct LoadLimits {
     pub types: u64,
     /// The number of imports, exports, aliases, instances and functions of all components.
     pub component_items: u64,
+    /// The number of functions and types of all imported interfaces.
+    pub imported_items: u64,
 }
 
 impl Default for LoadLimits {
@@ -319,6 +328,7 @@ impl Default for LoadLimits {
             code_bytes: CODE_BYTES_MAX,
             types: TYPES_MAX,
             component_items: COMPONENT_ITEMS_MAX,
+            imported_items: IMPORTED_ITEMS_MAX,
         }
     }
 }

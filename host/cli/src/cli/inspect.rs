@@ -99,6 +99,7 @@ fn lines(workload: &Workload, sizes: &[String]) -> String {
         ("start", if workload.has_start { "has a start function" } else { "no start function" }.into()),
         ("exports", list(&workload.exports)),
         ("imports", list(&workload.imports)),
+        ("denied", list(&workload.denied)),
         ("fits sizes", if sizes.is_empty() { "none of the built-in ones".into() } else { sizes.join(", ") }),
     ];
     let text = rows.iter().map(|(name, value)| format!("{name:<13} {value}\n")).collect();

@@ -15,8 +15,8 @@ use wit_component::StringEncoding;
 use wit_parser::abi::{AbiVariant, WasmType};
 use wit_parser::{Resolve, WorldId};
 
-use super::FEATURES;
 use super::error::{LoadError, one_line};
+use super::{FEATURES, LoadLimits};
 
 /// The interface that a workload exports.
 pub const WORKLOAD_EXPORT: &str = "lifeboat:vm/workload@0.1.0";
@@ -24,9 +24,8 @@ pub const WORKLOAD_EXPORT: &str = "lifeboat:vm/workload@0.1.0";
 pub const STATE_IMPORT: &str = "lifeboat:vm/state@0.1.0";
 /// The module that a core module may import for WASI preview 1; the loader adapts it.
 pub const PREVIEW_1_IMPORT: &str = "wasi_snapshot_preview1";
-/// The interfaces of WASI 0.2, of any patch version, that a workload may import. The host links exactly these.
-///
-/// `wasi:http` denies every request, and `wasi:sockets` is missing: a service has no network of its own.
+/// The interfaces of WASI 0.2, of any patch version, that the host implements. It denies all others that a workload
+/// imports.
 pub const WASI_IMPORTS: &[&str] = &[
     "wasi:cli/environment",
     "wasi:cli/exit",
@@ -136,27 +135,42 @@ fn core_type(ty: &WasmType) -> ValType {
     }
 }
 
-/// Checks a component's imports and exports against the contract.
+/// Checks a component's imports and exports against the contract. Returns the imports that the host denies.
 pub(super) fn check_component(
     file: &str,
     types: TypesRef<'_>,
     imports: &[String],
     exports: &[String],
-) -> Result<(), LoadError> {
+    limits: &LoadLimits,
+) -> Result<Vec<String>, LoadError> {
     // Exports are checked first: for a command or a library, that message is more useful than one about its imports.
     check_exports(file, types, exports)?;
-    let mut unknown = Vec::new();
+    let (mut unknown, mut denied, mut imported_items) = (Vec::new(), Vec::new(), 0);
     for import in imports {
         let item = types.component_item_for_import(import).map(|item| item.ty);
+        if let Some(ComponentEntityType::Instance(id)) = item {
+            imported_items += types[id].exports.len() as u64;
+        }
         match item {
             Some(ComponentEntityType::Instance(id)) if import == STATE_IMPORT => {
                 unknown.extend(check_state(file, types, id)?);
             }
             Some(ComponentEntityType::Instance(_)) if is_wasi(import) => {}
+            Some(ComponentEntityType::Instance(_)) if is_denied(import) => denied.push(import.clone()),
             _ => unknown.push(import.clone()),
         }
     }
-    refuse_unknown(file, unknown)
+    refuse_unknown(file, unknown)?;
+    if imported_items > limits.imported_items {
+        return Err(LoadError::TooMany {
+            file: one_line(file),
+            what: "functions and types of the imported interfaces",
+            count: imported_items,
+            limit: limits.imported_items,
+            remedy: "import fewer interfaces",
+        });
+    }
+    Ok(denied)
 }
 
 fn check_exports(file: &str, types: TypesRef<'_>, exports: &[String]) -> Result<(), LoadError> {
@@ -224,17 +238,19 @@ pub(super) fn is_wasi(import: &str) -> bool {
     WASI_IMPORTS.contains(&interface) && !patch.is_empty() && patch.bytes().all(|byte| byte.is_ascii_digit())
 }
 
+/// Returns whether `import` is an interface of WASI that the host denies, of any version. Another version of one of
+/// [`WASI_IMPORTS`] is not: the workload needs it, and can be built for the version that the host has.
+pub(super) fn is_denied(import: &str) -> bool {
+    import.starts_with("wasi:") && !WASI_IMPORTS.contains(&import.split('@').next().unwrap_or_default())
+}
+
 /// Refuses `unknown` imports, if any, with a remedy for the first.
 pub(super) fn refuse_unknown(file: &str, unknown: Vec<String>) -> Result<(), LoadError> {
     let Some(first) = unknown.first() else { return Ok(()) };
-    let remedy = if first.starts_with("wasi:sockets/") || first.starts_with("wasi:http/") {
-        "a service has no network of its own, pass what it needs in the transaction"
-    } else if first.starts_with("wasi:") && WASI_IMPORTS.contains(&first.split('@').next().unwrap_or_default()) {
+    let remedy = if first.starts_with("wasi:") {
         "it offers WASI 0.2 and preview 1, build for wasm32-wasip1 or wasm32-wasip2"
     } else if first.starts_with("wasi_unstable") {
         "it offers WASI preview 1 and 0.2, build for wasm32-wasip1"
-    } else if first.starts_with("wasi:") {
-        "of WASI 0.2 it offers cli, clocks, filesystem, http, io and random, drop what needs more"
     } else if first.starts_with("lifeboat:vm/") {
         "it offers version 0.1.0 of `lifeboat:vm/state`, rebuild with this host's SDK"
     } else if first.starts_with("env#") || first.starts_with("__wbindgen") || first.starts_with("wbg#") {

@@ -14,7 +14,7 @@ use wasmparser::{CompositeInnerType, ExternalKind, FuncType, Parser, Payload, Ty
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 
 use super::contract::{
-    CONTRACT, Function, PREVIEW_1_IMPORT, STATE_IMPORT, WORKLOAD_EXPORT, canonical, is_wasi, refuse_unknown,
+    CONTRACT, Function, PREVIEW_1_IMPORT, STATE_IMPORT, WORKLOAD_EXPORT, canonical, is_denied, is_wasi, refuse_unknown,
 };
 use super::error::{self, LoadError, one_line};
 use super::{Form, LoadLimits, thread};
@@ -206,12 +206,13 @@ impl<'a> Summary<'a> {
             } else if *module == PREVIEW_1_IMPORT {
                 ADAPTER_EXPORTS.contains(name)
             } else if let Some(interface) = module.strip_prefix(STANDARD_PREFIX) {
-                interface == without_patch(STATE_IMPORT) || is_wasi(&format!("{interface}.0"))
-            } else if is_wasi(module) && form == Form::PlainModule {
-                plain_wasi.push(import.clone());
-                true
+                interface == without_patch(STATE_IMPORT) || is_wasi(&format!("{interface}.0")) || is_denied(interface)
             } else {
-                is_wasi(module)
+                let of_wasi = is_wasi(module) || is_denied(module);
+                if of_wasi && form == Form::PlainModule {
+                    plain_wasi.push(import.clone());
+                }
+                of_wasi
             };
             if !known {
                 unknown.push(import);

@@ -14,6 +14,7 @@ use super::*;
 
 const COUNT: &str = include_str!("../../../../tests/guests/count.wat");
 const COMPONENT: &str = include_str!("../../../../tests/guests/handle-bomb.wat");
+const DENIED: &str = include_str!("../../../../tests/guests/denied.wat");
 
 fn try_load(bytes: impl AsRef<[u8]>) -> Result<Workload, LoadError> {
     load("guest.wasm", bytes.as_ref(), &LoadLimits::default())
@@ -415,8 +416,7 @@ fn unknown_imports_are_refused_by_name() {
         ("\"wasi_unstable\" \"fd_write\"", "wasi_unstable#fd_write", "wasm32-wasip1"),
         ("\"wasi_snapshot_preview1\" \"fd_fly\"", "wasi_snapshot_preview1#fd_fly", "drop what needs more"),
         ("\"wasi\" \"thread-spawn\"", "wasi#thread-spawn", "drop what needs more"),
-        ("\"wasi:sockets/tcp@0.2.0\" \"x\"", "wasi:sockets/tcp@0.2.0", "no network"),
-        ("\"wasi:http/incoming-handler@0.2.0\" \"x\"", "wasi:http/incoming-handler@0.2.0", "no network"),
+        ("\"wasi:cli/environment@0.3.0\" \"x\"", "wasi:cli/environment@0.3.0#x", "WASI 0.2"),
         ("\"lifeboat:vm/state@0.1.0\" \"erase\"", "lifeboat:vm/state@0.1.0#erase", "SDK"),
         ("\"lifeboat:vm/state@0.2.0\" \"read\"", "lifeboat:vm/state@0.2.0#read", "SDK"),
     ];
@@ -426,14 +426,19 @@ fn unknown_imports_are_refused_by_name() {
             assert!(matches!(refused(bytes, &[name, remedy]), LoadError::UnknownImports { .. }));
         }
     }
-    let wasi = importing("(import \"wasi:clocks/wall-clock@0.2.0\" \"now\" (func (param i32)))");
-    refused(wasi, &["wasi:clocks/wall-clock@0.2.0#now", "component-type"]);
+}
+
+#[test]
+fn wasi_0_2_in_a_module_without_its_types_is_refused() {
+    for interface in ["wasi:clocks/wall-clock@0.2.0", "wasi:sockets/tcp@0.2.0"] {
+        let module = importing(&format!("(import \"{interface}\" \"now\" (func (param i32)))"));
+        refused(module, &[&format!("{interface}#now"), "component-type"]);
+    }
 }
 
 #[test]
 fn unknown_imports_of_components_are_refused_by_name() {
     let import = |import: &str| with(COMPONENT, "(component\n  (import", &format!("(component\n  {import}\n  (import"));
-    refused(import("(import \"wasi:sockets/tcp@0.2.3\" (instance))"), &["wasi:sockets/tcp@0.2.3", "no network"]);
     refused(import("(import \"wasi:cli/environment@0.3.0\" (instance))"), &["environment@0.3.0", "WASI 0.2"]);
     refused(import("(import \"log\" (func))"), &["`log`"]);
     refused(import("(import \"wasi:cli/environment@0.2.0\" (func))"), &["wasi:cli/environment@0.2.0"]);
@@ -444,6 +449,33 @@ fn unknown_imports_of_components_are_refused_by_name() {
         "(export \"erase\" (func))\n (export \"read\" (func (param \"max\" u32)",
     );
     refused(text, &["lifeboat:vm/state@0.1.0#erase"]);
+}
+
+#[test]
+fn interfaces_of_wasi_that_no_service_is_granted_are_listed_as_denied() {
+    let denied = ["wasi:sockets/network@0.2.3", "wasi:sockets/instance-network@0.2.3"];
+    let denied = [&denied[..], &["wasi:sockets/ip-name-lookup@0.2.3", "wasi:nowhere/things"]].concat();
+    assert_eq!(try_load(DENIED).unwrap().denied, denied);
+    assert!(try_load(COMPONENT).unwrap().denied.is_empty());
+}
+
+#[test]
+fn interfaces_of_other_packages_are_refused_by_name() {
+    for interface in ["acme:sockets/tcp@0.2.0", "wasix:sockets/tcp"] {
+        let component = with(DENIED, "wasi:nowhere/things", interface);
+        assert!(matches!(refused(component, &[interface]), LoadError::UnknownImports { .. }));
+    }
+}
+
+#[test]
+fn more_imported_functions_than_the_bound_are_refused() {
+    let peeks = |count: u64| {
+        let peeks: String = (0..count).map(|index| format!("(export \"peek{index}\" (func))")).collect();
+        with(DENIED, "(export \"peek\" (func (result u32)))", &format!("(export \"peek\" (func (result u32))){peeks}"))
+    };
+    try_load(binary(&peeks(IMPORTED_ITEMS_MAX - 20))).unwrap();
+    let error = refused(binary(&peeks(IMPORTED_ITEMS_MAX)), &["functions and types", "limit is 5000"]);
+    assert!(matches!(error, LoadError::TooMany { .. }), "{error:?}");
 }
 
 #[test]
