@@ -426,7 +426,8 @@ fn datetime(ns: u64) -> clocks::wall_clock::Datetime {
 
 impl clocks::monotonic_clock::Host for Wasi {
     fn now(&mut self) -> Result<u64> {
-        Ok(self.now_ns)
+        // While start functions run, the time is 0. Go's runtime takes a clock at 0 for a broken one, and ends.
+        Ok(self.now_ns.max(1))
     }
 
     fn resolution(&mut self) -> Result<u64> {

@@ -39,6 +39,24 @@ fn a_guest_with_everything_that_the_loader_takes_is_run() {
 }
 
 #[tokio::test]
+async fn the_monotonic_clock_of_a_start_function_is_not_zero() {
+    let text = include_str!("../../../../tests/guests/count.wat");
+    let import = "(module (import \"wasi_snapshot_preview1\" \"clock_time_get\"
+        (func $clock (param i32 i64 i32) (result i32)))\n";
+    let initialize = "(func (export \"_initialize\")
+        (drop (call $clock (i32.const 1) (i64.const 1) (i32.const 512)))
+        (if (i64.eqz (i64.load (i32.const 512))) (then unreachable)))
+        (global $heap";
+    let text = text.replacen("(module\n", import, 1).replacen("(global $heap", initialize, 1);
+    let workload = load("count.wat", text.as_bytes(), &LoadLimits::default()).unwrap();
+    let engine = Arc::new(Engine::new(PoolLimits { stores: 1, memories: 1, memory_bytes: 1 << 20 }).unwrap());
+    let program = engine.compile(workload).await.unwrap();
+    let inputs = crate::store::Inputs::Replay;
+    let allowance = crate::store::Allowance { fuel: 1_000_000, memory_bytes: 1 << 20, disk_bytes: 0, inputs };
+    crate::instance::Instance::create(&program, [7; 32], allowance, lifeboat_disk::Disk::new(0)).await.unwrap();
+}
+
+#[tokio::test]
 async fn loads_at_once_are_bounded_however_slow_one_is() {
     const LARGE: u64 = SMALL_BYTES_MAX + 1;
     let limits = PoolLimits { stores: 0, memories: 0, memory_bytes: 1 << 20 };
