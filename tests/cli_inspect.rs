@@ -292,11 +292,11 @@ fn file_over_the_limit_is_refused_without_being_read() {
 fn proposals_that_are_off_are_refused_by_name() {
     let memory = "(memory (export \"memory\") 1)";
     let shared = with(&count(), memory, "(memory (export \"memory\") 1 2 shared)");
-    refused(shared, &["uses threads", "build it without `atomics` and shared memory"]);
+    refused(shared, &["uses threads", "build it without `-pthread`"]);
     refused(with(&count(), memory, "(memory (export \"memory\") 1) (memory i64 1)"), &["64-bit memory", "wasm32"]);
     let function = |body: &str| with(&count(), "  (func $is", &format!("  {body}\n  (func $is"));
-    refused(function("(tag $oops) (func (throw $oops))"), &["exceptions", "panic = \"abort\""]);
-    refused(function("(type (struct (field i32)))"), &["garbage-collected references"]);
+    refused(function("(tag $oops) (func (throw $oops))"), &["uses exception handling", "panic = \"abort\""]);
+    refused(function("(type (struct (field i32)))"), &["uses garbage collection", "has no collector"]);
 }
 
 #[test]

@@ -345,11 +345,19 @@ fn validate(file: &str, binary: &[u8], limits: &LoadLimits) -> Result<Types, Loa
     bounds::check(file, binary, limits)?;
     nesting::check(file, binary)?;
     Validator::new_with_features(FEATURES).validate_all(binary).map_err(|cause| {
-        // Some checks of a proposal fail with an ordinary message. If the binary is valid with every proposal on, the
-        // cause is still a proposal.
-        let proposal = cause.missing_wasm_feature().is_some()
-            || Validator::new_with_features(WasmFeatures::all()).validate_all(binary).is_ok();
-        if proposal { error::feature(file, &cause) } else { error::invalid(file, &cause) }
+        if let Some(missing) = cause.missing_wasm_feature() {
+            return error::feature(file, &cause, missing);
+        }
+        // Some checks of a proposal fail with an ordinary message. If the binary is valid with a proposal on, or with
+        // all of them, that is still the cause.
+        let is_valid_with = |more| Validator::new_with_features(FEATURES.union(more)).validate_all(binary).is_ok();
+        match is_valid_with(WasmFeatures::all()) {
+            false => error::invalid(file, &cause),
+            true => {
+                let named = error::NAMED_PROPOSALS.into_iter().find(|proposal| is_valid_with(*proposal));
+                error::feature(file, &cause, named.unwrap_or(WasmFeatures::empty()))
+            }
+        }
     })
 }
 

@@ -162,8 +162,11 @@ impl<'a> Summary<'a> {
         let (memory, realloc) = if standard { ("cm32p2_memory", "cm32p2_realloc") } else { ("memory", "cabi_realloc") };
 
         let mut wanted: Vec<_> = CONTRACT.exports.iter().map(|it| (workload(it), Some(it.core.clone()))).collect();
-        if self.exports.contains_key("_start") && !wanted.iter().any(|(name, _)| self.exports.contains_key(&**name)) {
-            return Err(LoadError::Command { file, export: "_start".to_owned() });
+        if self.exports.contains_key("_start") {
+            return Err(match wanted.iter().any(|(name, _)| self.exports.contains_key(&**name)) {
+                true => LoadError::CommandWithWorld { file },
+                false => LoadError::Command { file, export: "_start".to_owned() },
+            });
         }
         wanted.push((memory.to_owned(), None));
         wanted.push((realloc.to_owned(), Some(FuncType::new([ValType::I32; 4], [ValType::I32]))));

@@ -126,6 +126,17 @@ pub enum LoadError {
         /// The export that identifies a command.
         export: String,
     },
+    /// The module is a program and a workload. The host would call no `_start`, so its runtime would not be set up.
+    #[error(
+        "`{file}`: exports the world lifeboat:vm/vm and `_start`, which the host never calls, so the runtime of its \
+         language is not set up: build a reactor, which exports `_initialize`, with `-mexec-model=reactor` (C, C++), \
+         `crate-type = [\"cdylib\"]` (Rust), `-buildmode=c-shared` (Go, TinyGo) or `--exportStart _initialize` \
+         (AssemblyScript)"
+    )]
+    CommandWithWorld {
+        /// The name of the file.
+        file: String,
+    },
     /// The workload lacks exports of the world.
     #[error(
         "`{file}`: not a workload of the world lifeboat:vm/vm: lacks {}, exports {}: build it with the SDK or \
@@ -366,21 +377,36 @@ pub(super) fn invalid(file: &str, cause: &wasmparser::Error) -> LoadError {
     LoadError::Invalid { file: one_line(file), offset, cause }
 }
 
-pub(super) fn feature(file: &str, cause: &wasmparser::Error) -> LoadError {
-    let missing = cause.missing_wasm_feature().unwrap_or(WasmFeatures::empty());
+/// The proposals that [`feature`] names.
+pub(super) const NAMED_PROPOSALS: [WasmFeatures; 5] = [
+    WasmFeatures::THREADS,
+    WasmFeatures::EXCEPTIONS,
+    WasmFeatures::LEGACY_EXCEPTIONS.union(WasmFeatures::EXCEPTIONS),
+    WasmFeatures::GC.union(WasmFeatures::GC_TYPES).union(WasmFeatures::FUNCTION_REFERENCES),
+    WasmFeatures::MEMORY64,
+];
+
+/// Reports that the binary needs the proposal `missing`. A proposal is named as in the list of the WebAssembly group.
+pub(super) fn feature(file: &str, cause: &wasmparser::Error, missing: WasmFeatures) -> LoadError {
+    let is_of = |proposals: WasmFeatures| missing.intersects(proposals);
     let (feature, remedy) = match missing {
-        WasmFeatures::THREADS | WasmFeatures::SHARED_EVERYTHING_THREADS => {
-            ("threads", "a workload is single-threaded, build it without `atomics` and shared memory")
-        }
-        WasmFeatures::MEMORY64 => ("64-bit memory", "build for wasm32"),
-        WasmFeatures::EXCEPTIONS | WasmFeatures::LEGACY_EXCEPTIONS => {
-            ("exceptions", "build with `panic = \"abort\"` or `-fno-exceptions`")
-        }
-        WasmFeatures::GC | WasmFeatures::GC_TYPES | WasmFeatures::FUNCTION_REFERENCES => (
-            "garbage-collected references",
-            "the engine has no collector, use a language or a target with its own linear memory",
+        _ if is_of(WasmFeatures::THREADS | WasmFeatures::SHARED_EVERYTHING_THREADS) => (
+            "threads",
+            "a workload is single-threaded, build it without `-pthread` (C, C++), `-C target-feature=+atomics` (Rust) \
+             or `--enable threads` (AssemblyScript)",
         ),
-        WasmFeatures::CM_ASYNC => ("asynchronous component functions", "build for WASI 0.2"),
+        _ if is_of(WasmFeatures::MEMORY64) => ("64-bit memory", "build for wasm32"),
+        _ if is_of(WasmFeatures::EXCEPTIONS | WasmFeatures::LEGACY_EXCEPTIONS) => (
+            "exception handling",
+            "build with `-fno-exceptions` and without `-fwasm-exceptions` and `-mllvm -wasm-enable-sjlj` (C, C++), \
+             or with `panic = \"abort\"` (Rust)",
+        ),
+        _ if is_of(WasmFeatures::GC | WasmFeatures::GC_TYPES | WasmFeatures::FUNCTION_REFERENCES) => (
+            "garbage collection (references that a collector owns)",
+            "the engine has no collector, use a compiler that brings its own in linear memory, for example TeaVM for \
+             `WEBASSEMBLY` instead of `WEBASSEMBLY_GC` (Java)",
+        ),
+        _ if is_of(WasmFeatures::CM_ASYNC) => ("asynchronous component functions", "build for WASI 0.2"),
         _ => ("a proposal beyond WebAssembly 2.0", "build without it, for wasm32-wasip1 if in doubt"),
     };
     let (offset, cause) = (cause.offset() as u64, one_line(cause.message()));

@@ -339,15 +339,17 @@ fn text_is_bounded_more_tightly_than_a_binary() {
 #[test]
 fn proposals_that_are_off_are_refused_by_name() {
     let memory = "(memory (export \"memory\") 1)";
-    refused(with(COUNT, memory, "(memory (export \"memory\") 1 2 shared)"), &["threads", "single-threaded"]);
+    refused(with(COUNT, memory, "(memory (export \"memory\") 1 2 shared)"), &["threads", "-pthread"]);
     refused(with(COUNT, memory, "(memory (export \"memory\") 1) (memory i64 1)"), &["64-bit memory", "wasm32"]);
     let function = |body: &str| with(COUNT, "  (func $is", &format!("  {body}\n  (func $is"));
     refused(function("(func (drop (i32.atomic.load (i32.const 0))))"), &["threads"]);
     refused(function("(func (param externref))"), &["references", "collector"]);
     refused(function("(type (struct (field i32)))"), &["references"]);
     refused(function("(func (param (ref null func)) (local (ref func)))"), &["references"]);
-    let error = refused(function("(tag $oops) (func (throw $oops))"), &["exceptions"]);
+    let error = refused(function("(tag $oops) (func (throw $oops))"), &["exception handling", "-fwasm-exceptions"]);
     assert!(matches!(error, LoadError::Feature { .. }));
+    let legacy = "(tag $oops) (func try throw $oops catch $oops end)";
+    refused(function(legacy), &["exception handling", "-fno-exceptions"]);
 }
 
 #[test]
@@ -502,6 +504,15 @@ fn only_released_wasi_0_2_is_wasi() {
         for version in ["", "@", "@0.2", "@0.2.", "@0.3.0", "@0.2.0-rc-2023-11-10", "@10.2.0"] {
             assert!(!contract::is_wasi(&format!("{import}{version}")), "{import}{version}");
         }
+    }
+}
+
+#[test]
+fn workloads_that_are_also_commands_are_refused_as_both() {
+    let text = with(COUNT, "  (func $is", "  (func (export \"_start\"))\n  (func $is");
+    for bytes in [binary(&text), wit_module(&text)] {
+        let error = refused(bytes, &["exports the world", "`_start`", "-mexec-model=reactor", "-buildmode=c-shared"]);
+        assert!(matches!(error, LoadError::CommandWithWorld { .. }), "{error:?}");
     }
 }
 
