@@ -1,8 +1,8 @@
 //! Turns the bytes of a workload into one validated component, or reports in one line why it cannot.
 //!
 //! Many kinds of guest are accepted: a component, a core module built with the SDK or wit-bindgen (with or without WASI
-//! preview 1), a plain core module with the canonical export names, and text of these. The output is always a component
-//! of the world `lifeboat:vm/vm`, checked against [`FEATURES`] and counted against [`LoadLimits`].
+//! preview 1), a plain core module with the canonical export names or their aliases, and text of these. The output is
+//! always a component of the world `lifeboat:vm/vm`, checked against [`FEATURES`] and counted against [`LoadLimits`].
 //!
 //! This module is pure: no I/O, no clock, no compiler. Others read the file, compile the component and create its
 //! store. It guarantees that
@@ -21,6 +21,7 @@
 //!                              \------> core module --contract--> convert -> validate
 //! ```
 
+mod aliases;
 mod bounds;
 mod contract;
 mod convert;
@@ -132,7 +133,8 @@ fn load_here(name: &str, bytes: &[u8], limits: &LoadLimits) -> Result<Workload, 
     } else if binary.starts_with(b"\0asm") {
         validate(name, binary, limits)?;
         footprint::scan(name, binary)?.check(name, limits)?;
-        let converted = convert::to_component(name, binary, limits)?;
+        let renamed = aliases::with_canonical_names(binary);
+        let converted = convert::to_component(name, renamed.as_deref().unwrap_or(binary), limits)?;
         (converted.form, converted.component, converted.adapted)
     } else {
         return Err(error::not_wasm(name, bytes));

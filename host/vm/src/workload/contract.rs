@@ -253,6 +253,8 @@ pub(super) fn refuse_unknown(file: &str, unknown: Vec<String>) -> Result<(), Loa
         "it offers WASI preview 1 and 0.2, build for wasm32-wasip1"
     } else if first.starts_with("lifeboat:vm/") {
         "it offers version 0.1.0 of `lifeboat:vm/state`, rebuild with this host's SDK"
+    } else if first == "env#abort" {
+        "build it with `--use abort=` (AssemblyScript), so that an abort is a trap"
     } else if first.starts_with("env#") || first.starts_with("__wbindgen") || first.starts_with("wbg#") {
         "link everything statically for wasm32-wasip1, without glue for JavaScript"
     } else {

@@ -79,6 +79,37 @@ fn plain_modules_are_accepted_as_text_or_binary() {
     assert_ne!(module.hash, text.hash, "the hash is of what was loaded");
 }
 
+/// Returns count.wat with aliases in the place of the canonical names of its exports.
+fn aliased() -> String {
+    let text = with(COUNT, "\"lifeboat:vm/workload@0.1.0#", "\"lifeboat_");
+    with(&text, "lifeboat_state-version", "lifeboat_state_version")
+}
+
+#[test]
+fn exports_may_have_names_that_are_identifiers() {
+    let workload = try_load(aliased()).unwrap();
+    assert_eq!((workload.form, &*workload.exports), (Form::PlainModule, &[WORKLOAD_EXPORT.to_owned()][..]));
+    assert_eq!(workload.component, try_load(COUNT).unwrap().component);
+    assert_ne!(workload.hash, try_load(COUNT).unwrap().hash);
+}
+
+#[test]
+fn aliases_beside_canonical_names_are_ordinary_exports() {
+    let text = with(COUNT, "  (func $is", "  (func (export \"lifeboat_execute\"))\n  (func $is");
+    try_load(text).unwrap();
+}
+
+#[test]
+fn an_alias_of_another_type_is_refused_by_its_canonical_name() {
+    let text = with(&aliased(), "_version\") (result i32) (i32.const 1)", "_version\") (result i64) (i64.const 1)");
+    refused(text, &["`lifeboat:vm/workload@0.1.0#state-version` is [] -> [i64]"]);
+}
+
+#[test]
+fn the_abort_of_assemblyscript_is_refused_with_its_switch() {
+    refused(importing("(import \"env\" \"abort\" (func (param i32 i32 i32 i32)))"), &["env#abort", "--use abort="]);
+}
+
 #[test]
 fn modules_with_a_component_type_section_are_accepted() {
     let workload = try_load(wit_module(COUNT)).unwrap();
