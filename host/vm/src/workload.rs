@@ -23,6 +23,7 @@
 
 mod aliases;
 mod bounds;
+mod builtins;
 mod contract;
 mod convert;
 mod error;
@@ -129,7 +130,10 @@ fn load_here(name: &str, bytes: &[u8], limits: &LoadLimits) -> Result<Workload, 
     check_bytes(name, "its binary form", binary, limits.module_bytes)?;
 
     let (form, component, adapted) = if Parser::is_component(binary) {
-        (Form::Component, binary.to_vec(), false)
+        bounds::check(name, binary, limits)?;
+        nesting::check(name, binary)?;
+        let component = builtins::without_async(binary).unwrap_or_else(|| binary.to_vec());
+        (Form::Component, component, false)
     } else if binary.starts_with(b"\0asm") {
         validate(name, binary, limits)?;
         footprint::scan(name, binary)?.check(name, limits)?;

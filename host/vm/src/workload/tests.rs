@@ -141,6 +141,57 @@ fn components_are_accepted_as_text_or_binary() {
     }
 }
 
+/// Returns handle-bomb.wat with every asynchronous built-in that can be replaced, and with `more` after them.
+fn declaring_async(more: &str) -> String {
+    let built_ins = "(core func $task-cancel (canon task.cancel))
+        (core func $set (canon context.set i32 0)) (core func $get (canon context.get i32 0))
+        (core func $yield (canon thread.yield)) (core func $drop (canon subtask.drop))
+        (core func (canon subtask.cancel)) (core func (canon subtask.cancel async))
+        (core func (canon backpressure.inc)) (core func (canon backpressure.dec))
+        (core func $new-set (canon waitable-set.new)) (core func (canon waitable-set.drop))
+        (core func (canon waitable-set.wait (memory $memory))) (core func (canon waitable-set.poll (memory $memory)))
+        (core func $join (canon waitable.join))
+        (core module $user
+          (import \"a\" \"cancel\" (func)) (import \"a\" \"set\" (func (param i32)))
+          (import \"a\" \"get\" (func (result i32))) (import \"a\" \"join\" (func (param i32 i32))))
+        (core instance (instantiate $user (with \"a\" (instance
+          (export \"cancel\" (func $task-cancel)) (export \"set\" (func $set)) (export \"get\" (func $get))
+          (export \"join\" (func $join))))))";
+    let lower = "  (core func $subscribe (canon lower";
+    with(COMPONENT, lower, &format!("  {built_ins}\n{more}\n{lower}"))
+}
+
+#[test]
+fn asynchronous_built_ins_that_are_not_used_are_accepted() {
+    let bytes = binary(&declaring_async(""));
+    let workload = try_load(&bytes).unwrap();
+    assert_eq!(workload.form, Form::Component);
+    assert_eq!(workload.hash, WorkloadHash::of(&bytes));
+    let plain = try_load(COMPONENT).unwrap().footprint;
+    assert_eq!(workload.footprint.core_instances, plain.core_instances + 2, "the user, and the functions that trap");
+    assert_eq!(workload.footprint.memories, plain.memories);
+}
+
+#[test]
+fn modules_are_found_behind_replaced_built_ins_at_any_depth() {
+    let nested = "(component (alias outer 1 $user (core module $theirs)) (core module $own)
+        (component (alias outer 2 $heap (core module $far)) (alias outer 1 $own (core module $near))
+          (core func (canon task.cancel)) (core module $empty)
+          (core instance (instantiate $far)) (core instance (instantiate $near)) (core instance (instantiate $empty)))
+        (core instance (instantiate $own)))";
+    let nested = nested.replace("$heap", "$heap-module");
+    let text = with(&declaring_async(&nested), "(core module $heap", "(core module $heap-module");
+    let text = with(&text, "(instantiate $heap)", "(instantiate $heap-module)");
+    try_load(text).unwrap();
+}
+
+#[test]
+fn other_asynchronous_functions_are_refused_as_such() {
+    let streams = declaring_async("(type $s (stream u8)) (core func (canon stream.new $s))");
+    let error = refused(streams, &["asynchronous component functions", "WASI 0.2"]);
+    assert!(matches!(error, LoadError::Feature { .. }), "{error:?}");
+}
+
 #[test]
 fn the_component_that_is_made_from_a_module_is_accepted() {
     let made = try_load(COUNT).unwrap();

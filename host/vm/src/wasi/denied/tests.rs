@@ -193,6 +193,18 @@ async fn a_denied_call_at_the_start_is_an_error_of_the_instance() {
 }
 
 #[tokio::test]
+async fn an_asynchronous_built_in_traps() {
+    let text = DENIED.replace("(canon lower (func $nowhere \"peek\"))", "(canon waitable-set.new)");
+    assert_eq!(answered(&executed(&text, b"net").await), b"1");
+    let attempt = executed(&text, b"boom").await;
+    assert!(
+        matches!(&attempt.answer, Answer::Failed(Cause::Trap { message }) if message.contains("unreachable")),
+        "{:?}",
+        attempt.answer
+    );
+}
+
+#[tokio::test]
 async fn an_interface_in_two_versions_is_denied_in_both() {
     let second = "(import \"wasi:nowhere/things@0.2.0\" (instance (export \"peek\" (func (result u32)))))";
     let text =
