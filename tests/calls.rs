@@ -447,7 +447,11 @@ async fn random_schedules_of_calls_failures_failovers_and_crashes_call_once() {
             }
             expected.insert(id, webhook.counts().get(&format!("s{step}")).copied().unwrap_or_default());
         }
-        // Nothing that happened later made a call of an earlier transaction, nor does a replay of them all.
+        // Nothing that happened later made a call of an earlier transaction, nor does a replay of them all. The power may
+        // be about to go.
+        storage = storage.crash();
+        drop(rig);
+        rig = open(&storage, &webhook, Retry::Ask, u8::MAX).await.expect("starts again");
         rig.fail_over("courier").await;
         let made = |(id, count): (&String, &usize)| (*count > 0).then(|| (id.clone(), *count));
         assert_eq!(webhook.counts(), expected.iter().filter_map(made).collect(), "seed {seed}");
