@@ -7,7 +7,7 @@ use super::Service;
 use crate::answers::IdKey;
 use crate::journal::{JournalError, NetworkRecord, Record, RelocatedAnswer, TransactionRecord};
 use lifeboat_api::call::{CallRecord, CallResponse, DoubtReason, Retry};
-use lifeboat_api::clock::Timestamp;
+use lifeboat_api::clock::{Timestamp, Utc};
 use lifeboat_api::event::{Event, NamedCall};
 use lifeboat_api::id::Sequence;
 use lifeboat_api::name::Name;
@@ -71,6 +71,21 @@ impl Doubt {
             index: self.index,
             method: self.method.clone(),
             target: self.target.clone(),
+        }
+    }
+}
+
+impl From<Doubt> for lifeboat_api::http::Doubt {
+    fn from(doubt: Doubt) -> Self {
+        Self {
+            user: doubt.user.to_string(),
+            id: doubt.id,
+            sequence: doubt.sequence.0,
+            time: Utc(doubt.timestamp).to_string(),
+            index: doubt.index,
+            method: doubt.method,
+            target: doubt.target,
+            reason: doubt.reason,
         }
     }
 }

@@ -17,7 +17,7 @@ use lifeboat_api::call::CallResponse;
 use lifeboat_api::clock::Utc;
 use lifeboat_api::event::FailoverCause;
 use lifeboat_api::http::{
-    AllUsage, AllowedTarget, Deployment, Doubt, Doubts, DropReply, DropRequest, ResourceUsage, SETTLED_BODY_BYTES_MAX,
+    AllUsage, AllowedTarget, Deployment, Doubts, DropReply, DropRequest, ResourceUsage, SETTLED_BODY_BYTES_MAX,
     Service, ServiceNetwork, ServiceState, Services, SettleRequest, SettledResponse, Usage, Vm, Waiting,
 };
 use lifeboat_api::id::Epoch;
@@ -31,7 +31,7 @@ use lifeboat_host::catalog::{ServiceEntry, ServiceSettings};
 use lifeboat_host::files::{self, ARCHIVE_FILES_BYTES_MAX, Unpacked};
 use lifeboat_host::host::NewService;
 use lifeboat_host::network::{AllowList, Allowed, NetworkSettings};
-use lifeboat_host::service::{self, LaunchError, Ordered, SettleError, Settlement, Status};
+use lifeboat_host::service::{LaunchError, Ordered, SettleError, Settlement, Status};
 use lifeboat_vm::engine::joined;
 use lifeboat_vm::workload::MODULE_BYTES_MAX;
 use serde::Serialize;
@@ -192,17 +192,7 @@ pub(super) async fn doubts(
 
 async fn doubts_of(shared: &Shared, identity: &Identity, name: &Name) -> Result<Doubts, Problem> {
     let doubts = disk::in_time(name, shared.host.doubts(identity, name)).await?.map_err(not_operated)?;
-    let shown = |doubt: service::Doubt| Doubt {
-        user: doubt.user.to_string(),
-        id: doubt.id,
-        sequence: doubt.sequence.0,
-        time: Utc(doubt.timestamp).to_string(),
-        index: doubt.index,
-        method: doubt.method,
-        target: doubt.target,
-        reason: doubt.reason,
-    };
-    Ok(Doubts { doubts: doubts.into_iter().map(shown).collect() })
+    Ok(Doubts { doubts: doubts.into_iter().map(Into::into).collect() })
 }
 
 pub(super) async fn settle(

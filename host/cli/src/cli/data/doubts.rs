@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::Args;
 use lifeboat_api::access::Grant;
 use lifeboat_api::call::CallResponse;
-use lifeboat_api::clock::{Timestamp, Utc};
+use lifeboat_api::clock::Timestamp;
 use lifeboat_api::event::Event;
 use lifeboat_api::http::Doubt;
 use lifeboat_api::name::Name;
@@ -55,7 +55,7 @@ impl Doubts {
                 runtime.block_on(self.settle(call.clone(), settlement))?
             }
         };
-        let doubts: Vec<Doubt> = doubts.into_iter().map(shown).collect();
+        let doubts: Vec<Doubt> = doubts.into_iter().map(Into::into).collect();
         self.of.print(&doubts)?;
         Ok(ExitCode::from(if is_damaged { exit::SOME_NOT_OK } else { exit::OK }))
     }
@@ -126,17 +126,4 @@ fn operator(host: &Host, service: &Name) -> anyhow::Result<Identity> {
         authority.issue(&user, Timestamp(u64::MAX), random).context("a user that was just added is not known")?;
     drop(authority);
     Ok(host.authenticate(token.reveal())?)
-}
-
-fn shown(doubt: service::Doubt) -> Doubt {
-    Doubt {
-        user: doubt.user.to_string(),
-        id: doubt.id,
-        sequence: doubt.sequence.0,
-        time: Utc(doubt.timestamp).to_string(),
-        index: doubt.index,
-        method: doubt.method,
-        target: doubt.target,
-        reason: doubt.reason,
-    }
 }
