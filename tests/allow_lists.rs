@@ -6,16 +6,16 @@ use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
 /// A folder with a server's configuration, its data directory and a client's profile.
-struct Folder(tempfile::TempDir);
+pub(crate) struct Folder(tempfile::TempDir);
 
 impl Folder {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         set_up(folder.path());
         Self(folder)
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
@@ -24,7 +24,7 @@ impl Folder {
     }
 
     /// Starts the server, and logs the admin in.
-    fn serve(&self) -> Serving {
+    pub(crate) fn serve(&self) -> Serving {
         let server = Serving::start(self.0.path());
         server.line("lifeboat: serving ");
         let url = format!("http://{}", server.address);
@@ -33,7 +33,7 @@ impl Folder {
         server
     }
 
-    fn client(&self, arguments: &[&str]) -> Lifeboat {
+    pub(crate) fn client(&self, arguments: &[&str]) -> Lifeboat {
         lifeboat(arguments.iter().copied()).env("LIFEBOAT_PROFILE", self.path("profile.toml"))
     }
 

@@ -179,15 +179,16 @@ async fn an_allowance_that_runs_out_in_a_transaction_is_cured_like_fuel() {
 #[tokio::test]
 async fn transactions_that_call_and_fail_use_the_allowance_up_and_get_no_other() {
     let (rig, webhook) = (Rig::new(), Webhook::start().await);
-    start_with_calls(&rig, &webhook, 10).await;
+    start_with_calls(&rig, &webhook, 1_000).await;
     let boom = format!("1!{}", webhook.authority());
-    for parcel in 0..10 + 3 {
+    for parcel in 0..1_000 + 3 {
         let failed = rig.send_as("courier", &format!("p{parcel}"), &boom).await;
         assert!(cause(&failed).starts_with("trap: "), "{failed:?}");
     }
+    assert_eq!((webhook.seen().len(), rig.failovers().len()), (1_000 + 3, 0));
     let refusal = rig.send_as("courier", "last", &boom).await;
     assert!(
-        refused(&refusal).contains("transactions that failed have used up the allowance of 10 calls"),
+        refused(&refusal).contains("transactions that failed have used up the allowance of 1000 calls"),
         "{refusal:?}"
     );
     assert!(!webhook.counts().contains_key("last"));

@@ -1,9 +1,9 @@
 //! Calls in doubt: which calls are, what the next attempt of their transaction finds, and how an operator settles them.
 
+use crate::allow_lists::Folder;
 use crate::calls::{GUEST, network, open, open_with, refused};
 use crate::rig::{MIB, Rig, cause, ok, size};
-use crate::serving::{PASSWORD, Serving, set_up};
-use crate::util::{Lifeboat, Output, lifeboat, prebuilt};
+use crate::util::{Output, lifeboat, prebuilt};
 use crate::webhook::{Reaction, Webhook};
 use lifeboat_api::call::{CallResponse, DoubtReason};
 use lifeboat_api::event::Event;
@@ -317,24 +317,6 @@ async fn kill_9_at_any_moment_of_a_call_leaves_it_made_once_or_in_doubt() {
     }
 }
 
-/// A folder with a server's configuration, its data directory and a client's profile.
-struct Folder(tempfile::TempDir);
-
-impl Folder {
-    fn serve(&self) -> Serving {
-        let server = Serving::start(self.0.path());
-        server.line("lifeboat: serving ");
-        let url = format!("http://{}", server.address);
-        let login = self.client(&["login", "--user", "admin", "--password-stdin", "--server", &url]);
-        login.input(format!("{PASSWORD}\n")).output().exits(0);
-        server
-    }
-
-    fn client(&self, arguments: &[&str]) -> Lifeboat {
-        lifeboat(arguments.iter().copied()).within(self.0.path()).env("LIFEBOAT_PROFILE", "profile.toml")
-    }
-}
-
 fn json(output: &Output) -> Value {
     serde_json::from_str(output.exits(0)).expect("JSON")
 }
@@ -346,13 +328,13 @@ async fn an_operator_settles_calls_with_a_server_and_without() {
     let seen = (0..2).map(|count| webhook.reader(count + 1)).collect::<Vec<_>>();
     webhook.react(Reaction::Stall);
     blocking(move || {
-        let folder = Folder(tempfile::tempdir().expect("a folder"));
-        set_up(folder.0.path());
-        std::fs::write(folder.0.path().join("receipt.txt"), "received").expect("written");
+        let folder = Folder::new();
+        let client = |arguments: &[&str]| folder.client(arguments).within(&folder.path(""));
+        std::fs::write(folder.path("receipt.txt"), "received").expect("written");
         let mut server = folder.serve();
-        folder.client(&["deploy", "post", "--allow-net", &target]).arg(prebuilt("courier")).output().exits(0);
+        client(&["deploy", "post", "--allow-net", &target]).arg(prebuilt("courier")).output().exits(0);
         let transaction = format!("{{\"post\":{{\"to\":\"{to}\",\"parcel\":\"a letter\"}}}}");
-        let send = |id: &str| folder.client(&["tx", "post", "--id", id, &transaction]);
+        let send = |id: &str| client(&["tx", "post", "--id", id, &transaction]);
         for (id, has_read) in ["p-1", "p-2"].into_iter().zip(seen) {
             let sending = send(id).start();
             has_read();
@@ -364,21 +346,21 @@ async fn an_operator_settles_calls_with_a_server_and_without() {
         send("p-1")
             .output()
             .exits_with_one_line(1, &["in_doubt", "call 0 in doubt, POST http://", "lifeboat doubts post"]);
-        let services = folder.client(&["services"]).output();
+        let services = client(&["services"]).output();
         assert!(
             services.exits(0).contains("post: calls in doubt: 2; lifeboat doubts post lists them\n"),
             "{services:?}"
         );
-        let listed = json(&folder.client(&["doubts", "post", "--json"]).output());
+        let listed = json(&client(&["doubts", "post", "--json"]).output());
         let of = |key: &str| listed["doubts"].as_array().expect("a list").iter().map(|it| it[key].clone()).collect();
         let (ids, reasons): (Vec<Value>, Vec<Value>) = (of("id"), of("reason"));
         assert_eq!((ids, reasons), (vec!["p-1".into(), "p-2".into()], vec!["interrupted".into(); 2]));
-        let shown = folder.client(&["doubts", "post"]).output();
+        let shown = client(&["doubts", "post"]).output();
         let lines: Vec<&str> = shown.exits(0).lines().collect();
         assert!(lines[0].starts_with("call") && lines[1].starts_with("p-1/0") && lines.len() == 3, "{shown:?}");
 
         // Mistakes change nothing.
-        let settle = |options: &[&str]| folder.client(&[&["doubts", "post", "--settle"], options].concat()).output();
+        let settle = |options: &[&str]| client(&[&["doubts", "post", "--settle"], options].concat()).output();
         settle(&["p-1/1", "--not-sent"]).exits_with_one_line(2, &["call 1 of transaction 'p-1' is not in doubt"]);
         settle(&["p-1/0", "--answered", "99"]).exits(2);
         settle(&["p-1/0"]).exits(2);
@@ -388,27 +370,26 @@ async fn an_operator_settles_calls_with_a_server_and_without() {
         assert!(settled.exits(0).contains("p-2/0") && !settled.exits(0).contains("p-1/0"), "{settled:?}");
         let answered = send("p-1").output();
         assert!(answered.exits(0).contains("202"), "{answered:?}");
-        let events = folder.client(&["events", "--service", "post"]).output();
+        let events = client(&["events", "--service", "post"]).output();
         let text = "Call settled: post: call 0 of transaction 'p-1' of admin, POST http://";
         assert!(events.exits(0).contains(text), "{events:?}");
 
         // The same for a directory that no server has open.
         server.kill();
-        let data = |options: &[&str]| folder.client(&[&["data", "doubts", "--data", "data", "post"], options].concat());
+        let data = |options: &[&str]| client(&[&["data", "doubts", "--data", "data", "post"], options].concat());
         assert!(data(&[]).output().exits(0).contains("p-2/0"));
         data(&["--settle", "p-1/0", "--not-sent"]).output().exits(2);
-        let services = folder.client(&["data", "services", "--data", "data"]).output();
+        let services = client(&["data", "services", "--data", "data"]).output();
         let text = "post: calls in doubt: 1; lifeboat data doubts --data data post lists them\n";
         assert!(services.exits(0).contains(text), "{services:?}");
 
         // A copy has none of them. It calls nobody, so it cannot make the call again.
-        let snapshot =
-            folder.client(&["data", "snapshot", "--data", "data", "post", "--out", "post.snapshot"]).output();
+        let snapshot = client(&["data", "snapshot", "--data", "data", "post", "--out", "post.snapshot"]).output();
         snapshot.exits(0);
         assert!(snapshot.stderr.contains("post: 1 call in doubt, which the file does not have"), "{snapshot:?}");
         let restore = ["data", "restore", "post.snapshot", "--data", "copy", "--name", "copy"];
-        folder.client(&restore).output().exits(0);
-        let again = folder.client(&["run", "--data", "copy", "--service", "copy", "--envelope", "--json"]);
+        client(&restore).output().exits(0);
+        let again = client(&["run", "--data", "copy", "--service", "copy", "--envelope", "--json"]);
         let line = format!("{{\"id\":\"p-2\",\"json\":{transaction}}}\n");
         assert_eq!(again.input(line).output().json_lines()[0]["outcome"], "refused");
 
