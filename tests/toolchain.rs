@@ -20,9 +20,9 @@ use util::{WORKLOADS, lifeboat, prebuilt, readme_blocks, root, transactions};
 /// Held while guests are built: the first build may install a standard library for all of them.
 static BUILD: Mutex<()> = Mutex::new(());
 
-/// Runs `workloads/build.sh`. It only downloads dependencies of the workspace's lock file.
+/// Runs `workloads/build.sh`, and returns what it reports. It only downloads dependencies of the workspace's lock file.
 #[track_caller]
-fn build(arguments: &[&str], into: &Path) {
+fn build(arguments: &[&str], into: &Path) -> String {
     let _one_at_a_time = BUILD.lock().unwrap_or_else(PoisonError::into_inner);
     let output = Command::new(root().join("workloads/build.sh"))
         .args(arguments)
@@ -34,6 +34,7 @@ fn build(arguments: &[&str], into: &Path) {
         .expect("workloads/build.sh starts");
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "workloads/build.sh failed, this suite needs what it asks for:\n{stderr}");
+    stderr.into_owned()
 }
 
 #[test]
@@ -69,7 +70,8 @@ fn guest_example_of_the_readme_builds_a_counter() {
     write("Cargo.lock", &std::fs::read_to_string(root().join("Cargo.lock")).expect("the lock file"));
 
     let crate_manifest = folder.path().join("Cargo.toml");
-    build(&["--crate", crate_manifest.to_str().expect("a path in UTF-8")], folder.path());
+    let report = build(&["--crate", crate_manifest.to_str().expect("a path in UTF-8")], folder.path());
+    assert!(!report.contains("warning"), "{report}");
     let run = lifeboat(["run"]).arg(folder.path().join("example.wasm")).input("1\n41\n").output();
     assert_eq!(run.exits(0), "1\n42\n");
     let overflowing = format!("1\n{}\n1\n", i64::MAX);

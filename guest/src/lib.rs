@@ -41,7 +41,10 @@
 //! # Rules for a workload
 //! - **Be deterministic.** The same state and the same transactions give the same replies; otherwise a replay would not
 //!   give the same state. Take the time from [`Context::timestamp`], not from the clock. Use ordered collections
-//!   (`BTreeMap`), not hashed ones, wherever the order is visible.
+//!   (`BTreeMap`), not hashed ones, wherever the order is visible: a `HashMap` has another order in every VM.
+//! - **Keep everything in the state.** A failover moves the state and the virtual disk, and nothing else: a `static`, a
+//!   `thread_local!`, a `OnceLock` and a field with `#[serde(skip)]` begin anew in the new VM. They may only hold what
+//!   the next call can rebuild, such as a cache.
 //! - **Check first, change afterwards.** An `Err` is the outcome `refused`, and changes made before it are retained.
 //! - **Panic to undo.** A panic is the outcome `failed`: no change is retained, in memory or on disk.
 //! - **Change nothing in a query.** `&self` enforces this. Side effects that remain, such as grown memory, are repeated
@@ -68,9 +71,10 @@
 //! - [`Workload`], [`Context`]: the trait to implement, and the context of every call.
 //! - [`codec`]: from users' bytes to transactions and back. It is [`Json`] unless the workload says
 //!   `type Codec = Raw;`.
-//! - [`snapshot`]: from state to bytes and back, chunk by chunk, and the migration of older states.
+//! - [`snapshot`]: from state to bytes and back, chunk by chunk, and changes of the state's shape.
 //! - `http`: requests over HTTP, with the feature `http`.
-//! - [`dispatch`]: the work of the exports on bytes, for tests and for models on the host.
+//! - [`testing`]: native tests, with a failover after every transaction and restores in chunks of any size.
+//! - [`dispatch`]: the work of the exports on bytes, for models on the host.
 //!
 //! A native build exports nothing, so `cargo test` works for a workload as for any crate.
 
@@ -84,11 +88,12 @@ pub mod exports;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod snapshot;
+pub mod testing;
 mod workload;
 
 pub use codec::{Decode, Encode, Json, Raw};
 pub use lifeboat_guest_macros::workload;
-pub use snapshot::StateReader;
+pub use snapshot::{MessagePack, Postcard, StateReader};
 pub use workload::{Context, NoQuery, Workload};
 
 /// The items that most workloads use. The derives of `serde` still need `serde` among the crate's dependencies.

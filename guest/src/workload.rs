@@ -6,19 +6,20 @@ use serde::Serialize;
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error as _};
 
 use crate::codec::{Decode, Encode};
-use crate::snapshot::StateReader;
+use crate::snapshot::{StateCodec, StateReader};
 
 /// A state machine that Lifeboat runs. The implementing type is the state.
 ///
 /// Write the impl under [`#[workload]`](macro@crate::workload), which inserts missing items: `Error` becomes `String`,
-/// `Codec` becomes [`Json`](crate::Json), and without a `fn query` every query is refused.
+/// `Codec` becomes [`Json`](crate::Json), `StateCodec` becomes [`Postcard`](crate::Postcard), and without a `fn query`
+/// every query is refused.
 ///
 /// The state of a new service is `Default::default()`. `Serialize` and `Deserialize` determine the contents of a
-/// snapshot; fields that can be derived from others may be skipped and rebuilt. The format (postcard) is not
-/// self-describing. `serde_json::Value`, `#[serde(untagged)]`, `#[serde(flatten)]` and `skip_serializing_if` therefore
-/// do not work *in the state*, although writing may succeed; they do work in JSON. Store free-form JSON as a `String`.
-/// To find such a mistake, restore the output of [`snapshot::save`](crate::snapshot::save) in a test, or run
-/// `lifeboat data verify`.
+/// snapshot; fields that can be derived from others may be skipped and rebuilt. The default codec of the state,
+/// [`Postcard`](crate::Postcard), is not self-describing. A state with `serde_json::Value`, `#[serde(untagged)]`,
+/// `#[serde(flatten)]` or `skip_serializing_if` is therefore refused at its first snapshot; such types do work in JSON.
+/// Give such a value a type, keep it as a `String`, or write `type StateCodec = MessagePack;`.
+/// [`testing`](crate::testing) finds such a mistake natively.
 pub trait Workload: Default + Serialize + DeserializeOwned + 'static {
     /// A request that may change the state.
     type Transaction;
@@ -33,7 +34,11 @@ pub trait Workload: Default + Serialize + DeserializeOwned + 'static {
     /// The conversion of users' bytes to transactions and of replies to bytes. The default is [`Json`](crate::Json).
     type Codec: Decode<Self::Transaction> + Encode<Self::Reply> + Decode<Self::Query> + Encode<Self::Answer>;
 
-    /// The version of the state that this build writes. Increment it whenever the shape of the state changes.
+    /// The conversion of the state to the bytes of a snapshot and back. The default is [`Postcard`](crate::Postcard).
+    type StateCodec: StateCodec;
+
+    /// The version of the state that this build writes. Increment it whenever the shape of the state changes:
+    /// [`snapshot`](crate::snapshot#to-change-the-shape-of-the-state) describes how.
     const STATE_VERSION: u32 = 1;
 
     /// Applies one transaction and answers it.

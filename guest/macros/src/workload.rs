@@ -88,6 +88,9 @@ fn complete(block: &mut ItemImpl) -> Result<()> {
     if !has_type(block, "Codec") {
         block.items.push(parse_quote! { type Codec = ::lifeboat_guest::Json; });
     }
+    if !has_type(block, "StateCodec") {
+        block.items.push(parse_quote! { type StateCodec = ::lifeboat_guest::Postcard; });
+    }
     complete_query(block)
 }
 

@@ -1,17 +1,16 @@
-//! The input of postcard, assembled from chunks.
-//!
-//! Postcard's own `from_io` reads strings into a scratch buffer of fixed size and fails on a longer one. Here, a string
-//! within one chunk is borrowed from it, and any other is gathered in a buffer that grows **as bytes arrive**. A
-//! damaged length may request gigabytes, but the buffer holds no more than the source really has.
+//! A stream of exported state, assembled from chunks.
 
-use std::cell::OnceCell;
 use std::io;
 
-use postcard::de_flavors::Flavor;
-use postcard::{Deserializer, Error};
 use serde::de::DeserializeOwned;
 
-use super::{CHUNK_BYTES, Source};
+use super::format::{Error, Result};
+use super::header::{HEADER_MAX_BYTES, Header};
+use super::{CHUNK_BYTES, Postcard, Source, StateCodec as _};
+
+/// A string up to this length gets its memory at once, in bytes: 1 MiB. A longer one gets the rest when this much has
+/// arrived, since a damaged length may announce gigabytes.
+const ARRIVED_BYTES: usize = 1024 * 1024;
 
 /// A stream of exported state that is read once.
 ///
@@ -32,29 +31,80 @@ impl StateReader {
         Self { source: Box::new(source), chunk: Vec::new(), taken: 0, before: 0 }
     }
 
-    /// Reads the whole stream as one `T`.
+    /// Reads the whole stream as one `T`, by [`Postcard`]. For a state that `MessagePack` wrote, use `read` of
+    /// [`MessagePack`](super::MessagePack).
     ///
     /// # Errors
-    /// The stream ends early, is not a `T`, or continues after it. The message contains the position in bytes.
-    pub fn read<T: DeserializeOwned>(self) -> Result<T, String> {
-        let kept = Kept::default();
-        let mut deserializer =
-            Deserializer::from_flavor(Reader { input: self, gathered: Vec::new(), kept: &kept.first });
-        let value = T::deserialize(&mut deserializer);
-        let rest = deserializer.finalize().map_err(|error| format!("cannot read the state: {error}"))?;
-        match value {
-            Err(Error::WontImplement) => Err(format!(
-                "cannot read the state `{}`: at byte {} it has a value whose type only the value itself tells \
-                 (serde_json::Value, untagged, flatten): give it a type, or keep JSON as a String",
-                short_name::<T>(),
-                rest.position
-            )),
-            Err(error) => Err(format!("cannot read the state: {error} at byte {}", rest.position)),
-            Ok(_) if rest.more => {
-                Err(format!("cannot read the state: it goes on after its end at byte {}", rest.position))
+    /// The stream ends early, is not a `T`, continues after it, or was written with another shape than that of `T`. The
+    /// message contains the position in bytes.
+    pub fn read<T: DeserializeOwned>(self) -> std::result::Result<T, String> {
+        Postcard::read(self)
+    }
+
+    /// Takes the header, if the stream begins with one. Streams of earlier builds of this SDK have none.
+    pub(super) fn header(&mut self) -> Option<Header> {
+        while self.chunk.len() < HEADER_MAX_BYTES {
+            let more = self.source.read(CHUNK_BYTES as u32);
+            if more.is_empty() {
+                break;
             }
-            Ok(value) => Ok(value),
+            if self.chunk.is_empty() {
+                self.chunk = more;
+            } else {
+                self.chunk.extend_from_slice(&more);
+            }
         }
+        let (header, length) = Header::parse(&self.chunk)?;
+        self.taken = length;
+        Some(header)
+    }
+
+    /// Returns the position in the stream, in bytes.
+    pub(super) fn position(&self) -> u64 {
+        self.before + self.taken as u64
+    }
+
+    /// Returns whether the stream has more bytes.
+    pub(super) fn has_more(&mut self) -> bool {
+        !self.available().is_empty()
+    }
+
+    /// Takes the next byte.
+    #[inline]
+    pub(super) fn pop(&mut self) -> Result<u8> {
+        let byte = match self.chunk.get(self.taken) {
+            Some(byte) => *byte,
+            None => *self.available().first().ok_or(Error::End)?,
+        };
+        self.taken += 1;
+        Ok(byte)
+    }
+
+    /// Takes the next `count` bytes if they are all within the current chunk.
+    pub(super) fn take_from_chunk(&mut self, count: usize) -> Option<&[u8]> {
+        if self.available().len() < count {
+            return None;
+        }
+        self.taken += count;
+        Some(&self.chunk[self.taken - count..self.taken])
+    }
+
+    /// Takes the next `count` bytes.
+    pub(super) fn gather(&mut self, count: usize) -> Result<Vec<u8>> {
+        let mut buffer = Vec::new();
+        for end in [count.min(ARRIVED_BYTES), count] {
+            buffer.try_reserve_exact(end - buffer.len()).map_err(|_| Error::Memory)?;
+            while buffer.len() < end {
+                let available = self.available();
+                if available.is_empty() {
+                    return Err(Error::End);
+                }
+                let some = available.len().min(end - buffer.len());
+                buffer.extend_from_slice(&available[..some]);
+                self.taken += some;
+            }
+        }
+        Ok(buffer)
     }
 
     /// Returns the available bytes, which are empty only at the end.
@@ -68,44 +118,12 @@ impl StateReader {
         }
         &self.chunk[self.taken..]
     }
-
-    /// Appends the next `count` bytes to `buffer`, which grows no faster than they arrive.
-    pub(super) fn gather(&mut self, count: usize, buffer: &mut Vec<u8>) -> postcard::Result<()> {
-        let mut missing = count;
-        while missing > 0 {
-            let available = self.available();
-            if available.is_empty() {
-                return Err(Error::DeserializeUnexpectedEnd);
-            }
-            let some = missing.min(available.len());
-            buffer.extend_from_slice(&available[..some]);
-            self.taken += some;
-            missing -= some;
-        }
-        Ok(())
-    }
-}
-
-/// Returns the name of a type without its path and parameters.
-fn short_name<T>() -> &'static str {
-    let name = std::any::type_name::<T>();
-    let name = name.split_once('<').map_or(name, |(name, _)| name);
-    name.rsplit("::").next().unwrap_or(name)
 }
 
 impl From<Vec<u8>> for StateReader {
     /// Reads from memory, for tests.
     fn from(bytes: Vec<u8>) -> Self {
-        struct Memory(io::Cursor<Vec<u8>>);
-        impl Source for Memory {
-            fn read(&mut self, max: u32) -> Vec<u8> {
-                let mut chunk = Vec::new();
-                io::Read::read_to_end(&mut io::Read::take(&mut self.0, u64::from(max)), &mut chunk)
-                    .expect("reading from memory cannot fail");
-                chunk
-            }
-        }
-        Self::new(Memory(io::Cursor::new(bytes)))
+        Self::new(crate::testing::Chunks::new(bytes, CHUNK_BYTES))
     }
 }
 
@@ -121,85 +139,6 @@ impl io::Read for StateReader {
 
 impl std::fmt::Debug for StateReader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("StateReader").field("position", &(self.before + self.taken as u64)).finish_non_exhaustive()
-    }
-}
-
-/// The flavor through which postcard reads.
-pub(super) struct Reader<'de> {
-    input: StateReader,
-    /// The last string that was not within one chunk.
-    gathered: Vec<u8>,
-    /// The place for the next string that must live until reading ends.
-    kept: &'de OnceCell<Box<KeptString>>,
-}
-
-/// The position at which reading stopped, and whether the source holds more.
-pub(super) struct Rest {
-    position: u64,
-    more: bool,
-}
-
-impl<'de> Flavor<'de> for Reader<'de> {
-    type Remainder = Rest;
-    type Source = StateReader;
-
-    #[inline]
-    fn pop(&mut self) -> postcard::Result<u8> {
-        let byte = *self.input.available().first().ok_or(Error::DeserializeUnexpectedEnd)?;
-        self.input.taken += 1;
-        Ok(byte)
-    }
-
-    fn try_take_n(&mut self, count: usize) -> postcard::Result<&'de [u8]> {
-        let mut bytes = Vec::new();
-        self.input.gather(count, &mut bytes)?;
-        let string = self.kept.get_or_init(|| Box::new(KeptString { bytes, next: OnceCell::new() }));
-        self.kept = &string.next;
-        Ok(&string.bytes)
-    }
-
-    fn try_take_n_temp<'a>(&'a mut self, count: usize) -> postcard::Result<&'a [u8]>
-    where
-        'de: 'a,
-    {
-        if self.input.available().len() >= count {
-            let start = self.input.taken;
-            self.input.taken += count;
-            return Ok(&self.input.chunk[start..start + count]);
-        }
-        if self.gathered.capacity() > CHUNK_BYTES {
-            self.gathered = Vec::new();
-        }
-        self.gathered.clear();
-        self.input.gather(count, &mut self.gathered)?;
-        Ok(&self.gathered)
-    }
-
-    fn finalize(mut self) -> postcard::Result<Rest> {
-        let more = !self.input.available().is_empty();
-        Ok(Rest { position: self.input.before + self.input.taken as u64, more })
-    }
-}
-
-/// Strings for the few types that require borrowed input, although they own their value in the end (such as a UUID,
-/// which requests `&[u8]`). They are freed when reading ends.
-#[derive(Default)]
-struct Kept {
-    first: OnceCell<Box<KeptString>>,
-}
-
-struct KeptString {
-    bytes: Vec<u8>,
-    next: OnceCell<Box<KeptString>>,
-}
-
-impl Drop for Kept {
-    /// Frees the list link by link: the derived drop would recurse once for each string.
-    fn drop(&mut self) {
-        let mut next = self.first.take();
-        while let Some(mut string) = next {
-            next = string.next.take();
-        }
+        f.debug_struct("StateReader").field("position", &self.position()).finish_non_exhaustive()
     }
 }

@@ -4,8 +4,9 @@ use std::io::Read as _;
 use std::rc::Rc;
 
 use proptest::prelude::*;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
+use super::header::HEADER_MAX_BYTES;
 use super::*;
 use crate::Context;
 
@@ -69,9 +70,20 @@ fn drip(bytes: Vec<u8>, sizes: Vec<u32>) -> StateReader {
     StateReader::new(Drip { bytes: std::io::Cursor::new(bytes), sizes, reads: Rc::default() })
 }
 
-fn saved<T: Serialize>(value: &T) -> Vec<u8> {
+fn saved<T: Serialize + DeserializeOwned>(value: &T) -> Vec<u8> {
     let mut chunks = Chunks::default();
-    save(value, &mut chunks).expect("it has an encoding");
+    Postcard::write(value, &mut chunks).expect("it has an encoding");
+    chunks.bytes
+}
+
+/// Returns what a build without headers wrote.
+fn saved_before<T: Serialize>(value: &T) -> Vec<u8> {
+    postcard::to_stdvec(value).expect("it has an encoding")
+}
+
+fn saved_by_name<T: Serialize + DeserializeOwned>(value: &T) -> Vec<u8> {
+    let mut chunks = Chunks::default();
+    MessagePack::write(value, &mut chunks).expect("it has an encoding");
     chunks.bytes
 }
 
@@ -116,8 +128,26 @@ proptest! {
     #[test]
     fn any_state_survives_any_chunking(value in everything(), sizes in prop::collection::vec(1..70_000u32, 1..5)) {
         let bytes = saved(&value);
-        prop_assert_eq!(&bytes, &postcard::to_stdvec(&value).expect("it has an encoding"));
+        prop_assert_eq!(&bytes[HEADER_MAX_BYTES..], &saved_before(&value));
         prop_assert_eq!(drip(bytes, sizes).read::<Everything>(), Ok(value));
+    }
+
+    #[test]
+    fn state_of_a_build_without_headers_is_read(value in everything(), sizes in prop::collection::vec(1..70_000u32, 1..5)) {
+        prop_assert_eq!(drip(saved_before(&value), sizes).read::<Everything>(), Ok(value));
+    }
+
+    #[test]
+    fn any_state_survives_with_names(value in everything(), sizes in prop::collection::vec(1..70_000u32, 1..5)) {
+        prop_assert_eq!(MessagePack::read(drip(saved_by_name(&value), sizes)), Ok(value));
+    }
+
+    #[test]
+    fn damaged_state_with_names_never_panics(value in everything(), at in any::<prop::sample::Index>(), flip in any::<u8>()) {
+        let mut bytes = saved_by_name(&value);
+        let at = at.index(bytes.len());
+        bytes[at] ^= flip;
+        let _ = MessagePack::read::<Everything>(bytes.into());
     }
 
     #[test]
@@ -156,7 +186,7 @@ fn mebibyte_string_survives_small_or_large_chunks() {
 #[test]
 fn chunks_are_full_when_the_state_is_long() {
     let mut chunks = Chunks::default();
-    save(&(0..200_000u32).collect::<Vec<_>>(), &mut chunks).expect("it has an encoding");
+    Postcard::write(&(0..200_000u32).collect::<Vec<_>>(), &mut chunks).expect("it has an encoding");
     let last = chunks.sizes.pop().expect("there are chunks");
     assert!(last <= CHUNK_BYTES && chunks.sizes.len() == 8);
     assert!(chunks.sizes.iter().all(|size| *size == CHUNK_BYTES), "{:?}", chunks.sizes);
@@ -185,7 +215,7 @@ fn types_that_insist_on_borrowing_are_read() {
 
     // With this many, freeing them recursively would overflow the stack.
     let count = 100_000u32;
-    let mut bytes = saved(&count)[..].to_vec();
+    let mut bytes = saved_before(&count);
     (0..count).for_each(|i| bytes.extend([&[4], &i.to_le_bytes()[..]].concat()));
     let ids: Vec<Id> = drip(bytes, vec![7, 64_000]).read().expect("it is whole");
     assert!(ids.len() == count as usize && ids[99_999] == Id(99_999u32.to_le_bytes()));
@@ -199,11 +229,6 @@ fn false_length_gathers_no_more_than_arrives() {
     let reason = StateReader::from(bytes.clone()).read::<String>().expect_err("it is cut off");
     assert!(reason.ends_with("at byte 100005"), "{reason}");
 
-    let mut gathered = Vec::new();
-    let mut input = StateReader::from(bytes.clone());
-    assert!(input.gather(u32::MAX as usize, &mut gathered).is_err());
-    assert!(gathered.capacity() < 300_000, "{} bytes", gathered.capacity());
-
     // serde bounds a sequence: its initial capacity is at most 1 MiB for any announced length.
     assert!(StateReader::from(bytes).read::<Vec<String>>().is_err());
 }
@@ -214,36 +239,215 @@ fn bytes_after_the_state_are_refused() {
     bytes.push(0);
     for size in [1, 100] {
         let reason = drip(bytes.clone(), vec![size]).read::<u64>();
-        assert_eq!(reason, Err("cannot read the state: it goes on after its end at byte 1".to_owned()));
+        assert_eq!(reason, Err("cannot read the state: it goes on after its end at byte 17".to_owned()));
+    }
+    let mut bytes = saved_by_name(&7u64);
+    bytes.push(0);
+    let reason = MessagePack::read::<u64>(bytes.into());
+    assert_eq!(reason, Err("cannot read the state: it goes on after its end at byte 9".to_owned()));
+}
+
+#[test]
+fn bytes_of_all_kinds_are_written_and_read_as_lists() {
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    struct Bytes {
+        list: Vec<u8>,
+        boxed: Box<[u8]>,
+        optional: Option<Vec<u8>>,
+        lists: Vec<Vec<u8>>,
+        map: BTreeMap<u8, Vec<u8>>,
+        numbers: Vec<i8>,
+        #[serde(deserialize_with = "reversed")]
+        reversed: Vec<u8>,
+    }
+    /// Reads a `Vec<u8>` by a visitor of its own, which makes it from something else than bytes.
+    fn reversed<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = Vec<u8>;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a list")
+            }
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut list: A) -> Result<Vec<u8>, A::Error> {
+                let mut bytes = Vec::new();
+                while let Some(byte) = list.next_element()? {
+                    bytes.insert(0, byte);
+                }
+                Ok(bytes)
+            }
+        }
+        deserializer.deserialize_seq(Visitor)
+    }
+
+    let long: Vec<u8> = (0..3_000_000).map(|i| (i % 251) as u8).collect();
+    let mut value = Bytes {
+        list: long.clone(),
+        boxed: vec![1; 70_000].into(),
+        optional: Some(vec![]),
+        lists: vec![vec![1], vec![2; 65_536]],
+        map: [(3, vec![4])].into(),
+        numbers: vec![-1],
+        reversed: vec![1, 2, 3],
+    };
+    let bytes = saved(&value);
+    assert_eq!(&bytes[HEADER_MAX_BYTES..], &saved_before(&value));
+    value.reversed.reverse();
+    for size in [1000, 65_536] {
+        assert!(drip(bytes.clone(), vec![size]).read::<Bytes>() == Ok(value.clone()), "in chunks of {size} bytes");
     }
 }
 
 #[test]
+fn long_bytes_get_exactly_the_memory_they_need() {
+    let bytes = saved(&vec![7u8; 5_000_000]);
+    let read: Vec<u8> = drip(bytes, vec![65_536]).read().expect("it is whole");
+    assert_eq!((read.len(), read.capacity()), (5_000_000, 5_000_000));
+}
+
+#[test]
 fn state_without_an_encoding_is_refused() {
+    #[derive(Deserialize)]
     struct Unsized;
     impl Serialize for Unsized {
         fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
             serializer.collect_seq((0..5).filter(|i| i % 2 == 0))
         }
     }
-    let reason = save(&Unsized, &mut Vec::new()).expect_err("its length is unknown");
-    assert!(reason.starts_with("cannot write the state: "), "{reason}");
+    let reason = Postcard::write(&Unsized, &mut Vec::new()).expect_err("its length is unknown");
+    assert!(reason.starts_with("cannot write the state `Unsized`: "), "{reason}");
+}
+
+/// Checks a reason: its words, and that the host shows all of it.
+fn explains(reason: &str, words: &[&str]) {
+    for word in words {
+        assert!(reason.contains(word), "`{word}` is not in: {reason}");
+    }
+    assert!(reason.len() <= 200, "{} bytes: {reason}", reason.len());
+}
+
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Profile {
+    name: String,
+    extra: serde_json::Value,
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Untagged {
+    Number(u64),
+    Text(String),
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind")]
+enum Tagged {
+    Get { key: u64 },
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Flat {
+    id: u64,
+    #[serde(flatten)]
+    rest: BTreeMap<String, u64>,
 }
 
 #[test]
-fn self_describing_state_is_refused_with_a_remedy() {
-    #[derive(Debug, Serialize, Deserialize)]
-    struct Profile {
-        name: String,
-        extra: serde_json::Value,
+fn self_describing_state_is_refused_when_it_is_written() {
+    let written = |result: Result<(), String>| result.expect_err("it could not be read back");
+    let reason = written(Postcard::write(&Profile::default(), &mut Vec::new()));
+    explains(&reason, &["`Profile`", "`extra`", "serde_json::Value", "type StateCodec = MessagePack;"]);
+
+    #[derive(Serialize, Deserialize)]
+    struct Outer {
+        profiles: BTreeMap<u64, Option<Profile>>,
     }
-    let bytes = saved(&Profile { name: "ann".into(), extra: serde_json::json!({"a": [1]}) });
+    let empty = Outer { profiles: BTreeMap::new() };
+    explains(&written(Postcard::write(&empty, &mut Vec::new())), &["`Outer`", "`profiles.extra`"]);
+
+    explains(&written(Postcard::write(&Untagged::Number(1), &mut Vec::new())), &["`Untagged`", "untagged"]);
+    explains(&written(Postcard::write(&Tagged::Get { key: 1 }, &mut Vec::new())), &["`Tagged`"]);
+    explains(
+        &written(Postcard::write(&Flat { id: 1, rest: BTreeMap::new() }, &mut Vec::new())),
+        &["`Flat`", "flatten"],
+    );
+}
+
+#[test]
+fn self_describing_state_of_an_earlier_build_is_refused_with_a_remedy() {
+    let bytes = saved_before(&Profile { name: "ann".into(), extra: serde_json::json!({"a": [1]}) });
     let reason = StateReader::from(bytes).read::<Profile>().expect_err("postcard does not say what follows");
-    for words in ["`Profile`", "at byte 4", "serde_json::Value", "keep JSON as a String"] {
-        assert!(reason.contains(words), "`{words}` is not in: {reason}");
+    explains(&reason, &["`Profile`", "`extra`", "serde_json::Value", "type StateCodec = MessagePack;"]);
+}
+
+#[test]
+fn field_that_is_left_out_is_refused_when_it_is_written() {
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Sparse {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        note: Option<u64>,
+        count: u64,
     }
-    // The host shows no more than this of the reason.
-    assert!(reason.len() <= 200, "{} bytes", reason.len());
+    let sparse = Sparse { note: None, count: 1 };
+    let reason = Postcard::write(&sparse, &mut Vec::new()).expect_err("the count would be read as the note");
+    explains(&reason, &["`Sparse`", "`note`", "skip_serializing_if", "MessagePack"]);
+    assert_eq!(MessagePack::read(saved_by_name(&sparse).into()), Ok(sparse));
+}
+
+#[test]
+fn state_with_names_may_be_self_describing() {
+    let profile = Profile { name: "ann".into(), extra: serde_json::json!({"a": [1, -2.5, null, "é"]}) };
+    assert_eq!(MessagePack::read(saved_by_name(&profile).into()), Ok(profile));
+    for value in [Untagged::Number(7), Untagged::Text("seven".into())] {
+        assert_eq!(MessagePack::read(saved_by_name(&value).into()), Ok(value));
+    }
+    let tagged = Tagged::Get { key: 8 };
+    assert_eq!(MessagePack::read(saved_by_name(&tagged).into()), Ok(tagged));
+    let flat = Flat { id: 9, rest: [("b".to_owned(), 2)].into() };
+    assert_eq!(MessagePack::read(saved_by_name(&flat).into()), Ok(flat));
+    let numbers = BTreeMap::from([((1u8, -1i8), f64::INFINITY)]);
+    assert_eq!(MessagePack::read(saved_by_name(&numbers).into()), Ok(numbers));
+}
+
+#[test]
+fn swapped_fields_of_one_type_are_refused() {
+    #[derive(Debug, Serialize, Deserialize)]
+    struct Transfer {
+        from: u64,
+        to: u64,
+    }
+    mod swapped {
+        #[derive(Debug, serde::Serialize, serde::Deserialize)]
+        pub(super) struct Transfer {
+            pub(super) to: u64,
+            pub(super) from: u64,
+        }
+    }
+    let bytes = saved(&vec![Transfer { from: 1, to: 2 }]);
+    let reason = StateReader::from(bytes.clone()).read::<Vec<swapped::Transfer>>().expect_err("it is another shape");
+    explains(&reason, &["`Vec`", "STATE_VERSION", "`migrate`"]);
+    assert!(StateReader::from(bytes).read::<Vec<Transfer>>().is_ok());
+
+    let by_name = saved_by_name(&Transfer { from: 1, to: 2 });
+    let read: swapped::Transfer = MessagePack::read(by_name.into()).expect("fields are found by name");
+    assert_eq!((read.from, read.to), (1, 2));
+}
+
+#[test]
+fn state_of_the_other_codec_is_refused() {
+    let reason = MessagePack::read::<u64>(saved(&7u64).into()).expect_err("it is postcard");
+    explains(&reason, &["by MessagePack", "Postcard wrote it", "STATE_VERSION"]);
+    let reason = MessagePack::read::<u64>(saved_before(&7u64).into()).expect_err("it is postcard");
+    explains(&reason, &["Postcard wrote it"]);
+    let reason = Postcard::read::<u64>(saved_by_name(&7u64).into()).expect_err("it is MessagePack");
+    explains(&reason, &["by Postcard", "MessagePack wrote it"]);
+}
+
+#[test]
+fn state_of_a_later_codec_is_refused() {
+    let mut bytes = saved(&7u64);
+    bytes[7] = 9;
+    let reason = StateReader::from(bytes).read::<u64>().expect_err("the codec is unknown");
+    explains(&reason, &["a later build of the SDK"]);
 }
 
 /// Version 3 of a state that was a plain number in version 2.

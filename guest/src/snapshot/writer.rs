@@ -1,7 +1,6 @@
-//! The output of postcard, divided into chunks.
+//! Output that is divided into chunks.
 
-use postcard::Result;
-use postcard::ser_flavors::Flavor;
+use std::io;
 
 use super::{CHUNK_BYTES, Sink};
 
@@ -17,7 +16,32 @@ impl<'a> Writer<'a> {
         Self { sink, chunk: Vec::with_capacity(CHUNK_BYTES) }
     }
 
-    fn flush(&mut self) {
+    pub(super) fn push(&mut self, byte: u8) {
+        if self.chunk.len() == CHUNK_BYTES {
+            self.flush();
+        }
+        self.chunk.push(byte);
+    }
+
+    pub(super) fn extend(&mut self, mut bytes: &[u8]) {
+        loop {
+            if self.chunk.is_empty() {
+                // Whole chunks are passed on without a copy.
+                while let Some((chunk, rest)) = bytes.split_at_checked(CHUNK_BYTES) {
+                    self.sink.write(chunk);
+                    bytes = rest;
+                }
+            }
+            let Some((now, later)) = bytes.split_at_checked(CHUNK_BYTES - self.chunk.len()) else {
+                return self.chunk.extend_from_slice(bytes);
+            };
+            self.chunk.extend_from_slice(now);
+            self.flush();
+            bytes = later;
+        }
+    }
+
+    pub(super) fn flush(&mut self) {
         if !self.chunk.is_empty() {
             self.sink.write(&self.chunk);
             self.chunk.clear();
@@ -25,32 +49,13 @@ impl<'a> Writer<'a> {
     }
 }
 
-impl Flavor for Writer<'_> {
-    type Output = ();
-
-    fn try_push(&mut self, byte: u8) -> Result<()> {
-        if self.chunk.len() == CHUNK_BYTES {
-            self.flush();
-        }
-        self.chunk.push(byte);
-        Ok(())
+impl io::Write for Writer<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.extend(bytes);
+        Ok(bytes.len())
     }
 
-    fn try_extend(&mut self, mut data: &[u8]) -> Result<()> {
-        loop {
-            let room = CHUNK_BYTES - self.chunk.len();
-            let Some((now, later)) = data.split_at_checked(room) else {
-                self.chunk.extend_from_slice(data);
-                return Ok(());
-            };
-            self.chunk.extend_from_slice(now);
-            self.flush();
-            data = later;
-        }
-    }
-
-    fn finalize(mut self) -> Result<()> {
-        self.flush();
+    fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }

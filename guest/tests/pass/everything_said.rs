@@ -1,4 +1,4 @@
-use lifeboat_guest::{Context, Raw, StateReader, workload};
+use lifeboat_guest::{Context, MessagePack, Raw, StateReader, workload};
 
 #[derive(Default, serde::Serialize, serde::Deserialize)]
 struct Tape<T>(Vec<T>);
@@ -11,6 +11,7 @@ impl lifeboat_guest::Workload for Tape<u8> {
     type Answer = Vec<u8>;
     type Error = std::num::TryFromIntError;
     type Codec = Raw;
+    type StateCodec = MessagePack;
     const STATE_VERSION: u32 = 2;
 
     fn execute(&mut self, _: &Context, bytes: Vec<u8>) -> Result<String, Self::Error> {
@@ -32,4 +33,6 @@ fn main() {
     let mut tape = Tape::default();
     let reply = lifeboat_guest::dispatch::execute(&mut tape, &Context::default(), b"abc");
     assert_eq!(reply, Ok(b"3".to_vec()));
+    let moved = lifeboat_guest::testing::moved(&tape);
+    assert_eq!(moved.0, b"abc");
 }

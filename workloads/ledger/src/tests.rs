@@ -1,4 +1,4 @@
-use lifeboat_guest::{StateReader, dispatch, snapshot};
+use lifeboat_guest::{dispatch, testing};
 
 use super::*;
 
@@ -82,9 +82,7 @@ fn sample_survives_a_move_after_every_line() {
     let mut ledger = Ledger::default();
     for line in include_str!("../../ledger.transactions.jsonl").lines() {
         run(&mut ledger, line);
-        let mut state = Vec::new();
-        snapshot::save(&ledger, &mut state).expect("it has an encoding");
-        let moved: Ledger = snapshot::restore(Ledger::STATE_VERSION, StateReader::from(state)).expect("it is whole");
+        let moved = testing::moved(&ledger);
         assert_eq!(moved, ledger);
         ledger = moved;
     }

@@ -1,4 +1,4 @@
-use lifeboat_guest::{StateReader, dispatch, snapshot};
+use lifeboat_guest::{dispatch, testing};
 
 use super::*;
 
@@ -17,12 +17,6 @@ fn text(outcome: Result<Vec<u8>, String>) -> String {
     }
 }
 
-fn moved(notes: &Notes) -> Notes {
-    let mut state = Vec::new();
-    snapshot::save(notes, &mut state).expect("it has an encoding");
-    snapshot::restore(Notes::STATE_VERSION, StateReader::from(state)).expect("it is whole")
-}
-
 #[test]
 fn counts_follow_every_change_to_the_notes() {
     let mut notes = Notes::default();
@@ -39,7 +33,7 @@ fn counts_follow_every_change_to_the_notes() {
 fn refused_transactions_change_nothing() {
     let mut notes = Notes::default();
     run(&mut notes, r#"{"put":{"name":"a","text":"one"}}"#);
-    let before = moved(&notes);
+    let before = testing::moved(&notes);
     let long = "x".repeat(TEXT_MAX_BYTES - 2);
     for (transaction, reason) in [
         (r#"{"append":{"name":"b","text":"one"}}"#.to_owned(), r#"unknown note "b""#.to_owned()),
@@ -66,8 +60,8 @@ fn longest_note_survives_a_move() {
     let text = "é".repeat(TEXT_MAX_BYTES / 2);
     notes.put("long".to_owned(), text.clone()).expect("it is as long as allowed");
     notes.put("short".to_owned(), "s".to_owned()).expect("it is short");
-    assert_eq!(moved(&notes), notes);
-    assert_eq!(moved(&notes).notes["long"], text);
+    assert_eq!(testing::moved(&notes), notes);
+    assert_eq!(testing::moved(&notes).notes["long"], text);
 }
 
 #[test]
@@ -77,8 +71,8 @@ fn sample_survives_a_move_after_every_line() {
     for line in include_str!("../../notes.transactions.jsonl").lines() {
         refused += u32::from(run(&mut notes, line).starts_with("refused"));
         assert_eq!(notes.bytes, notes.notes.values().map(|text| text.len() as u64).sum::<u64>(), "after {line}");
-        assert_eq!(moved(&notes), notes);
-        notes = moved(&notes);
+        assert_eq!(testing::moved(&notes), notes);
+        notes = testing::moved(&notes);
     }
     assert!(refused > 3 && !notes.notes.is_empty());
 }
