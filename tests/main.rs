@@ -1,6 +1,6 @@
 //! End-to-end tests, in one binary. This list states which test belongs where:
 //!
-//! - `cli_run`, `cli_inspect`, `cli_simulate`: the output of that subcommand of the built binary. `cli_data`: the
+//! - `cli_run`, `cli_inspect`, `cli_new`, `cli_simulate`: the output of that subcommand of the built binary. `cli_data`: the
 //!   subcommands that work on a data directory. `cli_init`: those that set up a server. `cli_messages`: the error
 //!   messages of all subcommands.
 //! - `failover`: the reactions of a service to its meters. `model`: random histories against a simple model. `wasi`:
@@ -28,7 +28,7 @@
 //!   `world` generates guests as text.
 //!
 //! Tests of a single module are beside it, in `src`. Tests that need a Rust toolchain for Wasm are a binary of their
-//! own, `toolchain.rs`. Guests are in `tests/guests` and `workloads/prebuilt`; small variations of them are in the
+//! own, `toolchain.rs`. `languages.rs` is one for compilers of other languages. Guests are in `tests/guests` and `workloads/prebuilt`; small variations of them are in the
 //! tests.
 //!
 //! README.md promises that its two commands build every dependency once. This holds as long as no dev-dependency
@@ -43,6 +43,7 @@ mod cli_disk;
 mod cli_init;
 mod cli_inspect;
 mod cli_messages;
+mod cli_new;
 mod cli_run;
 mod cli_simulate;
 mod client;

@@ -15,7 +15,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
-use util::{WORKLOADS, lifeboat, prebuilt, readme_blocks, root, transactions};
+use util::{WORKLOADS, lifeboat, prebuilt, readme_blocks, root, shell, transactions};
 
 /// Held while guests are built: the first build may install a standard library for all of them.
 static BUILD: Mutex<()> = Mutex::new(());
@@ -77,4 +77,25 @@ fn guest_example_of_the_readme_builds_a_counter() {
     let overflowing = format!("1\n{}\n1\n", i64::MAX);
     let run = lifeboat(["run"]).arg(folder.path().join("example.wasm")).input(overflowing.as_str()).output();
     assert!(run.exits(1).starts_with("1\n") && run.exits(1).ends_with("\n2\n"), "{}", run.exits(1));
+}
+
+#[test]
+fn template_for_rust_passes_its_tests_and_fails_over() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let new = lifeboat(["new", "rust", "my-tally"]).within(folder.path()).output();
+    let run = new.exits(0).lines().last().expect("there are commands").to_owned();
+    let folder = folder.path().join("my-tally");
+    // The versions of the workspace, so that nothing is resolved again.
+    let lock = std::fs::read(root().join("Cargo.lock")).expect("the lock file");
+    std::fs::write(folder.join("Cargo.lock"), lock).expect("a temporary file");
+    let target = root().join("target-guest/other");
+    let target = target.to_str().expect("a path in UTF-8");
+    shell("cargo test").env("CARGO_TARGET_DIR", target).within(&folder).output().exits(0);
+    let manifest = folder.join("Cargo.toml");
+    let report = build(&["--crate", manifest.to_str().expect("a path in UTF-8")], &folder);
+    assert!(!report.contains("warning"), "{report}");
+
+    let moved = shell(&run.replace("target/wasm32-wasip1/release/", "")).within(&folder).output();
+    assert!(moved.exits(0).ends_with("\n1830\n"), "{}", moved.exits(0));
+    assert!(moved.stderr.contains("Trigger process failover: triggered: my_tally/1 "), "{}", moved.stderr);
 }

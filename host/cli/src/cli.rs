@@ -13,6 +13,7 @@ mod help;
 mod init;
 mod inspect;
 mod login;
+mod new;
 mod old_forms;
 mod on_disk;
 mod operate;
@@ -61,6 +62,8 @@ enum Command {
     Simulate(simulate::Simulate),
     /// Show what the loader finds in a workload.
     Inspect(inspect::Inspect),
+    /// Write a workload to start from, in one of several languages.
+    New(new::New),
     /// Show, check, copy and repair the contents of a data directory, without a server.
     Data(data::Data),
     /// Set up a server: a configuration file, and a data directory with the first admin.
@@ -137,6 +140,7 @@ impl Cli {
             Command::Run(run) => run.execute(),
             Command::Simulate(simulate) => simulate.execute(),
             Command::Inspect(inspect) => inspect.execute(),
+            Command::New(new) => new.execute(),
             Command::Data(data) => data.execute(),
             Command::Init(init) => init.execute(),
             Command::Config(config) => config.execute(),

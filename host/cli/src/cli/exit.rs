@@ -113,6 +113,17 @@ const COMMANDS: &[(&str, Codes)] = &[
     ),
     ("inspect", &[(OK, "the loader accepts the workload"), LINE_WRONG_OR_DENIED, WORKLOAD_REFUSED, HOST_FAILED]),
     (
+        "new",
+        &[
+            (OK, "the workload is written"),
+            (
+                USAGE,
+                "the command line is wrong, the folder exists, or this user may not create it; nothing was overwritten",
+            ),
+            HOST_FAILED,
+        ],
+    ),
+    (
         "data",
         &[
             (OK, "success"),
