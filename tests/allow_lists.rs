@@ -86,7 +86,8 @@ fn an_allow_list_is_that_of_the_configuration_at_every_start() {
     assert_eq!(server.terminate(), Some(0));
     assert_eq!(folder.stored("shop"), of_file);
     for file in std::fs::read_dir(folder.path("data")).expect("a directory") {
-        let bytes = std::fs::read(file.expect("an entry").path()).expect("readable");
+        let file = file.expect("an entry").path();
+        let bytes = if file.is_file() { std::fs::read(file).expect("readable") } else { Vec::new() };
         assert!(!bytes.windows(10).any(|part| part == b"top secret"));
     }
 

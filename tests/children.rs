@@ -54,10 +54,11 @@ impl Site {
         site
     }
 
-    /// Starts the next server over the same folder.
+    /// Starts the next server over the same folder. It compiles everything again.
     fn again(self, folder: &Path) -> Self {
         let Self { serving, client, token } = self;
         assert_eq!(serving.terminate(), Some(0));
+        forget_code(folder);
         Self { serving: Serving::start(folder), client, token }
     }
 
@@ -88,6 +89,11 @@ impl Site {
         let (status, service) = self.ask(Method::POST, "/v1/services/large/start", Vec::new()).await;
         assert_eq!((status, &service["state"]), (StatusCode::OK, &"running".into()), "{service}");
     }
+}
+
+/// Removes the compiled code of a server's data directory, if there is any.
+fn forget_code(folder: &Path) {
+    let _ = std::fs::remove_dir_all(folder.join("data/code"));
 }
 
 /// Returns `count.wat` with one more function, which is long. It is built from bytes, since its text would be ten times
@@ -269,6 +275,7 @@ async fn a_stop_waits_for_no_compiler() {
         (Method::PUT, "/v1/services/larger", [&long_module()[..], &[0, 2, 1, b'x']].concat()),
     ] {
         assert_eq!(site.ask(Method::POST, "/v1/services/large/stop", Vec::new()).await.0, StatusCode::OK);
+        forget_code(folder.path());
         let ordered = tokio::spawn(site.request(method, path, body).send());
         signal(&site.compiler().await, "STOP");
         ordered.abort();

@@ -75,9 +75,10 @@ impl Folder {
         directory.close().expect("closed");
     }
 
-    /// Returns the bytes of all files.
+    /// Returns the bytes of all files, but of no compiled code.
     fn files(&self) -> BTreeMap<String, Vec<u8>> {
         let files = std::fs::read_dir(self.path("data")).expect("a directory");
+        let files = files.filter(|entry| entry.as_ref().is_ok_and(|entry| entry.path().is_file()));
         let read = |entry: std::io::Result<std::fs::DirEntry>| {
             let entry = entry.expect("an entry");
             (entry.file_name().into_string().expect("plain"), std::fs::read(entry.path()).expect("readable"))

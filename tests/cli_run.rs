@@ -763,6 +763,7 @@ fn a_host_that_cannot_write_the_replies_exits_with_4() {
         .args(["run", "--transactions"])
         .arg(transactions)
         .arg(prebuilt("counter"))
+        .env("XDG_CACHE_HOME", crate::util::CACHE)
         .stdout(full)
         .output()
         .expect("the built binary runs");

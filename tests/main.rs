@@ -12,6 +12,7 @@
 //! - `durable`: durable services on a disk that loses data and fails. `kill`: the built binary under `kill -9`.
 //!   `kill_server`: the same for a server over HTTP.
 //! - `children`: the processes in which a server loads and compiles, when they or the server are killed.
+//! - `code_cache`: starts that find compiled code, damaged code, or none.
 //! - `orders`: operators' orders on a storage that fails, compared with what the disk has afterwards.
 //! - `orphans`: directories whose catalog is older than their journal.
 //! - `hostile`: guests that misbehave, and the effects on the host and other services.
@@ -47,6 +48,7 @@ mod cli_new;
 mod cli_run;
 mod cli_simulate;
 mod client;
+mod code_cache;
 mod disk;
 mod doubts;
 mod durable;

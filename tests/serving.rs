@@ -90,6 +90,11 @@ impl Serving {
         self.seen.borrow().iter().any(|line| line.contains(words))
     }
 
+    /// Returns how many of the lines that were read so far have these words.
+    pub(crate) fn count(&self, words: &str) -> usize {
+        self.seen.borrow().iter().filter(|line| line.contains(words)).count()
+    }
+
     /// Returns the id of its process.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()

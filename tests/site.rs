@@ -75,6 +75,7 @@ impl Site {
         let ground = Ground {
             directory,
             credentials: BTreeMap::new(),
+            code_cache: None,
             clock: Arc::clone(&clock) as _,
             last_sink: Arc::new(|_| {}),
             admission: Admission::default(),

@@ -17,6 +17,9 @@ use serde_json::Value;
 /// The time after which a run counts as hung. Runs take far less, even on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
+/// The folder for caches of all runs. The user's own one is left as it is.
+pub(crate) const CACHE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/cache");
+
 /// The names of the sample workloads.
 pub(crate) const WORKLOADS: [&str; 6] = ["archive", "counter", "courier", "crunch", "ledger", "notes"];
 
@@ -46,6 +49,10 @@ pub(crate) fn copy_directory(from: &Path, to: &Path) {
     std::fs::create_dir(to).expect("a folder");
     for entry in std::fs::read_dir(from).expect("a directory") {
         let entry = entry.expect("readable");
+        // Nobody misses compiled code.
+        if entry.file_type().expect("known").is_dir() {
+            continue;
+        }
         let target = to.join(entry.file_name());
         let mut options = std::fs::OpenOptions::new();
         let mut file = options.write(true).create_new(true).mode(0o600).open(&target).expect("a new file");
@@ -75,7 +82,7 @@ pub(crate) fn blocks(document: &str, language: &str) -> Vec<String> {
 /// Creates a run of the built binary with these arguments. `lifeboat(["inspect", "--json"]).arg(path)` adds more.
 pub(crate) fn lifeboat<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Lifeboat {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lifeboat"));
-    command.args(arguments);
+    command.args(arguments).env("XDG_CACHE_HOME", CACHE);
     Lifeboat { command, input: Vec::new() }
 }
 
@@ -85,7 +92,7 @@ pub(crate) fn shell(script: &str) -> Lifeboat {
     let inherited = std::env::var_os("PATH").unwrap_or_default();
     let folders = binary.parent().map(Path::to_owned).into_iter().chain(std::env::split_paths(&inherited));
     let mut command = Command::new("sh");
-    command.args(["-c", script]).current_dir(root());
+    command.args(["-c", script]).current_dir(root()).env("XDG_CACHE_HOME", CACHE);
     command.env("PATH", std::env::join_paths(folders).expect("no folder here has a colon in its name"));
     Lifeboat { command, input: Vec::new() }
 }

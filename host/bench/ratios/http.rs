@@ -116,6 +116,7 @@ pub(crate) fn serve_service() {
     let ground = Ground {
         directory,
         credentials: BTreeMap::new(),
+        code_cache: None,
         clock: Arc::new(SystemClock),
         last_sink: Arc::new(|_| {}),
         admission: Admission::default(),

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod batch;
+mod code_cache;
 mod config;
 mod data;
 mod deploy;

@@ -36,7 +36,7 @@ use lifeboat_api::text::chain;
 use lifeboat_api::transaction::{
     BODY_BYTES_MAX, Denial, Kind, Reply, Request, RequestError, check_id, check_id_length,
 };
-use lifeboat_vm::engine::{Engine, EngineError, PoolLimits, Program, joined};
+use lifeboat_vm::engine::{CodeCache, Engine, EngineError, PoolLimits, Program, joined};
 use lifeboat_vm::network::RuntimeTime;
 use lifeboat_vm::rehydrate::{MAINTENANCE_DEADLINE, MAINTENANCE_FUEL, Maintenance};
 use lifeboat_vm::workload::{MEMORIES_MAX, Workload};
@@ -66,6 +66,8 @@ pub struct HostConfig {
     pub maintenance_deadline: Duration,
     /// The longest body of a transaction or query, in bytes.
     pub body_bytes_max: usize,
+    /// The cache of compiled workloads, if there is one.
+    pub code_cache: Option<Arc<CodeCache>>,
 }
 
 impl HostConfig {
@@ -80,6 +82,7 @@ impl HostConfig {
             maintenance_fuel: MAINTENANCE_FUEL,
             maintenance_deadline: MAINTENANCE_DEADLINE,
             body_bytes_max: BODY_BYTES_MAX,
+            code_cache: None,
         }
     }
 }
@@ -138,11 +141,12 @@ impl Host {
     /// [`EngineError::SetUp`].
     pub fn new(config: HostConfig, clock: Arc<dyn Clock>, events: EventSink) -> Result<Self, EngineError> {
         let fleet = Fleet::new(config.machines, config.maintenance_stores);
-        let engine = Arc::new(Engine::new(PoolLimits {
+        let engine = Engine::new(PoolLimits {
             stores: fleet.slots().saturating_add(config.maintenance_stores.max(1)),
             memories: config.memories_max,
             memory_bytes: config.largest_memory_bytes,
-        })?);
+        })?;
+        let engine = Arc::new(engine.with_cache(config.code_cache));
         let maintenance = Maintenance {
             fuel: config.maintenance_fuel,
             deadline: config.maintenance_deadline,

@@ -16,7 +16,7 @@ use lifeboat_api::transaction::Answer;
 use lifeboat_disk::Disk;
 use lifeboat_journal::frame::RecordNumber;
 use lifeboat_journal::storage::Storage;
-use lifeboat_vm::engine::{Engine, EngineError, PoolLimits, Program, load_stored};
+use lifeboat_vm::engine::{CodeCache, Engine, EngineError, PoolLimits, Program, load_stored};
 use lifeboat_vm::instance::{Attempt, Call, Instance, MoveError};
 use lifeboat_vm::rehydrate::{
     MAINTENANCE_DEADLINE, MAINTENANCE_FUEL, Maintenance, RehydrateError, Rehydrated, ReplayContext, rehydrate, restore,
@@ -167,17 +167,23 @@ impl Scratch {
     /// # Errors
     /// [`EngineError::SetUp`].
     pub fn new<'a>(sizes: impl IntoIterator<Item = &'a Size>) -> Result<Self, EngineError> {
-        Self::with_memories(MEMORIES_MAX, sizes)
+        Self::with_memories(MEMORIES_MAX, sizes, None)
     }
 
     /// Sets up slots for the largest of `sizes`, and for workloads of up to `memories` linear memories. Address space
-    /// is reserved for each of these memories.
+    /// is reserved for each of these memories. Compiled workloads are taken from `code_cache` and kept there, if there
+    /// is one.
     ///
     /// # Errors
     /// [`EngineError::SetUp`].
-    pub fn with_memories<'a>(memories: u64, sizes: impl IntoIterator<Item = &'a Size>) -> Result<Self, EngineError> {
+    pub fn with_memories<'a>(
+        memories: u64,
+        sizes: impl IntoIterator<Item = &'a Size>,
+        code_cache: Option<Arc<CodeCache>>,
+    ) -> Result<Self, EngineError> {
         let memory_bytes = sizes.into_iter().map(|size| size.memory_bytes).max().unwrap_or_default();
-        let engine = Arc::new(Engine::new(PoolLimits { stores: STORES, memories, memory_bytes })?);
+        let engine = Engine::new(PoolLimits { stores: STORES, memories, memory_bytes })?;
+        let engine = Arc::new(engine.with_cache(code_cache));
         let maintenance =
             Maintenance { fuel: MAINTENANCE_FUEL, deadline: MAINTENANCE_DEADLINE, memory_bytes: engine.slot_bytes() };
         Ok(Self { engine, maintenance, programs: Mutex::default() })

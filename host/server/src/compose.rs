@@ -8,11 +8,11 @@ use lifeboat_api::name::Name;
 use lifeboat_host::auth::{Accounts, argon2id};
 use lifeboat_host::catalog::CatalogError;
 use lifeboat_host::data::DataDirectory;
-use lifeboat_host::host::Host;
+use lifeboat_host::host::{Host, HostConfig};
 use lifeboat_host::metrics::Metrics;
 use lifeboat_host::monitor::{Admission, Monitor};
 use lifeboat_host::network::ServiceCredentials;
-use lifeboat_vm::engine::EngineError;
+use lifeboat_vm::engine::{CodeCache, EngineError};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use thiserror::Error;
@@ -24,6 +24,8 @@ pub struct Ground<W> {
     pub directory: Arc<DataDirectory>,
     /// The secrets and certificate authorities of services, as [`Config::credentials`] reads them.
     pub credentials: BTreeMap<Name, ServiceCredentials>,
+    /// The cache of compiled workloads, if there is one.
+    pub code_cache: Option<Arc<CodeCache>>,
     /// The source of the time.
     pub clock: Arc<dyn Clock>,
     /// The last receiver of every event, after the log for clients and the metrics.
@@ -47,12 +49,17 @@ pub enum ComposeError {
     Catalog(#[from] CatalogError),
 }
 
-/// Creates the host of a server, without services.
+/// Creates the host of a server, without services. Compiled workloads are kept in `code_cache`, if there is one.
 ///
 /// # Errors
 /// [`EngineError::SetUp`] if the engine rejects the configuration.
-pub fn host(config: &Config, clock: Arc<dyn Clock>, sink: EventSink) -> Result<Host, EngineError> {
-    Host::new(config.host(), clock, sink).map_err(EngineError::of_configuration)
+pub fn host(
+    config: &Config,
+    code_cache: Option<Arc<CodeCache>>,
+    clock: Arc<dyn Clock>,
+    sink: EventSink,
+) -> Result<Host, EngineError> {
+    Host::new(HostConfig { code_cache, ..config.host() }, clock, sink).map_err(EngineError::of_configuration)
 }
 
 /// Builds a server from its configuration. The server has its users, but no services: [`Host::recover`] recovers them,
@@ -64,7 +71,7 @@ pub fn compose<W>(config: Config, ground: Ground<W>) -> Result<Server, ComposeEr
 where
     W: FnOnce(Admission, EventSink) -> Option<Monitor>,
 {
-    let Ground { directory, credentials, clock, last_sink, admission, watch } = ground;
+    let Ground { directory, credentials, code_cache, clock, last_sink, admission, watch } = ground;
     let events = Arc::new(EventLog::new(clock.now()));
     let metrics = Arc::new(Metrics::default());
     let sink: EventSink = {
@@ -75,7 +82,7 @@ where
             last_sink(event);
         })
     };
-    let host = host(&config, Arc::clone(&clock), Arc::clone(&sink))?
+    let host = host(&config, code_cache, Arc::clone(&clock), Arc::clone(&sink))?
         .with_data(Arc::clone(&directory))
         .with_credentials(credentials)
         .with_admission(admission.clone());

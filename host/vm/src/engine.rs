@@ -6,12 +6,14 @@
 //!
 //! Guests run on their own tokio runtime, so that a busy guest never delays network I/O.
 
+mod cache;
 mod child;
 mod turns;
 
 #[cfg(test)]
 mod tests;
 
+pub use cache::{CODE_CACHE_BYTES_MAX, CODE_CACHE_FREE_BYTES_MIN, CodeCache};
 pub use child::{
     CHILD_MEMORY_BYTES_MAX, CHILD_THREADS_MAX, COMPILED_BYTES_MAX, run_as_child, work_in_children, works_in_children,
 };
@@ -24,7 +26,9 @@ use crate::workload::{
     CONVERTER_TABLES, CORE_INSTANCES_MAX, LoadError, LoadLimits, MEMORIES_MAX, MODULE_BYTES_MAX, TABLE_ELEMENTS_MAX,
     TABLES_MAX, Workload,
 };
+use cache::Source;
 use lifeboat_api::size::Bytes;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -301,6 +305,7 @@ pub struct Engine {
     small: Turns,
     large: Turns,
     compiled: AtomicU64,
+    cache: Option<Arc<CodeCache>>,
     largest_bytes: u64,
     slot_bytes: u64,
 }
@@ -341,9 +346,17 @@ impl Engine {
             small: Turns::new(SMALL_AT_ONCE_MAX),
             large: Turns::new(LARGE_AT_ONCE_MAX),
             compiled: AtomicU64::new(0),
+            cache: None,
             largest_bytes,
             slot_bytes,
         })
+    }
+
+    /// Returns this engine with a cache of the code that it compiles, if there is one.
+    #[must_use]
+    pub fn with_cache(mut self, cache: Option<Arc<CodeCache>>) -> Self {
+        self.cache = cache;
+        self
     }
 
     /// Waits for a turn, then compiles `workload`.
@@ -414,15 +427,11 @@ impl Engine {
         deadline: Duration,
     ) -> Result<Arc<Program>, EngineError> {
         let name = workload.name.clone();
-        self.compiled.fetch_add(1, Ordering::Relaxed);
         let engine = Arc::clone(self);
         let in_child = child::executable();
         let compiled = self.guests().spawn_blocking(move || {
             let _turn = turn;
-            match in_child {
-                Some(executable) => engine.compile_in_child(executable, workload, deadline),
-                None => engine.compile_now(workload),
-            }
+            engine.find_or_compile(in_child, workload, deadline)
         });
         // The thread that waits for a child ends it at the deadline, and its error is the one to report.
         let patience = if in_child.is_some() { deadline * 2 } else { deadline };
@@ -435,31 +444,61 @@ impl Engine {
         }
     }
 
-    #[expect(unsafe_code, reason = "compiled code of another process is trusted here, and nowhere else")]
-    fn compile_in_child(
+    /// Takes the code of `workload` from the cache, or else compiles it, in a child of `executable` or here.
+    fn find_or_compile(
         &self,
-        executable: &Path,
+        executable: Option<&Path>,
         workload: Workload,
         deadline: Duration,
     ) -> Result<Program, EngineError> {
+        let cache = self.cache.as_deref().map(|cache| (cache, Source::of(&workload.component, self.settings())));
+        let kept = cache.and_then(|(cache, source)| cache.find(source));
+        // The code was compiled for this engine, so wasmtime accepts it.
+        if let Some(component) = kept.and_then(|code| self.component(&code).ok()) {
+            return self.link(workload, Ok(component));
+        }
+        self.compiled.fetch_add(1, Ordering::Relaxed);
         let name = || workload.name.clone();
-        let code = child::compile(executable, &workload.component, deadline).map_err(|failure| match failure {
-            child::Failure::Deadline => EngineError::CompileDeadline { name: name(), deadline },
-            child::Failure::Refused(reason) => EngineError::Compile { name: name(), reason },
-            child::Failure::Exceeded(reason) => EngineError::Exceeded { name: name(), reason },
-            child::Failure::Process(reason) => EngineError::Process { name: name(), reason },
-        })?;
-        // SAFETY: the bytes must come from a compiler of this engine's version and settings, which wasmtime checks, and
-        // must be unchanged, which it does not check. They came through a pipe from a process that this one started
-        // from the same executable. That process runs no code of the guest, and the bytes were never in a file.
-        let component = unsafe { Component::deserialize(&self.wasmtime, &code) };
+        let code = match executable {
+            Some(executable) => {
+                child::compile(executable, &workload.component, deadline).map_err(|failure| match failure {
+                    child::Failure::Deadline => EngineError::CompileDeadline { name: name(), deadline },
+                    child::Failure::Refused(reason) => EngineError::Compile { name: name(), reason },
+                    child::Failure::Exceeded(reason) => EngineError::Exceeded { name: name(), reason },
+                    child::Failure::Process(reason) => EngineError::Process { name: name(), reason },
+                })?
+            }
+            None => match self.wasmtime.precompile_component(&workload.component) {
+                Ok(code) => code,
+                Err(error) => return self.link(workload, Err(error)),
+            },
+        };
+        let component = self.component(&code);
+        if let (Ok(_), Some((cache, source))) = (&component, cache) {
+            cache.keep(source, &code);
+        }
         drop(code);
         self.link(workload, component)
     }
 
-    fn compile_now(&self, workload: Workload) -> Result<Program, EngineError> {
-        let component = Component::new(&self.wasmtime, &workload.component);
-        self.link(workload, component)
+    #[expect(unsafe_code, reason = "compiled code is trusted here, and nowhere else")]
+    fn component(&self, code: &[u8]) -> wasmtime::Result<Component> {
+        // SAFETY: the bytes must come from a compiler of this engine's version and settings, which wasmtime checks, and
+        // must be unchanged, which it does not check. They come from one of three places, and none of them runs code of
+        // the guest:
+        // - this process;
+        // - a process that this one started from the same executable, through a pipe;
+        // - a file that a process of the same executable wrote, by its hash. `CodeCache::find` has checked that the
+        //   file belongs to this user and that nobody else may write to it. It has also checked a hash over these very
+        //   bytes, their component and the executable. Whoever can forge such a file can replace the executable.
+        unsafe { Component::deserialize(&self.wasmtime, code) }
+    }
+
+    /// Returns a hash of the settings and the features of the processor that compiled code depends on.
+    fn settings(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.wasmtime.precompile_compatibility_hash().hash(&mut hasher);
+        hasher.finish()
     }
 
     fn link(&self, workload: Workload, component: wasmtime::Result<Component>) -> Result<Program, EngineError> {

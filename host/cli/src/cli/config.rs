@@ -87,7 +87,7 @@ impl Check {
         // This reserves as much address space as a server does. A host needs a runtime.
         let runtime = tokio::runtime::Builder::new_current_thread().build()?;
         let _guard = runtime.enter();
-        drop(lifeboat_server::host(&config, Arc::new(SystemClock), Arc::new(|_| {}))?);
+        drop(lifeboat_server::host(&config, None, Arc::new(SystemClock), Arc::new(|_| {}))?);
         let text = if self.json {
             lifeboat_api::lines::json_lines(&config).context("cannot print the configuration")?
         } else {

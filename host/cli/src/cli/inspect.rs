@@ -1,6 +1,6 @@
 //! `lifeboat inspect`: prints what the loader finds in a workload.
 
-use super::{arguments, exit, help, is_pipe_open, load_workload};
+use super::{arguments, code_cache, exit, help, is_pipe_open, load_workload};
 use clap::Args;
 use lifeboat_api::size::{Bytes, Size, grouped};
 use lifeboat_api::sla::THRESHOLD_DEFAULT;
@@ -49,7 +49,8 @@ impl Inspect {
         let largest_bytes = Size::built_in().iter().map(|size| size.memory_bytes).max().unwrap_or_default();
         let memory_bytes = workload.initial_memory_bytes.max(self.memory.unwrap_or_default()).max(largest_bytes);
         // Nothing runs, so nothing is reserved.
-        let engine = Arc::new(Engine::new(PoolLimits { stores: 0, memories: 0, memory_bytes })?);
+        let engine = Engine::new(PoolLimits { stores: 0, memories: 0, memory_bytes })?;
+        let engine = Arc::new(engine.with_cache(code_cache::of_user()?));
         runtime.block_on(engine.compile(workload.clone()))?;
 
         let text = if self.json { json(&workload, &fitting)? } else { lines(&workload, &fitting) };

@@ -1,6 +1,6 @@
 //! A host with all services of a data directory, for the commands that serve one of them without a server.
 
-use super::{FindingError, data, random_epoch};
+use super::{FindingError, code_cache, data, random_epoch};
 use anyhow::Context;
 use lifeboat_api::clock::SystemClock;
 use lifeboat_api::event::EventSink;
@@ -10,6 +10,7 @@ use lifeboat_api::size::Size;
 use lifeboat_host::data::{DataOptions, Locked};
 use lifeboat_host::fleet::{MAINTENANCE_STORES, Machine};
 use lifeboat_host::host::{Host, HostConfig};
+use lifeboat_vm::engine::CodeCache;
 use lifeboat_vm::workload::Workload;
 use std::path::Path;
 use std::sync::Arc;
@@ -29,14 +30,14 @@ pub(crate) struct Needs {
 
 impl Needs {
     /// Returns a host with these resources.
-    pub(crate) fn host(&self, events: EventSink) -> anyhow::Result<Host> {
+    pub(crate) fn host(&self, code_cache: Option<Arc<CodeCache>>, events: EventSink) -> anyhow::Result<Host> {
         let Self { services, memories, largest } = *self;
         let all = |bytes: u64| bytes.saturating_mul(services.into());
         let machines = Machine::pair(services, all(largest.memory_bytes)).into_iter();
         let machines = machines.map(|machine| Machine { disk_bytes: all(largest.disk_bytes), ..machine }).collect();
         let maintenance_stores = services.saturating_mul(MAINTENANCE_STORES_PER_SERVICE).min(MAINTENANCE_STORES);
         let usual = HostConfig::new(machines, largest.memory_bytes);
-        let config = HostConfig { memories_max: memories, maintenance_stores, ..usual };
+        let config = HostConfig { memories_max: memories, maintenance_stores, code_cache, ..usual };
         Ok(Host::new(config, Arc::new(SystemClock), events)?)
     }
 }
@@ -68,6 +69,7 @@ pub(crate) async fn bring_up(
     beside: Beside<'_>,
     events: EventSink,
 ) -> anyhow::Result<(Host, bool)> {
+    let code_cache = code_cache::of_directory(path)?;
     let entries = locked.catalog().services()?;
     let largest = largest(entries.values().flat_map(|entry| &entry.settings.sizes).chain(beside.sizes));
     let hashes = entries.values().map(|entry| &entry.workload);
@@ -79,7 +81,7 @@ pub(crate) async fn bring_up(
     let is_journal_damaged = !contents.recovery.damages.is_empty();
     let is_cut_off = contents.services.iter().any(|found| found.name == *service && !found.is_journal_sound);
     let services = u32::try_from(entries.len() + 1).unwrap_or(u32::MAX);
-    let host = Needs { services, memories, largest }.host(events)?.with_data(directory);
+    let host = Needs { services, memories, largest }.host(code_cache, events)?.with_data(directory);
     let mut epochs = Vec::new();
     for _ in 0..entries.len() {
         epochs.push(random_epoch()?);

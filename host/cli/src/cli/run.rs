@@ -6,7 +6,8 @@ use super::arguments::{NetworkArguments, network_text};
 use super::on_disk::{Beside, Needs, bring_up, largest};
 use super::stop::Stop;
 use super::{
-    DATA_VARIABLE, UsageError, arguments, data, exit, is_pipe_open, load_workload, output, random, random_epoch,
+    DATA_VARIABLE, UsageError, arguments, code_cache, data, exit, is_pipe_open, load_workload, output, random,
+    random_epoch,
 };
 use anyhow::Context;
 use clap::Args;
@@ -114,6 +115,9 @@ Events and the closing usage table are printed on standard error.
 With --data, a reply is printed once its transaction is durable. After a crash, send the transactions without a reply
 again, with the same ids.
 
+Compiled code is kept for the next run: in DIR/code with --data, and otherwise in lifeboat in $XDG_CACHE_HOME or
+~/.cache. With LIFEBOAT_CACHE=off in the environment, none is kept.
+
 Ctrl-C, SIGTERM or SIGHUP ends the input: the command waits for the answers under way, standard error reports the line
 with which the rest begins, and the exit code is 1 if there may be a rest. A second signal ends the run at once;
 transactions without an answer may or may not be done. With --data neither signal loses an answered transaction.
@@ -202,7 +206,7 @@ impl Run {
         let (workload, _) = load_workload(self.workload()?)?;
         let needs =
             Needs { services: 1, memories: workload.footprint.memories, largest: largest(settings.sizes.iter()) };
-        let host = needs.host(self.events(service, failovers))?;
+        let host = needs.host(code_cache::of_user()?, self.events(service, failovers))?;
         let program = host.compile(workload).await?;
         let settings = ServiceSettings { deduplication_window: DeduplicationWindow::default(), ..settings.clone() };
         let spec = ServiceSpec::new(service.clone(), program, &settings, random()?, Epoch::default());

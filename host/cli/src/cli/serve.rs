@@ -3,7 +3,7 @@
 mod log;
 
 use super::stop::{Stop, hangups};
-use super::{UsageError, UsageErrors, data, exit, load_workload, random, random_epoch};
+use super::{UsageError, UsageErrors, code_cache, data, exit, load_workload, random, random_epoch};
 use anyhow::Context;
 use clap::Args;
 use futures::{StreamExt, stream};
@@ -38,6 +38,9 @@ replays the history since the last snapshots. SIGHUP is logged and ignored.
 
 Events are printed on standard error, one per line; with --json they are printed on standard output as JSON. A line
 begins with its time, in UTC, unless standard error is systemd's journal, which adds its own.
+
+The compiled code of workloads is kept in the folder code of the data directory, so that the next start is quicker. With
+LIFEBOAT_CACHE=off in the environment, none is kept.
 
 A service of the configuration that cannot be created is reported on a line. The other services are served, and the exit
 code does not change.";
@@ -116,6 +119,8 @@ impl Serve {
         let address = listener.address()?;
         let scheme = if listener.has_tls() { "https" } else { "http" };
 
+        let of_cache = log.clone();
+        let code_cache = code_cache::of_served_directory(&config.data, move |line| of_cache.note(line))?;
         let of_directory = || format!("data directory '{}'", config.data.display().to_string().escape_debug());
         let locked = data::open(&config.data, false)?;
         // Before any service begins: an address that the file does not allow any more is not called again.
@@ -130,6 +135,7 @@ impl Serve {
             Ground {
                 directory: Arc::clone(&directory),
                 credentials,
+                code_cache,
                 last_sink: event_printer(log, &clock),
                 admission,
                 watch: |admission, sink| {

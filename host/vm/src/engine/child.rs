@@ -69,12 +69,15 @@ const OOM_SCORE: &str = "1000";
 /// The environment variable that limits the threads of the compiler's pool.
 const THREADS_VARIABLE: &str = "RAYON_NUM_THREADS";
 
+/// The executable that this process runs, even if the file at its own path was replaced. Only Linux with `/proc` has it.
+pub(super) const RUNNING: &str = "/proc/self/exe";
+
 static EXECUTABLE: OnceLock<PathBuf> = OnceLock::new();
 
 /// Makes this process load and compile in children of its own executable, which calls [`run_as_child`]. Returns
 /// whether that is possible: without `/proc`, Linux does not report the path of the executable.
 pub fn work_in_children() -> bool {
-    let Some(executable) = own_executable(Path::new("/proc/self/exe"), std::env::current_exe()) else { return false };
+    let Some(executable) = own_executable(Path::new(RUNNING), std::env::current_exe()) else { return false };
     let _ = EXECUTABLE.set(executable);
     true
 }

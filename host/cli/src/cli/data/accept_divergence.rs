@@ -47,7 +47,7 @@ impl AcceptDivergence {
         }
         let storage = &**locked.storage();
         let runtime = runtime()?;
-        let (scratch, program) = scratch(&runtime, storage, &found)?;
+        let (scratch, program) = scratch(&runtime, &self.directory, storage, &found)?;
         match runtime.block_on(scratch.state(storage, &program, &found, None)) {
             Err(StateError::Rehydrate(RehydrateError::Diverged { sequence, recorded, replayed, .. }))
                 if sequence == accepted =>

@@ -1,6 +1,6 @@
 //! The data directory on the command line: `--data DIR`, and its errors.
 
-use super::super::{DATA_VARIABLE, FindingError, UsageError, output, random, with_need};
+use super::super::{DATA_VARIABLE, FindingError, UsageError, code_cache, output, random, with_need};
 use anyhow::Context;
 use lifeboat_api::clock::{Clock, SystemClock};
 use lifeboat_api::id::Sequence;
@@ -232,12 +232,15 @@ pub(crate) fn graded(error: DataError) -> anyhow::Error {
 /// Creates a scratch engine for one service, and compiles its program.
 pub(crate) fn scratch(
     runtime: &Runtime,
+    directory: &Directory,
     storage: &dyn Storage,
     found: &FoundService,
 ) -> anyhow::Result<(Scratch, Arc<Program>)> {
+    let code_cache = code_cache::of_read_directory(directory.path())?;
     let run = || -> Result<_, ProgramError> {
         let workload = stored_workload(storage, &found.entry.workload)?;
-        let scratch = Scratch::with_memories(workload.footprint.memories, &found.entry.settings.sizes)?;
+        let sizes = &found.entry.settings.sizes;
+        let scratch = Scratch::with_memories(workload.footprint.memories, sizes, code_cache)?;
         let program = runtime.block_on(scratch.compile(workload))?;
         Ok((scratch, program))
     };

@@ -53,7 +53,7 @@ impl Source for State {
         let found = self.directory.find(&locked, &self.service)?;
         let storage = &**locked.storage();
         let runtime = runtime()?;
-        let (scratch, program) = scratch(&runtime, storage, &found)?;
+        let (scratch, program) = scratch(&runtime, &self.directory, storage, &found)?;
         let state = runtime
             .block_on(scratch.state(storage, &program, &found, self.at.map(Sequence)))
             .map_err(|error| self.directory.no_state(&found.name, error))?;

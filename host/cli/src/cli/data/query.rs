@@ -41,7 +41,7 @@ impl Query {
         let found = self.directory.find(&locked, &self.question.service)?;
         let storage = &**locked.storage();
         let runtime = runtime()?;
-        let (scratch, program) = scratch(&runtime, storage, &found)?;
+        let (scratch, program) = scratch(&runtime, &self.directory, storage, &found)?;
         let at = self.at.map(Sequence);
         let state = runtime
             .block_on(scratch.state(storage, &program, &found, at))

@@ -1,7 +1,7 @@
 //! `lifeboat data restore`: creates a service from a portable file.
 
 use super::super::arguments::NetworkArguments;
-use super::super::{FindingError, UsageError, exit, output, random, random_epoch, with_need};
+use super::super::{FindingError, UsageError, code_cache, exit, output, random, random_epoch, with_need};
 use super::directory::{Directory, graded, runtime};
 use anyhow::Context;
 use clap::Args;
@@ -85,7 +85,9 @@ impl Restore {
         let name = self.file.display().to_string();
         let workload = load(&name, &portable.workload)?;
         let runtime = runtime()?;
-        let scratch = Scratch::with_memories(workload.footprint.memories, &portable.settings.sizes)?;
+        // The directory may not exist yet.
+        let code_cache = code_cache::of_user()?;
+        let scratch = Scratch::with_memories(workload.footprint.memories, &portable.settings.sizes, code_cache)?;
         let program = runtime.block_on(scratch.compile(workload))?;
         let accepted = BTreeSet::new();
         let replay_context = scratch.replay_context(&program, secret, &accepted);

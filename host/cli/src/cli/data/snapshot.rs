@@ -42,7 +42,7 @@ impl Snapshot {
         }
         let storage = &**locked.storage();
         let runtime = runtime()?;
-        let (scratch, program) = scratch(&runtime, storage, &found)?;
+        let (scratch, program) = scratch(&runtime, &self.directory, storage, &found)?;
         let state = runtime
             .block_on(scratch.state(storage, &program, &found, None))
             .map_err(|error| self.directory.no_state(&found.name, error))?;

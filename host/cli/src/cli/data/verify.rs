@@ -1,6 +1,6 @@
 //! `lifeboat data verify`: checks and replays the services of a data directory.
 
-use super::super::{FindingError, exit, is_pipe_open, output};
+use super::super::{FindingError, code_cache, exit, is_pipe_open, output};
 use super::directory::{Directory, memories_max, read, runtime};
 use super::services::{journal_json, journal_lines, orphan_line};
 use anyhow::Context;
@@ -76,7 +76,7 @@ impl Verify {
         let hashes = wanted.iter().map(|found| &found.entry.workload);
         let memories = memories_max(&**locked.storage(), hashes, None);
         let sizes = wanted.iter().flat_map(|found| &found.entry.settings.sizes);
-        let scratch = Scratch::with_memories(memories, sizes)?;
+        let scratch = Scratch::with_memories(memories, sizes, code_cache::of_read_directory(self.directory.path())?)?;
         for found in wanted {
             let bar = bar(found, self.json);
             let mut progress = |transactions| bar.inc(transactions);
