@@ -57,6 +57,8 @@ pub struct Disk {
     /// How often each inode is held open. A copy holds none open.
     open: BTreeMap<Ino, u32>,
     pub(crate) released: Released,
+    /// The changes that failed because the disk was read-only. A copy has none.
+    refused_writes: u64,
 }
 
 impl Clone for Disk {
@@ -69,6 +71,7 @@ impl Clone for Disk {
             fuel: 0,
             open: BTreeMap::new(),
             released: Released::default(),
+            refused_writes: 0,
         };
         // Nothing leads to an unlinked file in the copy, neither an entry nor a descriptor. Its chunks are the
         // original's to release, and its fuel the original's to pay.
@@ -110,6 +113,7 @@ impl Disk {
             fuel: 0,
             open: BTreeMap::new(),
             released: Released::default(),
+            refused_writes: 0,
         }
     }
 
@@ -135,6 +139,12 @@ impl Disk {
     pub fn is_untouched(&self) -> bool {
         let times = Times { accessed_ns: 0, modified_ns: 0, changed_ns: 0 };
         self.next_ino == Ino::ROOT.next() && self.inode(Ino::ROOT).is_ok_and(|root| root.times == times)
+    }
+
+    /// Returns how many changes of this disk failed because it was read-only.
+    #[must_use]
+    pub fn refused_writes(&self) -> u64 {
+        self.refused_writes
     }
 
     /// Returns the number of files, directories and symbolic links, with the root.
@@ -215,8 +225,12 @@ impl Disk {
         }
     }
 
-    pub(crate) fn check_writable(&self) -> Result<()> {
-        if self.call.is_read_only { Err(Error::ReadOnly) } else { Ok(()) }
+    pub(crate) fn check_writable(&mut self) -> Result<()> {
+        if !self.call.is_read_only {
+            return Ok(());
+        }
+        self.refused_writes = self.refused_writes.saturating_add(1);
+        Err(Error::ReadOnly)
     }
 
     /// Counts `added` bytes against the quota, or fails. What frees bytes at the same time gives their number as

@@ -15,6 +15,7 @@ use crate::network::Network;
 use crate::snapshot::{STATE_BYTES_MAX, Section, SectionKind, Snapshot};
 use crate::stop::Stop;
 use crate::store::{self, Allowance, Caller, StateStream, StoreData, new_store};
+pub use crate::wasi::Observed;
 use crate::wasi::{CallContext, Phase};
 use bytes::Bytes;
 use lifeboat_api::call::CallRecord;
@@ -303,6 +304,13 @@ impl Instance {
     #[must_use]
     pub fn has_left_open(&self) -> bool {
         self.store.data().wasi.has_left_open()
+    }
+
+    /// Returns what the guest did in its last call. The dropped bytes of its log count until
+    /// [`take_log`](Self::take_log) takes the log.
+    #[must_use]
+    pub fn observed(&self) -> Observed {
+        self.store.data().wasi.observed()
     }
 
     /// Returns and removes the lines that the guest logged since the last call of this function.

@@ -84,6 +84,23 @@ pub(crate) struct CallContext {
     pub(crate) now: Timestamp,
 }
 
+/// What a guest did in its last call, for checks of guests.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// The most readings of a clock between two of its movements.
+    pub clock_reads: u64,
+    /// The total of the sleeps.
+    pub slept: Duration,
+    /// The uses of descriptors, file streams and listings of earlier calls.
+    pub stale_uses: u64,
+    /// The changes of the disk that failed because an export may not change it, in all exports of the instance.
+    pub refused_writes: u64,
+    /// The requests to the network that were denied because the call has none, as a query.
+    pub denied_requests: u64,
+    /// The bytes of log lines that were dropped.
+    pub dropped_log_bytes: u64,
+}
+
 /// The data of a store whose guest sees this WASI.
 pub(crate) trait HasWasi: Send + 'static {
     /// Returns the part of the data that belongs to WASI.
@@ -165,6 +182,10 @@ pub(crate) struct Wasi {
     inputs: Inputs,
     /// The total by which the guest's sleeps have moved its clocks.
     slept: Duration,
+    /// The readings of the clocks since they last moved.
+    clock_reads: u64,
+    /// What the guest did in the current or the last call, as far as no other field has it.
+    pub(in crate::wasi) observed: Observed,
     /// The due time of each pollable that is a timer, by the pollable's number in `table`.
     timers: HashMap<u32, u64>,
     log: Arc<Mutex<LogBuffer>>,
@@ -196,6 +217,8 @@ impl Wasi {
             now_ns: 0,
             inputs: Inputs::Replay,
             slept: Duration::ZERO,
+            clock_reads: 0,
+            observed: Observed::default(),
             timers: HashMap::new(),
             log: Arc::default(),
             owed_fuel: 0,
@@ -214,6 +237,7 @@ impl Wasi {
         // Sleeps of earlier calls have no effect: the clocks start at the transaction's timestamp.
         self.now_ns = now.0;
         (self.inputs, self.slept) = (inputs, Duration::ZERO);
+        (self.clock_reads, self.observed) = (0, Observed::default());
         self.enter_disk(disk_bytes);
         self.http.calls.enter(network, now);
     }
@@ -235,6 +259,24 @@ impl Wasi {
         let (calls, unsent) = self.http.calls.leave();
         unsent.into_iter().for_each(|body| self.http.end_message(Some(body)));
         calls
+    }
+
+    /// Returns what the guest did in the last call.
+    pub(crate) fn observed(&self) -> Observed {
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        Observed {
+            slept: self.slept,
+            stale_uses: self.files.stale_uses(),
+            refused_writes: self.files.disk().refused_writes(),
+            dropped_log_bytes: log.dropped_bytes as u64,
+            ..self.observed
+        }
+    }
+
+    /// Counts a reading of a clock.
+    fn count_clock_read(&mut self) {
+        self.clock_reads += 1;
+        self.observed.clock_reads = self.observed.clock_reads.max(self.clock_reads);
     }
 
     /// Returns the virtual disk as it is between two calls.
@@ -306,6 +348,9 @@ impl Wasi {
     }
 
     fn set_now(&mut self, now_ns: u64) {
+        if now_ns != self.now_ns {
+            self.clock_reads = 0;
+        }
         self.now_ns = now_ns;
         self.files.set_time(now_ns);
         self.http.calls.note_time(Timestamp(now_ns), None);
@@ -410,6 +455,7 @@ impl io::poll::HostPollable for Wasi {
 
 impl clocks::wall_clock::Host for Wasi {
     fn now(&mut self) -> Result<clocks::wall_clock::Datetime> {
+        self.count_clock_read();
         Ok(datetime(self.now_ns))
     }
 
@@ -426,6 +472,7 @@ fn datetime(ns: u64) -> clocks::wall_clock::Datetime {
 
 impl clocks::monotonic_clock::Host for Wasi {
     fn now(&mut self) -> Result<u64> {
+        self.count_clock_read();
         // While start functions run, the time is 0. Go's runtime takes a clock at 0 for a broken one, and ends.
         Ok(self.now_ns.max(1))
     }

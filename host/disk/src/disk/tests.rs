@@ -118,6 +118,7 @@ fn a_new_disk_and_a_copy_are_read_only_until_a_call() {
     disk.create_directory_at(ROOT, "a").expect("there is room");
     let mut copy = disk.clone();
     assert_eq!(copy.create_directory_at(ROOT, "b"), Err(Error::ReadOnly));
+    assert_eq!((disk.refused_writes(), copy.refused_writes()), (1, 1), "each counts its own");
 }
 
 #[test]

@@ -170,17 +170,20 @@ pub(crate) struct Files {
     has_left_open: bool,
     /// The disk to which the current call goes back at its end.
     before: Option<Disk>,
+    /// The uses of stale descriptors, streams and listings in the current or the last call.
+    stale_uses: u64,
 }
 
 impl Files {
     pub(crate) fn new(disk: Disk) -> Self {
-        Self { disk, current: None, call: 0, open: 0, has_left_open: false, before: None }
+        Self { disk, current: None, call: 0, open: 0, has_left_open: false, before: None, stale_uses: 0 }
     }
 
     /// Begins a call at `now_ns` with a quota of `limit_bytes`. What an earlier call has left open is stale from now on.
     pub(super) fn enter(&mut self, now_ns: u64, mark: Mark, limit_bytes: u64, phase: Phase) {
         self.leave(false);
         self.call += 1;
+        self.stale_uses = 0;
         self.before = (phase == Phase::Query).then(|| self.disk.clone());
         let is_read_only = phase == Phase::Snapshot;
         let call = Call { now_ns, mark, limit_bytes, is_read_only };
@@ -232,8 +235,16 @@ impl Files {
         self.disk.take_fuel()
     }
 
-    fn is_stale(&self, call: Option<u64>) -> bool {
-        call.is_some_and(|call| call != self.call)
+    /// Returns whether something that `call` has opened is stale when it is used.
+    fn is_stale(&mut self, call: Option<u64>) -> bool {
+        let is_stale = call.is_some_and(|call| call != self.call);
+        self.stale_uses += u64::from(is_stale);
+        is_stale
+    }
+
+    /// Returns the number of uses of what an earlier call has opened, in the current or the last call.
+    pub(super) fn stale_uses(&self) -> u64 {
+        self.stale_uses
     }
 
     /// Counts one more open descriptor, stream or listing.

@@ -121,6 +121,7 @@ fn a_descriptor_of_an_earlier_call_is_stale() {
     assert!(matches!(failed, Err(StreamError::LastOperationFailed(_))), "{failed:?}");
     // The preopened directory is not stale, and drops of stale handles work.
     assert!(wasi.stat(again(&root)).is_ok());
+    assert!(wasi.observed().stale_uses >= 4, "each of these uses counts");
     types::HostDescriptor::drop(&mut wasi, file).expect("a handle");
     types::HostDirectoryEntryStream::drop(&mut wasi, entries).expect("a handle");
     futures::executor::block_on(streams::HostOutputStream::drop(&mut wasi, stream)).expect("a handle");

@@ -494,6 +494,7 @@ impl outgoing_handler::Host for Wasi {
         let options = options.map(|options| self.take(options)).transpose()?;
         let request = self.take(request)?;
         if !self.http.calls.is_on() {
+            self.observed.denied_requests += 1;
             self.http.end_message(request.body);
             return Err(ErrorCode::HttpRequestDenied.into());
         }
