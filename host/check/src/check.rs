@@ -1,0 +1,428 @@
+//! The check: runs of the transactions that must agree, and calls that a host would make one day.
+//!
+//! ```text
+//!   plain ---------- the transactions, in one instance
+//!   with queries --- the same, and each query twice at each boundary          must have the replies of plain
+//!   with exports --- the same, and an export at each boundary                 must have the replies of plain
+//!   moved ---------- a snapshot and a restore at each boundary                must have replies and answers of both
+//!   moved once ----- from some boundaries to the end, without another move    must have the replies of plain
+//!   with gaps ------ other sequence numbers                                   must have the outcomes of plain
+//! ```
+//!
+//! The first difference between two runs is examined: it is repeated with a clock that stands still and with constant
+//! random numbers. What makes the difference disappear is its cause.
+
+mod calls;
+mod growth;
+mod inputs;
+mod restores;
+
+use crate::input::Input;
+use crate::kind::Kind;
+use crate::lab::{Lab, Setting};
+use crate::report::{Finding, Report};
+use crate::trace::{Difference, Moves, OnProgress, Plan, Probing, QUERIES_MAX, Session, Trace};
+use lifeboat_api::size::Bytes;
+use lifeboat_api::transaction::{Cause, Outcome};
+use lifeboat_vm::instance::MoveError;
+use lifeboat_vm::snapshot::Snapshot;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// The readings of a clock that stands still from which on a guest counts as waiting for it.
+const CLOCK_READS_MAX: u64 = 1_000;
+
+/// The fuel between two readings of a clock from which on a guest does something else meanwhile.
+const FUEL_PER_CLOCK_READ_MAX: u64 = 2_000;
+
+/// The share of its deadline, in percent, up to which a transaction may sleep.
+const SLEEP_PERCENT_MAX: u128 = 50;
+
+/// The share of a size's memory, in percent, that a fresh VM may use without another failover soon: 15 points below the
+/// default threshold.
+const MEMORY_PERCENT_MAX: u64 = 83;
+
+/// The boundaries at which a guest is moved for once, as fractions of the run in quarters.
+const MOVED_ONCE_AT: [usize; 3] = [1, 2, 3];
+
+/// The most transactions with calls that are attempted again.
+const CALLS_REPEATED_MAX: usize = 5;
+
+/// Checks a workload.
+///
+/// # Errors
+/// The guest cannot be started.
+pub(crate) async fn check(
+    lab: &Lab,
+    input: &Input,
+    older: Option<&Arc<Snapshot>>,
+    progress: OnProgress<'_>,
+) -> Result<Report, MoveError> {
+    let session = Session { lab, input, progress };
+    let mut check = Check {
+        session: &session,
+        report: Report {
+            workload: lab.program.workload().name.clone(),
+            transactions: input.transactions.len(),
+            queries: session.queries().len(),
+            ..Report::default()
+        },
+    };
+    check.run(older).await?;
+    Ok(check.report)
+}
+
+struct Check<'a> {
+    session: &'a Session<'a>,
+    report: Report,
+}
+
+impl<'a> Check<'a> {
+    fn lab(&self) -> &'a Lab {
+        self.session.lab
+    }
+
+    fn count(&self) -> usize {
+        self.session.input.transactions.len()
+    }
+
+    fn progress(&self, stage: &'static str, done: usize, of: usize) {
+        (self.session.progress)(stage, done, of);
+    }
+
+    /// Adds a finding about the transaction of a place, or about the boundary after it.
+    fn add(&mut self, kind: Kind, place: usize, text: String) {
+        let mut finding = Finding::new(kind, text);
+        if let Some(transaction) = place.checked_sub(1).and_then(|index| self.session.input.transactions.get(index)) {
+            finding.line = Some(transaction.line);
+            finding.id = Some(transaction.id.clone());
+        }
+        self.report.add(finding);
+    }
+
+    fn add_shown(&mut self, trace: &Trace) {
+        for shown in &trace.shown {
+            self.add(shown.kind, shown.place, shown.text.clone());
+        }
+    }
+
+    async fn run(&mut self, older: Option<&Arc<Snapshot>>) -> Result<(), MoveError> {
+        if self.session.input.queries.len() > QUERIES_MAX {
+            let count = self.session.input.queries.len();
+            self.report
+                .unchecked
+                .push(format!("{} of {count} queries: the first {QUERIES_MAX} are asked", count - QUERIES_MAX));
+        }
+        self.check_starts().await?;
+        let plain = self.run_plain().await?;
+        let queried = self.run_with_queries(&plain).await?;
+        self.run_with_exports(&plain).await?;
+        let moved = self.run_moved(&plain, queried.as_ref()).await?;
+        self.run_moved_once(&plain, &moved).await?;
+        self.run_with_gaps(&plain).await?;
+        self.check_calls(&plain, &moved).await?;
+        let Some((place, last)) = moved.last.clone() else {
+            self.report.unchecked.push("restores, inputs and growth: the guest could not be moved".into());
+            return Ok(());
+        };
+        self.check_restores(&last, &moved, older).await?;
+        self.check_inputs(&plain, place, &last).await?;
+        self.check_growth(&plain, queried.as_ref(), place, &last).await
+    }
+
+    fn plan(&self, stage: &'static str) -> Plan<'static> {
+        Plan {
+            stage,
+            setting: Setting::default(),
+            moves: Moves::Never,
+            probing: Probing::Never,
+            from: None,
+            through: self.count(),
+            against: None,
+            keep: BTreeSet::new(),
+            is_thorough: false,
+        }
+    }
+
+    /// Runs the transactions in one instance, and looks at what each of them does.
+    async fn run_plain(&mut self) -> Result<Trace, MoveError> {
+        let plain = self.session.trace(&self.plan("plain run")).await?;
+        self.add_shown(&plain);
+        for (place, ran) in plain.all() {
+            let outcomes = &mut self.report.outcomes;
+            match ran.seen.outcome {
+                Outcome::Ok => outcomes.ok += 1,
+                Outcome::Refused => outcomes.refused += 1,
+                _ => outcomes.failed += 1,
+            }
+            match &ran.cause {
+                Some(cause @ Cause::Exit { .. }) => self.add(Kind::Exits, place, cause.to_string()),
+                Some(cause @ Cause::ReplyBytes { .. }) => self.add(Kind::ReplyTooLong, place, cause.to_string()),
+                _ => {}
+            }
+            let observed = ran.observed;
+            // The runtime of a language may read the clock often, but not all the time.
+            let is_busy = ran.fuel_used / observed.clock_reads.max(1) >= FUEL_PER_CLOCK_READ_MAX;
+            if observed.clock_reads > CLOCK_READS_MAX && !is_busy {
+                let text = format!("the guest read the clock {} times while it stood still", observed.clock_reads);
+                self.add(Kind::WaitsForClock, place, text);
+            }
+            let deadline = self.lab().size.deadline;
+            if observed.slept.as_nanos() * 100 > deadline.as_nanos() * SLEEP_PERCENT_MAX {
+                let (slept, limit) = (observed.slept.as_millis(), deadline.as_millis());
+                self.add(Kind::Sleeps, place, format!("the guest slept {slept} ms, and its deadline is {limit} ms"));
+            }
+            if observed.stale_uses > 0 {
+                let text = "the guest used a descriptor or a stream of an earlier call".to_owned();
+                self.add(Kind::StaleDescriptor, place, text);
+            }
+            self.note_log(place, observed.dropped_log_bytes);
+        }
+        self.check_refusals(&plain);
+        Ok(plain)
+    }
+
+    /// Looks for transactions that are refused although their calls were answered.
+    fn check_refusals(&mut self, plain: &Trace) {
+        let with_answers =
+            |outcome| plain.all().filter(move |(_, ran)| ran.seen.outcome == outcome && ran.has_only_answered_calls());
+        let Some((place, ran)) = with_answers(Outcome::Refused).next() else { return };
+        if with_answers(Outcome::Ok).next().is_some() {
+            let text = format!("refused although each of its calls ({}) was answered with status 200", ran.calls.len());
+            self.add(Kind::CallBeforeRefusal, place, text);
+        } else {
+            // A guest may well refuse because of what is in a response.
+            let reason =
+                "calls before refusals: every transaction with calls is refused with the responses of the check";
+            self.report.unchecked.push(reason.into());
+        }
+    }
+
+    fn note_log(&mut self, place: usize, dropped_bytes: u64) {
+        if dropped_bytes > 0 {
+            let text = format!("{dropped_bytes} bytes of log lines of one call are dropped");
+            self.add(Kind::LogLost, place, text);
+        }
+    }
+
+    /// Starts the guest twice, the second time with the disk of the first.
+    async fn check_starts(&mut self) -> Result<(), MoveError> {
+        let first = self.lab().start().await?;
+        let (memory_bytes, limit_bytes) = (first.memory_bytes(), self.lab().size.memory_bytes);
+        let listed = crate::trace::listing(first.disk());
+        let again = self.lab().start_with(first.disk().clone()).await?;
+        if crate::trace::listing(again.disk()) != listed {
+            let text = "a second start on the same disk writes other files or contents".to_owned();
+            self.report.add(Finding::new(Kind::WritesAtStart, text));
+        }
+        if memory_bytes > limit_bytes / 100 * MEMORY_PERCENT_MAX {
+            let text = format!(
+                "the start takes {} of memory, and a VM of size {} may use {MEMORY_PERCENT_MAX} % of {}",
+                Bytes(memory_bytes),
+                self.lab().size.name,
+                Bytes(limit_bytes)
+            );
+            self.report.add(Finding::new(Kind::SizeTooSmall, text));
+        }
+        Ok(())
+    }
+
+    /// Asks each query twice at each boundary. Returns the run if queries change nothing.
+    async fn run_with_queries(&mut self, plain: &Trace) -> Result<Option<Trace>, MoveError> {
+        if self.session.queries().is_empty() {
+            return Ok(None);
+        }
+        let plan = Plan { probing: Probing::Twice, against: Some(plain), ..self.plan("queries") };
+        // Answers have nothing to be compared with but each other.
+        let queried = self.session.trace(&plan).await?;
+        self.add_shown(&queried);
+        let observed = queried.queries_observed;
+        if observed.denied_requests > 0 {
+            self.report.add(Finding::new(Kind::CallInQuery, "a query made a request to the network".into()));
+        }
+        if observed.stale_uses > 0 {
+            let text = "a query used a descriptor or a stream of an earlier call".to_owned();
+            self.report.add(Finding::new(Kind::StaleDescriptor, text));
+        }
+        self.note_log(0, observed.dropped_log_bytes);
+        let Some(difference) = &queried.difference else { return Ok(Some(queried)) };
+        let kind = match difference.found.is_reordered(&difference.expected) {
+            true => Kind::HashOrder,
+            false => Kind::QueryChangesState,
+        };
+        let text = match difference.query {
+            Some(query) => {
+                let (first, second) = (&difference.expected.shown, &difference.found.shown);
+                format!("query {} answers {first}, and asked again {second}", query + 1)
+            }
+            None => {
+                let (without, with) = (&difference.expected.shown, &difference.found.shown);
+                format!("the reply is {with} after queries, and {without} without")
+            }
+        };
+        self.add(kind, difference.place, text);
+        Ok(None)
+    }
+
+    /// Exports the state at each boundary, and goes on in the same instance.
+    async fn run_with_exports(&mut self, plain: &Trace) -> Result<(), MoveError> {
+        let plan = Plan { moves: Moves::OnlyExports, against: Some(plain), ..self.plan("exports") };
+        let exported = self.session.trace(&plan).await?;
+        self.add_shown(&exported);
+        if let Some(Difference { place, expected, found, .. }) = &exported.difference {
+            let kind = if found.is_reordered(expected) { Kind::HashOrder } else { Kind::SnapshotChangesState };
+            let text = format!("the reply is {} after an export, and {} without", found.shown, expected.shown);
+            self.add(kind, *place, text);
+        }
+        Ok(())
+    }
+
+    /// Moves the guest at each boundary.
+    async fn run_moved(&mut self, plain: &Trace, queried: Option<&Trace>) -> Result<Trace, MoveError> {
+        let probing = if queried.is_some() { Probing::Once } else { Probing::Never };
+        let keep = self.kept_boundaries(plain);
+        let plan = Plan {
+            moves: Moves::Each,
+            probing,
+            against: Some(queried.unwrap_or(plain)),
+            keep: keep.clone(),
+            is_thorough: true,
+            ..self.plan("moves")
+        };
+        let moved = self.session.trace(&plan).await?;
+        self.report.moves = moved.moves;
+        self.add_shown(&moved);
+        let Some(difference) = &moved.difference else { return Ok(moved) };
+        let mut difference = difference.clone();
+        if difference.query.is_some() {
+            // A reply that differs says more than an answer that does.
+            let plan = Plan { moves: Moves::Each, against: Some(plain), ..self.plan("moves") };
+            let without_queries = self.session.trace(&plan).await?;
+            difference = without_queries.difference.unwrap_or(difference);
+        }
+        let kind = self.cause(&difference, None).await?;
+        let (with, without) = (&difference.found.shown, &difference.expected.shown);
+        let text = match difference.query {
+            Some(query) => format!("query {} answers {with} after a move, and {without} without", query + 1),
+            None => format!("the reply is {with} after a move, and {without} without"),
+        };
+        self.add(kind, difference.place, text);
+        Ok(moved)
+    }
+
+    /// Returns the boundaries whose snapshots are needed later.
+    fn kept_boundaries(&self, plain: &Trace) -> BTreeSet<usize> {
+        let mut keep: BTreeSet<usize> = MOVED_ONCE_AT.iter().map(|quarter| self.count() * quarter / 4).collect();
+        let with_calls = plain.all().filter(|(_, ran)| !ran.calls.is_empty()).take(CALLS_REPEATED_MAX);
+        keep.extend(with_calls.map(|(place, _)| place - 1));
+        keep.extend(costliest(plain).map(|place| place - 1));
+        keep
+    }
+
+    /// Finds the cause of a difference that moves make. `from` is the boundary of the only move.
+    async fn cause(&self, difference: &Difference, from: Option<usize>) -> Result<Kind, MoveError> {
+        if difference.found.is_reordered(&difference.expected) {
+            return Ok(Kind::HashOrder);
+        }
+        let still = [(true, false, Kind::TimeKept), (false, true, Kind::RandomKept), (true, true, Kind::RandomKept)];
+        for (is_time_still, is_random_still, kind) in still {
+            let setting = Setting { is_time_still, is_random_still, ..Setting::default() };
+            if !self.differs(difference, setting, from).await? {
+                return Ok(kind);
+            }
+        }
+        let has_files = self.has_files(difference.place).await?;
+        Ok(match (difference.query, has_files) {
+            (_, true) => Kind::DiskDisagrees,
+            (Some(_), false) => Kind::QueryBeyondState,
+            (None, false) => Kind::StateLost,
+        })
+    }
+
+    /// Returns whether a difference is there in another setting as well.
+    async fn differs(&self, difference: &Difference, setting: Setting, from: Option<usize>) -> Result<bool, MoveError> {
+        let probing = if difference.query.is_some() { Probing::Once } else { Probing::Never };
+        let through = difference.place;
+        let lab = self.lab();
+        // Both begin with a restore, so that neither draws its first random numbers elsewhere.
+        let mut fresh = lab.start().await?;
+        let (beginning, _) = lab.export(&mut fresh, setting, 0).await?;
+        let usual = Plan { setting, probing, through, from: Some((0, beginning)), ..self.plan("causes") };
+        let without = self.session.trace(&usual).await?;
+        let moved = match from {
+            None => Plan { moves: Moves::Each, against: Some(&without), ..usual },
+            Some(boundary) => {
+                let keep = BTreeSet::from([boundary]);
+                let until = Plan { moves: Moves::Each, keep, through: boundary, ..self.plan("causes") };
+                let until = Plan { setting, from: usual.from.clone(), ..until };
+                let Some(snapshot) = self.session.trace(&until).await?.kept.remove(&boundary) else { return Ok(true) };
+                Plan { from: Some((boundary, snapshot)), against: Some(&without), ..usual }
+            }
+        };
+        Ok(self.session.trace(&moved).await?.difference.is_some())
+    }
+
+    /// Returns whether there are files on the disk before the transaction of this place.
+    async fn has_files(&self, place: usize) -> Result<bool, MoveError> {
+        let mut instance = self.lab().start().await?;
+        let mut has_files = instance.disk().inodes() > 1;
+        for (index, transaction) in self.session.input.transactions.iter().enumerate().take(place) {
+            if instance.is_dead() {
+                break;
+            }
+            self.lab().execute(&mut instance, Setting::default(), index + 1, transaction).await;
+            instance.take_log();
+            has_files |= instance.disk().inodes() > 1;
+        }
+        Ok(has_files)
+    }
+
+    /// Moves the guest at one boundary, and runs it to the end.
+    async fn run_moved_once(&mut self, plain: &Trace, moved: &Trace) -> Result<(), MoveError> {
+        if moved.difference.is_some() || moved.is_cut_short {
+            return Ok(());
+        }
+        for quarter in MOVED_ONCE_AT {
+            let boundary = self.count() * quarter / 4;
+            let Some(snapshot) = moved.kept.get(&boundary) else { continue };
+            let from = Some((boundary, Arc::clone(snapshot)));
+            let plan = Plan { from, against: Some(plain), ..self.plan("late moves") };
+            let late = self.session.trace(&plan).await?;
+            if let Some(difference) = &late.difference {
+                let kind = self.cause(difference, Some(boundary)).await?;
+                let text = format!(
+                    "the reply is {} after a move {} transactions before, and {} without",
+                    difference.found.shown,
+                    difference.place - boundary,
+                    difference.expected.shown
+                );
+                self.add(kind, difference.place, text);
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves out every other sequence number, as failed transactions do.
+    async fn run_with_gaps(&mut self, plain: &Trace) -> Result<(), MoveError> {
+        let setting = Setting { has_gaps: true, ..Setting::default() };
+        let gaps = self.session.trace(&Plan { setting, ..self.plan("gaps") }).await?;
+        for (place, ran) in gaps.all() {
+            let Some(usual) = plain.ran(place) else { continue };
+            // A reply may well show its sequence number, but whether there is one must not depend on it.
+            if usual.seen.outcome == Outcome::Ok && ran.seen.outcome != Outcome::Ok {
+                let (with, without) = (&ran.seen.shown, &usual.seen.shown);
+                let text = format!("the reply is {with} with gaps between sequence numbers, and {without} without");
+                self.add(Kind::GaplessSequences, place, text);
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Returns the place of the kept transaction that burnt the most fuel.
+fn costliest(plain: &Trace) -> Option<usize> {
+    let kept = plain.all().filter(|(_, ran)| ran.seen.outcome != Outcome::Failed);
+    kept.max_by_key(|(_, ran)| ran.fuel_used).map(|(place, _)| place)
+}
