@@ -1,8 +1,8 @@
 //! End-to-end tests, in one binary. This list states which test belongs where:
 //!
-//! - `cli_run`, `cli_inspect`, `cli_new`, `cli_simulate`: the output of that subcommand of the built binary. `cli_data`: the
-//!   subcommands that work on a data directory. `cli_init`: those that set up a server. `cli_messages`: the error
-//!   messages of all subcommands.
+//! - `cli_run`, `cli_check`, `cli_inspect`, `cli_new`, `cli_simulate`: the output of that subcommand of the built binary.
+//!   `cli_data`: the subcommands that work on a data directory. `cli_init`: those that set up a server. `cli_messages`:
+//!   the error messages of all subcommands.
 //! - `failover`: the reactions of a service to its meters. `model`: random histories against a simple model. `wasi`:
 //!   what a guest sees of WASI. `disk`: what it sees of its virtual disk. `http`: what it sees of HTTP.
 //! - `calls`: calls of services to the network. `doubts`: those in doubt.
@@ -28,9 +28,9 @@
 //! - `serving` runs `lifeboat serve`, `util` any other command of the built binary, and `rig` a host in this process.
 //!   `world` generates guests as text.
 //!
-//! Tests of a single module are beside it, in `src`. Tests that need a Rust toolchain for Wasm are a binary of their
-//! own, `toolchain.rs`. `languages.rs` is one for compilers of other languages. Guests are in `tests/guests` and `workloads/prebuilt`; small variations of them are in the
-//! tests.
+//! Tests of a single module are beside it, in `src`. What `lifeboat check` finds is tested in `host/check/tests`. Tests
+//! that need a Rust toolchain for Wasm are a binary of their own, `toolchain.rs`, and `languages.rs` is one for compilers
+//! of other languages. Guests are in `tests/guests` and `workloads/prebuilt`; small variations of them are in the tests.
 //!
 //! README.md promises that its two commands build every dependency once. This holds as long as no dev-dependency
 //! enables a feature of a shared dependency. To check it, run `cargo test --release --workspace --no-run -v` after
@@ -39,6 +39,7 @@
 mod allow_lists;
 mod calls;
 mod children;
+mod cli_check;
 mod cli_data;
 mod cli_disk;
 mod cli_init;

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod batch;
+mod check;
 mod code_cache;
 mod config;
 mod data;
@@ -65,6 +66,8 @@ enum Command {
     Inspect(inspect::Inspect),
     /// Write a workload to start from, in one of several languages.
     New(new::New),
+    /// Find the bugs of a workload that only a host would meet.
+    Check(check::Check),
     /// Show, check, copy and repair the contents of a data directory, without a server.
     Data(data::Data),
     /// Set up a server: a configuration file, and a data directory with the first admin.
@@ -142,6 +145,7 @@ impl Cli {
             Command::Simulate(simulate) => simulate.execute(),
             Command::Inspect(inspect) => inspect.execute(),
             Command::New(new) => new.execute(),
+            Command::Check(check) => check.execute(),
             Command::Data(data) => data.execute(),
             Command::Init(init) => init.execute(),
             Command::Config(config) => config.execute(),
@@ -324,6 +328,7 @@ fn code_of(error: &anyhow::Error) -> u8 {
         exit::SOME_NOT_OK
     } else if error.downcast_ref().is_some_and(|error: &LoadError| !error.may_pass())
         || error.is::<UnreadableWorkload>()
+        || error.is::<check::UnstartableWorkload>()
     {
         exit::WORKLOAD
     } else {

@@ -16,6 +16,7 @@ use clap::{Args, Subcommand};
 pub(crate) use directory::{
     DATA_BYTES_MIN, accounts, check_users, completed, graded, look_as_server, memories_max, open, option,
 };
+pub(crate) use restore::sorted;
 use std::process::ExitCode;
 
 const AFTER_HELP: &str = "\

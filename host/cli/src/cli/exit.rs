@@ -71,7 +71,7 @@ const ALL: Codes = &[
         SOME_NOT_OK,
         "some transaction was refused, failed or denied, or not sent because run or batch was interrupted; simulate: \
          one was lost or duplicated; with a data directory: a requested item is damaged or quarantined, or diverges; \
-         with a server: it denied the request",
+         with a server: it denied the request; check: something was found",
     ),
     FILE_WRONG,
     WORKLOAD_REFUSED,
@@ -120,6 +120,16 @@ const COMMANDS: &[(&str, Codes)] = &[
                 USAGE,
                 "the command line is wrong, the folder exists, or this user may not create it; nothing was overwritten",
             ),
+            HOST_FAILED,
+        ],
+    ),
+    (
+        "check",
+        &[
+            (OK, "nothing was found, except for warnings without --strict"),
+            (SOME_NOT_OK, "something was found; or a warning, with --strict; or the file of --from is damaged"),
+            FILE_WRONG,
+            (WORKLOAD, "the loader refused the workload, or it cannot be read or started"),
             HOST_FAILED,
         ],
     ),

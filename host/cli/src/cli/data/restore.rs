@@ -101,7 +101,8 @@ impl Restore {
 }
 
 /// Converts the error to the type that determines its exit code.
-fn sorted(error: PortableError) -> anyhow::Error {
+/// Sorts the errors of a portable file by their exit codes.
+pub(crate) fn sorted(error: PortableError) -> anyhow::Error {
     match error {
         // The error concerns the file that the command line names.
         PortableError::Storage { .. } => {

@@ -1,0 +1,78 @@
+//! The output and the exit codes of `lifeboat check`. What it finds is tested in `host/check/tests`.
+
+use crate::util::{guest, lifeboat};
+use std::path::Path;
+
+#[test]
+fn the_command_prints_a_table_and_json_with_their_exit_codes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let changed = |from: &str, to: &str| {
+        let text = std::fs::read_to_string(guest("tally.wat")).expect("a guest");
+        assert!(text.contains(from), "{from}");
+        text.replace(from, to)
+    };
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).expect("a file");
+        path
+    };
+    let transactions = write("transactions", "a\nb\nrefused\nc\n");
+    let good = write("good.wat", &changed("", ""));
+    let nothing = "(param $timestamp i64) nop)";
+    let warned = write("warned.wat", &changed(nothing, "(param $timestamp i64) (drop (memory.grow (i32.const 1))))"));
+    let wrong =
+        write("wrong.wat", &changed("(result i32) (call $read_count) (i32.const 0)", "(result i32) (i32.const 0)"));
+    let check = |guest: &Path, more: &[&str]| {
+        let arguments = ["check", "--query", "q", "--transactions"];
+        lifeboat(arguments).arg(&transactions).args(more).arg(guest).output()
+    };
+    // A long line continues below, after two spaces.
+    let unfolded = |text: &str| text.replace("\n  ", " ");
+    let summary = ": 0 findings, 0 warnings in 4 transactions (3 ok, 1 refused, 0 failed) with 5 moves and 1 query";
+    let text = unfolded(check(&good, &[]).exits(0));
+    assert!(text.contains(summary), "{text}");
+    assert!(check(&warned, &[]).exits(0).contains("warning, memory-leak:"));
+    let text = unfolded(check(&warned, &["--strict"]).exits(1));
+    assert!(text.contains(": 0 findings, 1 warning in 4 transactions"), "{text}");
+    let run = check(&wrong, &[]);
+    let text = run.exits(1);
+    assert!(text.starts_with("transaction   finding") && text.contains("\nline 2        state-lost:"), "{text}");
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    let run = check(&wrong, &["--json"]);
+    let json: serde_json::Value = serde_json::from_str(run.exits(1)).expect("JSON");
+    assert_eq!((&json["ok"], &json["findings"][0]["kind"]), (&false.into(), &"state-lost".into()));
+    assert_eq!((&json["findings"][0]["line"], &json["outcomes"]["refused"]), (&2.into(), &1.into()));
+    // Files that are not as they should be.
+    let empty = write("empty", "");
+    let run = lifeboat(["check", "--transactions"]).arg(&empty).arg(&good).output();
+    run.exits_with_one_line(2, &["empty: it has no transactions; write one on each line"]);
+    let run = lifeboat(["check", "--envelope", "--transactions"]).arg(&transactions).arg(&good).output();
+    run.exits_with_one_line(2, &["line 1 is not an envelope"]);
+    let unstartable = write("start.wat", &changed(";; extra", "(func $boom unreachable) (start $boom)"));
+    check(&unstartable, &[]).exits_with_one_line(3, &["start.wat: failed to instantiate: trap: "]);
+    check(&good, &["--size", "tiny"]).exits_with_one_line(2, &["there is no size 'tiny': use one of small, medium"]);
+}
+
+#[test]
+fn the_state_of_a_deployed_release_is_restored_from_its_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (data, old) = (folder.path().join("data"), folder.path().join("old.snapshot"));
+    let text = std::fs::read_to_string(guest("tally.wat")).expect("a guest");
+    let newer = text
+        .replace("(func $version (result i32) (i32.const 1))", "(func $version (result i32) (i32.const 2))")
+        .replace("(i32.eq (local.get $version) (i32.const 1)))", "(i32.eq (local.get $version) (i32.const 2)))");
+    let (good, new) = (folder.path().join("good.wat"), folder.path().join("new.wat"));
+    let transactions = folder.path().join("transactions");
+    for (path, text) in [(&good, text.as_str()), (&new, newer.as_str()), (&transactions, "a\nb\n")] {
+        std::fs::write(path, text).expect("a file");
+    }
+    let run = lifeboat(["run", "--service", "tally", "--data"]).arg(&data).arg(&good).input("a\nb\n").output();
+    assert_eq!(run.exits(0), "1\n2\n");
+    lifeboat(["data", "snapshot", "tally", "--data"]).arg(&data).arg("--out").arg(&old).output().exits(0);
+    let check = |guest: &Path| {
+        let run = lifeboat(["check", "--query", "q", "--from"]).arg(&old).arg("--transactions").arg(&transactions);
+        run.arg(guest).output()
+    };
+    assert!(check(&good).exits(0).contains("0 findings"));
+    assert!(check(&new).exits(1).contains("older-snapshot:"));
+}
