@@ -291,7 +291,10 @@ fn a_query_sees_the_state_after_any_transaction() {
     assert_eq!(folder.output("query", &["counter", TOTAL]).exits(0), "6\n");
     let json = folder.output("query", &["--json", "counter", TOTAL]);
     json.exits(0);
-    assert_eq!(json.json_lines(), [json!({"id": "query", "outcome": "ok", "json": 6})]);
+    let lines = json.json_lines();
+    let fuel_used = &lines[0]["fuel_used"];
+    assert!(fuel_used.as_u64().is_some_and(|fuel| fuel > 0), "{lines:?}");
+    assert_eq!(lines, [json!({"id": "query", "outcome": "ok", "json": 6, "fuel_used": fuel_used})]);
     let outside = folder.output("query", &["--at", "5", "counter", TOTAL]);
     outside.exits_with_one_line(2, &["transaction 5", "'counter'", "0 to 4"]);
     let refused = folder.output("query", &["counter", "1"]);

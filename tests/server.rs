@@ -377,6 +377,37 @@ async fn a_user_looks_up_only_answers_to_their_own_ids() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn only_operators_see_what_a_guest_said_about_its_trap() {
+    const SUMMARY: &str = "trap: wasm `unreachable` instruction executed";
+    let folder = folder();
+    let site = Site::start(folder.path(), "").await;
+    let admin = site.log_in("admin").await;
+    site.deploy(&admin, "count", "counter.wasm", "size=small").await;
+    let ada = site.user(&admin, "ada", "count", &[Grant::Transact, Grant::Observe]).await;
+    let bob = site.user(&admin, "bob", "count", &[Grant::Transact, Grant::Operate]).await;
+    let overflow = r#"{"add":9223372036854775807}"#;
+    site.transact(&admin, "count", "first", overflow).await;
+    for (user, sees) in [(&admin, true), (&ada, false), (&bob, true)] {
+        let shown = |text: &str| match sees {
+            true => {
+                let rest = text.strip_prefix(SUMMARY).expect("the same text for all");
+                assert!(rest.starts_with("; it said: thread ") && rest.contains("panicked at "), "{text}");
+            }
+            false => assert_eq!(text, SUMMARY),
+        };
+        let answered = site.transact(user, "count", "x", overflow).await;
+        assert_eq!((answered.status, answered.header("lifeboat-outcome")), (422, "failed"));
+        shown(answered.json()["detail"].as_str().expect("a text"));
+        let found = site.get("/v1/services/count/transactions/x", user).await;
+        shown(found.json()["detail"].as_str().expect("a text"));
+        let line = format!("{{\"json\":{overflow}}}\n");
+        let line = site.post("/v1/services/count/transactions:batch", user, line).await.json();
+        shown(line["cause"].as_str().expect("a text"));
+    }
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_causes_a_failover_sees_it_in_its_answer() {
     let folder = folder();
     let site = Site::start(folder.path(), "").await;

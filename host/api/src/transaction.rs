@@ -128,6 +128,17 @@ impl Answer {
         !matches!(self, Self::Failed(_))
     }
 
+    /// Returns the answer for operators of the service: the text of its cause has all that is known.
+    #[must_use]
+    pub fn disclosed(self) -> Self {
+        match self {
+            Self::Failed(cause @ Cause::Explained { .. }) => {
+                Self::Failed(Cause::Explained { summary: cause.detailed(), details: String::new() })
+            }
+            answer => answer,
+        }
+    }
+
     /// Returns the length of the guest's answer, in bytes; 0 for a failure, whose text is the host's.
     #[must_use]
     pub fn content_bytes(&self) -> usize {
@@ -289,9 +300,27 @@ pub enum Cause {
          operator or the `retry` of the service settles those in doubt"
     )]
     Interrupted,
+    /// The guest trapped or called `exit`, and more is known about that.
+    #[error("{summary}")]
+    Explained {
+        /// The text of [`Cause::Trap`] or [`Cause::Exit`].
+        summary: String,
+        /// What the guest said about it and the functions that it was in, on one line. Only operators of the service
+        /// see it, since it may contain parts of the state.
+        details: String,
+    },
 }
 
 impl Cause {
+    /// Returns the text for operators of the service, with all that is known.
+    #[must_use]
+    pub fn detailed(&self) -> String {
+        match self {
+            Self::Explained { summary, details } => format!("{summary}; {details}"),
+            cause => cause.to_string(),
+        }
+    }
+
     /// Returns whether the host caused the failure, so that the same id may run again.
     #[must_use]
     pub fn is_retryable(&self) -> bool {

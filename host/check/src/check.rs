@@ -19,7 +19,7 @@ mod restores;
 
 use crate::input::Input;
 use crate::kind::Kind;
-use crate::lab::{Lab, Setting};
+use crate::lab::{Lab, Setting, is_exit};
 use crate::report::{Finding, Report};
 use crate::trace::{Difference, Moves, OnProgress, Plan, Probing, QUERIES_MAX, Session, Trace};
 use lifeboat_api::size::Bytes;
@@ -156,7 +156,7 @@ impl<'a> Check<'a> {
                 _ => outcomes.failed += 1,
             }
             match &ran.cause {
-                Some(cause @ Cause::Exit { .. }) => self.add(Kind::Exits, place, cause.to_string()),
+                Some(cause) if is_exit(cause) => self.add(Kind::Exits, place, cause.to_string()),
                 Some(cause @ Cause::ReplyBytes { .. }) => self.add(Kind::ReplyTooLong, place, cause.to_string()),
                 _ => {}
             }

@@ -310,7 +310,16 @@ pub(crate) struct How {
 
 /// Returns whether a transaction was ended by its guest, and not by a limit.
 pub(crate) fn is_trap(answer: &Answer) -> bool {
-    matches!(answer, Answer::Failed(Cause::Trap { .. } | Cause::Exit { .. }))
+    matches!(answer, Answer::Failed(Cause::Trap { .. } | Cause::Exit { .. } | Cause::Explained { .. }))
+}
+
+/// Returns whether a guest has called `exit`.
+pub(crate) fn is_exit(cause: &Cause) -> bool {
+    match cause {
+        Cause::Exit { .. } => true,
+        Cause::Explained { summary, .. } => summary.starts_with("exit: "),
+        _ => false,
+    }
 }
 
 #[cfg(test)]

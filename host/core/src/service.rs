@@ -75,6 +75,7 @@ use lifeboat_api::meter::{Resource, Unit, Usage};
 use lifeboat_api::name::Name;
 use lifeboat_api::size::Size;
 use lifeboat_api::sla::FailoverMode;
+use lifeboat_api::text::Printable;
 use lifeboat_api::transaction::{Answer, Cause, Denial, Kind, OutcomeUnknown, Reply, ReplyHash, Request, RequestError};
 use lifeboat_journal::adaptive_spin::AdaptiveSpin;
 use lifeboat_vm::engine::Program;
@@ -280,6 +281,8 @@ impl Service {
         let answers = Answers::new(spec.deduplication_window, ForgottenTimes::default(), context.clock.now());
         let mut service = Self::new(spec, context, History::new(log, answers), vm);
         service.snapshots = Snapshots::begin(birth);
+        let lines = service.vm.instance.take_log();
+        service.log(lines);
         Ok(service)
     }
 
@@ -764,18 +767,29 @@ impl Service {
             }
         };
         let mut lines = self.vm.instance.take_log();
+        if let Answer::Failed(cause @ Cause::Explained { .. }) = &attempt.answer {
+            let (id, vm) = (Printable(&work.id), &self.vm.id);
+            let what = if work.kind == Kind::Query { "query" } else { "transaction" };
+            lines.push(format!("{what} '{id}' failed in {vm}: {}", cause.detailed()));
+        }
         if self.vm.instance.has_left_open() && !self.has_reported_open {
             self.has_reported_open = true;
             lines.push(LEFT_OPEN.to_owned());
         }
-        if !lines.is_empty() {
-            let passed = self.logs.pass(lines, self.events.room(), self.context.clock.monotonic());
-            self.counters.dropped_lines(passed.dropped_lines);
-            for line in passed.lines {
-                self.emit(Event::Log { service: self.name.clone(), line });
-            }
-        }
+        self.log(lines);
         attempt
+    }
+
+    /// Reports lines of the guest, as far as it may log them.
+    fn log(&mut self, lines: Vec<String>) {
+        if lines.is_empty() {
+            return;
+        }
+        let passed = self.logs.pass(lines, self.events.room(), self.context.clock.monotonic());
+        self.counters.dropped_lines(passed.dropped_lines);
+        for line in passed.lines {
+            self.emit(Event::Log { service: self.name.clone(), line });
+        }
     }
 
     /// Returns whether the current transaction may make calls, or an earlier attempt of its id did.

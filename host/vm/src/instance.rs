@@ -11,6 +11,7 @@
 //! continue only by a rehydrate. Dropping the future of a call has the same effect.
 
 use crate::engine::Program;
+use crate::explain::explained;
 use crate::network::Network;
 use crate::snapshot::{STATE_BYTES_MAX, Section, SectionKind, Snapshot};
 use crate::stop::Stop;
@@ -105,6 +106,16 @@ fn moving_cause(phase: &str, cause: &Cause) -> String {
 }
 
 impl MoveError {
+    /// Returns the text for operators of the service, with all that is known about the cause.
+    #[must_use]
+    pub fn detailed(&self) -> String {
+        match self {
+            Self::Instantiate(Cause::Explained { details, .. })
+            | Self::Failed { cause: Cause::Explained { details, .. }, .. } => format!("{self}; {details}"),
+            error => error.to_string(),
+        }
+    }
+
     /// Returns the resource that the export exhausted, if that is why it failed.
     pub fn export_lacked(&self) -> Option<Resource> {
         match self {
@@ -161,7 +172,7 @@ impl Instance {
         store.data_mut().wasi.leave(true);
         match instantiated {
             Ok(vm) => Ok(Self { store, vm, turns, is_dead: false }),
-            Err(error) => Err(MoveError::Instantiate(match cause_of(&error, allowance) {
+            Err(error) => Err(MoveError::Instantiate(match cause_in(&store, &error, allowance) {
                 Cause::Fuel { limit_fuel } => {
                     let message = format!("its start function did not end within {} fuel", grouped(limit_fuel));
                     Cause::Trap { message }
@@ -346,7 +357,7 @@ impl Instance {
                 self.is_dead = false;
                 (fuel_used, Ok(value))
             }
-            Err(error) => (fuel_used.min(allowance.fuel), Err(cause_of(&error, allowance))),
+            Err(error) => (fuel_used.min(allowance.fuel), Err(cause_in(&self.store, &error, allowance))),
         }
     }
 }
@@ -489,6 +500,11 @@ impl Timer {
         }
         Poll::Pending
     }
+}
+
+/// Converts an error of wasmtime into the cause for which a call did not finish, with what the guest said about it.
+fn cause_in(store: &Store<StoreData>, error: &wasmtime::Error, allowance: Allowance) -> Cause {
+    explained(cause_of(error, allowance), error, &store.data().wasi.last_errors())
 }
 
 /// Converts an error of wasmtime into the cause for which a call did not finish.

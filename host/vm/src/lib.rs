@@ -24,6 +24,7 @@
 //! | [`rehydrate`] | rebuilds the state from a snapshot and its tail |
 
 pub mod engine;
+mod explain;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod instance;

@@ -49,6 +49,9 @@ use wasmtime_wasi_io::streams::{
 /// The most bytes that a guest may write to its log in one call; further bytes are counted and discarded.
 pub(crate) const LOG_BYTES_PER_CALL_MAX: usize = 16 * 1024;
 
+/// The least bytes of the end of standard error that are held for the cause of a trap, if a call wrote as many.
+const ERROR_BYTES_MAX: usize = 4 * 1024;
+
 /// The most random bytes that a guest may request at once.
 pub(crate) const RANDOM_BYTES_PER_CALL_MAX: u64 = 64 * 1024;
 
@@ -314,6 +317,18 @@ impl Wasi {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
+    /// Returns the end of what the guest wrote to standard error since the last call of [`Wasi::take_log`].
+    pub(crate) fn last_errors(&self) -> String {
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&log.errors).into_owned()
+    }
+
+    fn log_stream(&mut self, is_error: bool) -> Result<Resource<DynOutputStream>> {
+        let (buffer, owed_fuel) = (Arc::clone(&self.log), Arc::clone(&self.owed_log_fuel));
+        let stream: DynOutputStream = Box::new(LogStream { buffer, is_error, owed_fuel });
+        Ok(self.table.push(stream)?)
+    }
+
     fn rng(&mut self) -> &mut ChaCha20Rng {
         self.random.get_or_insert_with(|| {
             let mut rng = ChaCha20Rng::from_seed(self.epoch.key(&self.secret));
@@ -550,15 +565,13 @@ impl cli::stdin::Host for Wasi {
 
 impl cli::stdout::Host for Wasi {
     fn get_stdout(&mut self) -> Result<Resource<DynOutputStream>> {
-        let stream: DynOutputStream =
-            Box::new(LogStream { buffer: Arc::clone(&self.log), owed_fuel: Arc::clone(&self.owed_log_fuel) });
-        Ok(self.table.push(stream)?)
+        self.log_stream(false)
     }
 }
 
 impl cli::stderr::Host for Wasi {
     fn get_stderr(&mut self) -> Result<Resource<DynOutputStream>> {
-        cli::stdout::Host::get_stdout(self)
+        self.log_stream(true)
     }
 }
 
@@ -611,6 +624,7 @@ impl InputStream for Closed {
 /// Standard output or error: always ready, and truncated at [`LOG_BYTES_PER_CALL_MAX`].
 struct LogStream {
     buffer: Arc<Mutex<LogBuffer>>,
+    is_error: bool,
     /// One unit of fuel for each byte.
     owed_fuel: Arc<AtomicU64>,
 }
@@ -627,7 +641,11 @@ impl OutputStream for LogStream {
             return Err(StreamError::trap("the guest wrote more to its log than the stream was ready to take"));
         }
         self.owed_fuel.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        self.buffer.lock().unwrap_or_else(PoisonError::into_inner).write(&bytes);
+        let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
+        buffer.write(&bytes);
+        if self.is_error {
+            buffer.write_error(&bytes);
+        }
         Ok(())
     }
 
@@ -645,6 +663,8 @@ impl OutputStream for LogStream {
 struct LogBuffer {
     text: Vec<u8>,
     dropped_bytes: usize,
+    /// The end of what it wrote to standard error, also if it is not part of the text any more.
+    errors: Vec<u8>,
 }
 
 impl LogBuffer {
@@ -652,6 +672,13 @@ impl LogBuffer {
         let kept = bytes.len().min(LOG_BYTES_PER_CALL_MAX - self.text.len());
         self.text.extend_from_slice(&bytes[..kept]);
         self.dropped_bytes += bytes.len() - kept;
+    }
+
+    fn write_error(&mut self, bytes: &[u8]) {
+        self.errors.extend_from_slice(bytes);
+        if self.errors.len() > 2 * ERROR_BYTES_MAX {
+            self.errors.drain(..self.errors.len() - ERROR_BYTES_MAX);
+        }
     }
 
     fn take(&mut self) -> Vec<String> {

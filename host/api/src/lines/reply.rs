@@ -66,6 +66,9 @@ struct Printed<'a> {
     payload: Payload<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cause: Option<String>,
+    /// The fuel that the request used, unless it is of a batch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fuel_used: Option<u64>,
     /// The line that operators see of a failover that the request caused.
     #[serde(skip_serializing_if = "Option::is_none")]
     failover: Option<String>,
@@ -99,7 +102,7 @@ impl<'a> Payload<'a> {
 }
 
 /// Prints a reply on one line. An `ok` whose content is a line is printed unchanged, all else as a JSON object. With
-/// `json`, everything is a JSON object.
+/// `json`, everything is a JSON object, which includes the fuel that a request used.
 ///
 /// # Errors
 /// The errors of `out`.
@@ -188,6 +191,7 @@ fn write(
         outcome: outcome(result),
         payload: Payload::default(),
         cause: None,
+        fuel_used: None,
         failover: None,
     };
     match result {
@@ -195,6 +199,7 @@ fn write(
         Ok(reply) => {
             // In a batch, print only the id that the line had: a client cannot use an id that the host generated.
             printed.id = if is_of_batch { printed.id } else { Some(&reply.id) };
+            printed.fuel_used = (json && !is_of_batch).then_some(reply.fuel_used);
             printed.failover = reply.failover.as_ref().filter(|_| is_of_batch).map(ToString::to_string);
             match &reply.answer {
                 Answer::Ok(bytes) => printed.payload = Payload::of(bytes, json),
@@ -355,11 +360,15 @@ mod tests {
 
     #[test]
     fn every_reply_is_printed_as_json_on_request() {
-        assert_eq!(printed(ok(b"{\"a\":1}"), true), "{\"id\":\"t1\",\"outcome\":\"ok\",\"json\":{\"a\":1}}\n");
-        assert_eq!(printed(ok(b"{\n}"), true), "{\"id\":\"t1\",\"outcome\":\"ok\",\"text\":\"{\\n}\"}\n");
+        assert_eq!(
+            printed(ok(b"{\"a\":1}"), true),
+            "{\"id\":\"t1\",\"outcome\":\"ok\",\"json\":{\"a\":1},\"fuel_used\":1}\n"
+        );
+        let text = "{\"id\":\"t1\",\"outcome\":\"ok\",\"text\":\"{\\n}\",\"fuel_used\":1}\n";
+        assert_eq!(printed(ok(b"{\n}"), true), text);
         assert_eq!(
             printed(ok("\"\u{9b}\"".as_bytes()), true),
-            "{\"id\":\"t1\",\"outcome\":\"ok\",\"json\":\"\\u009b\"}\n"
+            "{\"id\":\"t1\",\"outcome\":\"ok\",\"json\":\"\\u009b\",\"fuel_used\":1}\n"
         );
     }
 

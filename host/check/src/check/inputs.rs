@@ -3,11 +3,11 @@
 use super::Check;
 use crate::input::Transaction;
 use crate::kind::Kind;
-use crate::lab::{Setting, is_trap};
+use crate::lab::{Setting, is_exit, is_trap};
 use crate::report::Finding;
 use crate::trace::Trace;
 use bytes::Bytes;
-use lifeboat_api::transaction::{Answer, Cause, Outcome};
+use lifeboat_api::transaction::{Answer, Outcome};
 use lifeboat_vm::instance::MoveError;
 use lifeboat_vm::snapshot::Snapshot;
 use serde_json::Value;
@@ -65,7 +65,7 @@ impl Check<'_> {
                 {
                     let call = if is_query { "query" } else { "transaction" };
                     let text = format!("a {call} of {what} ends with {cause}");
-                    let kind = if matches!(cause, Cause::Exit { .. }) { Kind::Exits } else { Kind::TrapsOnInput };
+                    let kind = if is_exit(cause) { Kind::Exits } else { Kind::TrapsOnInput };
                     self.report.add(Finding::new(kind, text));
                     return Ok(());
                 }

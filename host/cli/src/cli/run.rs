@@ -111,6 +111,7 @@ A line of input is the body of a transaction, byte for byte. With --envelope it 
   {{\"id\"?: ID, \"user\"?: NAME, \"query\"?: true, and one of \"json\": ANY | \"text\": STRING | \"base64\": STRING}}
 A reply of one line is printed unchanged. Any other reply, and every outcome except ok, is printed as:
   {{\"id\", \"outcome\", \"json\" | \"text\" | \"base64\", \"cause\"?}}
+With --json every reply is printed so, with its \"fuel_used\".
 Events and the closing usage table are printed on standard error.
 With --data, a reply is printed once its transaction is durable. After a crash, send the transactions without a reply
 again, with the same ids.
@@ -407,6 +408,8 @@ impl Run {
             if let Some(result) = pending.front_mut().and_then(|first| (&mut first.answer).now_or_never()) {
                 let id = pending.pop_front().and_then(|first| first.id);
                 *outcomes.entry(outcome(&result)).or_default() += 1;
+                // Whoever runs the service is its operator.
+                let result = result.map(|reply| Reply { answer: reply.answer.disclosed(), ..reply });
                 let written = print(&mut out, id, &result, self.json);
                 let unread = Unread { lines, written: flushed, is_durable: self.data.is_some() };
                 if !is_pipe_open(written).with_context(|| unread.unwritable())? {

@@ -234,7 +234,7 @@ pub enum LaunchError {
         name: Name,
     },
     /// The workload's start function failed, or the pool is exhausted.
-    #[error("service '{name}' cannot be started: {error}")]
+    #[error("service '{name}' cannot be started: {}", error.detailed())]
     Instantiate {
         /// The name of the service.
         name: Name,

@@ -3,7 +3,7 @@
 use super::connections::{Busy, Connection};
 use super::pieces::{Outgoing, Pieces, WHOLE_BYTES_MAX};
 use super::problem::Problem;
-use super::transactions::{InFlight, no_memory};
+use super::transactions::{InFlight, disclosed, no_memory};
 use super::{Phase, Shared, services};
 use axum::Extension;
 use axum::body::{Body, BodyDataStream};
@@ -12,6 +12,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, StreamExt};
+use lifeboat_api::access::Grant;
 use lifeboat_api::http::JSON_LINES;
 use lifeboat_api::lines::{self, ENVELOPE_BYTES_MAX, Line, NotDone, Parsed};
 use lifeboat_api::name::Name;
@@ -238,7 +239,14 @@ impl Batch {
                 return Ok(());
             }
             // The batch's permit covers printed answers.
-            Ok(Answered { reply, .. }) => Ok(reply),
+            Ok(answered) => {
+                let host = &self.shared.host;
+                let is_operator = || {
+                    let by = host.authenticate_hash(&self.token);
+                    by.is_ok_and(|by| host.authorise(&by, &self.service, Grant::Operate).is_ok())
+                };
+                Ok(disclosed(answered, is_operator).reply)
+            }
             Err(not_done) => Err(not_done),
         };
         let before = text.len();

@@ -9,9 +9,10 @@ use axum::body::{Body, HttpBody};
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use lifeboat_api::access::Grant;
 use lifeboat_api::http::{IDEMPOTENCY_KEY_HEADER, TransactionState};
 use lifeboat_api::name::Name;
-use lifeboat_api::transaction::{Denial, Kind, Outcome, Reply, Request, RequestError};
+use lifeboat_api::transaction::{Answer, Cause, Denial, Kind, Outcome, Reply, Request, RequestError};
 use lifeboat_host::auth::Identity;
 use lifeboat_host::budget::{ANSWER_BYTES_MAX, Account, Permit, ROOM_WAIT_MAX};
 use lifeboat_host::service::{Answered, Pending};
@@ -78,6 +79,7 @@ async fn perform(
     let waits_until = Instant::now() + ROOM_WAIT_MAX;
     loop {
         let in_flight = InFlight::begin(shared, identity, account, service, request.clone(), received.clone())?;
+        let is_operator = || shared.host.authorise(identity, service, Grant::Operate).is_ok();
         match in_flight.await {
             // The request was not executed. It is repeated once there is room for its largest answer.
             Err(RequestError::Denied(denial @ Denial::NoMemory { .. })) => {
@@ -87,8 +89,20 @@ async fn perform(
                     return Err(denied(denial.into()));
                 }
             }
-            answered => return Ok(problem::answer(answered?, has_id)),
+            answered => return Ok(problem::answer(disclosed(answered?, is_operator), has_id)),
         }
+    }
+}
+
+/// Returns the answer as its user may see it: an operator of the service sees all that is known about a failure. The
+/// grant is checked only if it matters.
+pub(super) fn disclosed(answered: Answered, is_operator: impl FnOnce() -> bool) -> Answered {
+    match &answered.reply.answer {
+        Answer::Failed(Cause::Explained { .. }) if is_operator() => {
+            let Answered { reply, permit } = answered;
+            Answered { reply: Reply { answer: reply.answer.disclosed(), ..reply }, permit }
+        }
+        _ => answered,
     }
 }
 
@@ -192,7 +206,10 @@ pub(super) async fn look_up(
     // A failed look-up shows nothing about the transaction; in particular, it does not show that it had no effect.
     let found = found.map_err(|error| Problem::from(error).without_outcome());
     match found? {
-        Some(reply) => Ok(problem::answer(Answered::shrunk(reply, permit), true)),
+        Some(reply) => {
+            let is_operator = || shared.host.authorise(&identity, &service, Grant::Operate).is_ok();
+            Ok(problem::answer(disclosed(Answered::shrunk(reply, permit), is_operator), true))
+        }
         None => Err(Problem::new(
             StatusCode::NOT_FOUND,
             "unknown",

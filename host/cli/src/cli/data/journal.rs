@@ -353,7 +353,7 @@ fn write_json<'a>(
             let (reply, cause) = match &transaction.answer {
                 Answer::Ok(bytes) => (Some(Payload::of(bytes, true)), None),
                 Answer::Refused(text) => (None, Some(text.clone())),
-                Answer::Failed(cause) => (None, Some(cause.to_string())),
+                Answer::Failed(cause) => (None, Some(cause.detailed())),
             };
             let named = Named::Transaction {
                 sequence: transaction.sequence,

@@ -12,6 +12,7 @@ fn answers() -> impl Strategy<Value = Answer> {
         ".{0,40}".prop_map(Answer::Refused),
         any::<u64>().prop_map(|limit_fuel| Answer::Failed(Cause::Fuel { limit_fuel })),
         ".{0,40}".prop_map(|message| Answer::Failed(Cause::Trap { message })),
+        (".{0,40}", ".{0,40}").prop_map(|(summary, details)| Answer::Failed(Cause::Explained { summary, details })),
         any::<u32>().prop_map(|ms| Answer::Failed(Cause::Deadline { deadline: Duration::from_millis(ms.into()) })),
         any::<u64>().prop_map(|limit_bytes| Answer::Failed(Cause::ArgumentBytes { limit_bytes })),
         (any::<[u64; 3]>(), ".{0,40}").prop_map(|([wanted_bytes, limit_bytes, size_bytes], size)| {
@@ -40,6 +41,7 @@ fn causes_have_the_numbers_of_the_list_of_the_format() {
         ),
         (Cause::Network { limit_calls: 5, limit_bytes }, &[10, 5, 4]),
         (Cause::Interrupted, &[11]),
+        (Cause::Explained { summary: "no".into(), details: "in f".into() }, b"\x0c\x02no\x04in f"),
     ];
     for (cause, bytes) in causes {
         assert_eq!(postcard::to_stdvec(&cause).expect("it has a form"), bytes, "{cause}");
