@@ -237,7 +237,7 @@ fn the_check_reports_every_unusable_file_on_a_line_of_its_own() {
     let small = "[[size]]\nname = 's'\nfuel = 10000\nmemory = '1MiB'\ndeadline_ms = 1000\n";
     let (missing, none) = (folder.path().join("missing.wasm"), tls_file("README.md"));
     let (chain, large) = (guest("refused/alias-chain-150.wat"), folder.path().join("large.wasm"));
-    fs::File::create(&large).and_then(|file| file.set_len(50_000_000)).expect("a sparse file");
+    fs::File::create(&large).and_then(|file| file.set_len(200_000_000)).expect("a sparse file");
     let services = [("a", &missing), ("b", &none), ("c", &prebuilt("counter")), ("d", &chain), ("e", &large)];
     let services: String = services.iter().map(|(name, workload)| service_table(name, workload)).collect();
     write(&file, &(tls_of("server.pem", "README.md") + small + &services));
@@ -250,7 +250,7 @@ fn the_check_reports_every_unusable_file_on_a_line_of_its_own() {
         (14, 12, "not WebAssembly"),
         (17, 12, "starts with 1114112 bytes of memory"),
         (20, 12, "alias-chain-150.wat`: "),
-        (23, 12, "the file is 50000000 bytes, limit is 33554432 bytes"),
+        (23, 12, "the file is 200000000 bytes, limit is 134217728 bytes"),
     ]
     .into_iter()
     .enumerate()

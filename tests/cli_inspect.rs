@@ -84,7 +84,10 @@ fn every_guest_or_workload_of_the_repository_is_accepted() {
     for file in files {
         let report = inspected(&file);
         assert_eq!(report["name"], file.display().to_string());
-        assert_eq!(report["exports"], json!(["lifeboat:vm/workload@0.1.0"]));
+        let is_program = file.ends_with("program.wat");
+        let export = if is_program { "wasi:cli/run@0.2.12" } else { "lifeboat:vm/workload@0.1.0" };
+        assert_eq!(report["exports"], json!([export]));
+        assert_eq!(report["kind"], if is_program { "program" } else { "world" });
         assert!(report["fits_sizes"].as_array().expect("a list").contains(&json!("small")), "{report}");
     }
 }
@@ -248,9 +251,8 @@ fn export_of_another_type_is_refused() {
 }
 
 #[test]
-fn wasi_command_is_refused_as_one() {
-    let command = "(module (memory (export \"memory\") 1) (func (export \"_start\")))";
-    refused(command, &["is a WASI command (exports `_start`)", "build a reactor"]);
+fn a_wasi_command_without_a_memory_is_refused() {
+    refused("(module (func (export \"_start\")))", &["is a program (exports `_start`)", "export its memory"]);
 }
 
 #[test]
@@ -284,7 +286,7 @@ fn file_over_the_limit_is_refused_without_being_read() {
     // A sparse file: far more than fits into memory, without a byte on the disk.
     file.set_len(1 << 40).expect("a sparse file");
     let output = lifeboat(["inspect"]).arg(&path).output();
-    let words = ["huge.wasm", "the file is 1099511627776 bytes", "limit is 33554432 bytes", "strip debug information"];
+    let words = ["huge.wasm", "the file is 1099511627776 bytes", "limit is 134217728 bytes", "strip debug information"];
     output.exits_with_one_line(3, &words);
 }
 

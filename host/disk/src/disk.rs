@@ -141,6 +141,12 @@ impl Disk {
         self.next_ino == Ino::ROOT.next() && self.inode(Ino::ROOT).is_ok_and(|root| root.times == times)
     }
 
+    /// Returns whether nothing has changed since one of the two disks was cloned from the other.
+    #[must_use]
+    pub fn is_copy_of(&self, other: &Self) -> bool {
+        self.inodes.is_copy_of(&other.inodes)
+    }
+
     /// Returns how many changes of this disk failed because it was read-only.
     #[must_use]
     pub fn refused_writes(&self) -> u64 {

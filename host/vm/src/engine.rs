@@ -20,11 +20,12 @@ pub use child::{
 
 pub use turns::LET_PAST_PER_BYTE;
 
+use crate::instance::CommandLine;
 use crate::store::{StoreData, VmPre, add_to_linker};
 use crate::wasi::denied;
 use crate::workload::{
-    CONVERTER_TABLES, CORE_INSTANCES_MAX, LoadError, LoadLimits, MEMORIES_MAX, MODULE_BYTES_MAX, TABLE_ELEMENTS_MAX,
-    TABLES_MAX, Workload,
+    CONVERTER_TABLES, CORE_INSTANCES_MAX, Kind, LoadError, LoadLimits, MEMORIES_MAX, MODULE_BYTES_MAX,
+    PROGRAM_FUNCTION, TABLE_ELEMENTS_MAX, TABLES_MAX, Workload, is_program_export,
 };
 use cache::Source;
 use lifeboat_api::size::Bytes;
@@ -35,7 +36,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use thiserror::Error;
 use turns::{Turn, Turns};
-use wasmtime::component::{Component, Linker};
+use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Linker};
 use wasmtime::{Config, InstanceAllocationStrategy, ModuleVersionStrategy, PoolingAllocationConfig};
 
 /// The most stack that a guest may use, in bytes.
@@ -510,9 +511,12 @@ impl Engine {
             denied::define(&mut linker, &component, &workload.denied)?;
             linker.instantiate_pre(&component)
         };
-        let linked = component.and_then(instantiable).and_then(VmPre::new);
+        let linked = component.and_then(instantiable).and_then(|pre| Entry::new(&workload, pre));
         match linked {
-            Ok(pre) => Ok(Program { workload, pre }),
+            Ok(entry) => {
+                let (workload, command_line) = (Arc::new(workload), CommandLine::default());
+                Ok(Program { workload, entry, command_line, _shared: None })
+            }
             Err(error) => {
                 let reason = format!("{}; build it for lifeboat:vm@0.1.0", one_line(&error));
                 Err(EngineError::Compile { name: workload.name, reason })
@@ -560,10 +564,37 @@ impl Drop for Engine {
     }
 }
 
-/// A compiled workload, linked and ready to instantiate.
+/// A compiled workload, linked and ready to instantiate. A clone shares all of it.
+#[derive(Clone)]
 pub struct Program {
-    workload: Workload,
-    pre: VmPre<StoreData>,
+    workload: Arc<Workload>,
+    entry: Entry,
+    command_line: CommandLine,
+    /// The program without a command line, which lives as long: its host shares it among services.
+    _shared: Option<Arc<Program>>,
+}
+
+/// What the host calls in a workload, ready to instantiate.
+#[derive(Clone)]
+pub(crate) enum Entry {
+    /// The functions of the world.
+    World(VmPre<StoreData>),
+    /// The function that runs a program.
+    Program { pre: InstancePre<StoreData>, run: ComponentExportIndex },
+}
+
+impl Entry {
+    fn new(workload: &Workload, pre: InstancePre<StoreData>) -> wasmtime::Result<Self> {
+        if workload.kind == Kind::World {
+            return VmPre::new(pre).map(Self::World);
+        }
+        let component = pre.component();
+        let interface = workload.exports.iter().find(|export| is_program_export(export));
+        let interface = interface.and_then(|name| component.get_export_index(None, name));
+        let run = interface.and_then(|interface| component.get_export_index(Some(&interface), PROGRAM_FUNCTION));
+        let run = run.ok_or_else(|| wasmtime::Error::msg("the program has no function to run"))?;
+        Ok(Self::Program { pre, run })
+    }
 }
 
 impl std::fmt::Debug for Program {
@@ -579,8 +610,20 @@ impl Program {
         &self.workload
     }
 
-    pub(crate) fn pre(&self) -> &VmPre<StoreData> {
-        &self.pre
+    pub(crate) fn entry(&self) -> &Entry {
+        &self.entry
+    }
+
+    /// Returns the command line of a program in a service.
+    #[must_use]
+    pub fn command_line(&self) -> &CommandLine {
+        &self.command_line
+    }
+
+    /// Returns the same program with another command line. A workload of the world sees none.
+    #[must_use]
+    pub fn with_command_line(self: &Arc<Self>, command_line: CommandLine) -> Arc<Self> {
+        Arc::new(Self { command_line, _shared: Some(Arc::clone(self)), ..Self::clone(self) })
     }
 
     /// Returns the engine that compiled the program, for benches that compare a VM with a bare instance of the same
@@ -588,7 +631,10 @@ impl Program {
     #[doc(hidden)]
     #[must_use]
     pub fn engine(&self) -> &wasmtime::Engine {
-        self.pre.engine()
+        match &self.entry {
+            Entry::World(pre) => pre.engine(),
+            Entry::Program { pre, .. } => pre.engine(),
+        }
     }
 }
 

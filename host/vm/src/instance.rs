@@ -1,4 +1,7 @@
-//! One store and the instance in it: create, execute, query, snapshot, restore.
+//! One store and the guest in it: create, execute, query, snapshot, restore.
+//!
+//! A guest is of one of two kinds. An instance of the world lives from call to call, and exports its state. A program is
+//! run anew for each call, and its state is its disk (`instance/program.rs`). Callers see no difference.
 //!
 //! A VM is one incarnation of a service: an identity, a size, a meter, a slot on a machine (`Vm`), and the stores that
 //! run it one after another ([`Instance`]). A trap or a snapshot replaces the store, not the VM.
@@ -10,7 +13,16 @@
 //! **Any trap ends a store.** After one, [`Instance::is_dead`] is true and every later call would fail; the service can
 //! continue only by a rehydrate. Dropping the future of a call has the same effect.
 
-use crate::engine::Program;
+mod program;
+
+#[cfg(test)]
+mod tests;
+
+pub use program::{
+    BYTES_PER_START_FUEL, CommandLine, FUEL_PER_CORE_INSTANCE, FUEL_PER_RUN, Ran, Run, RunEnd, Surroundings, run_once,
+};
+
+use crate::engine::{Entry as ProgramEntry, Program};
 use crate::explain::explained;
 use crate::network::Network;
 use crate::snapshot::{STATE_BYTES_MAX, Section, SectionKind, Snapshot};
@@ -18,6 +30,7 @@ use crate::stop::Stop;
 use crate::store::{self, Allowance, Caller, StateStream, StoreData, new_store};
 pub use crate::wasi::Observed;
 use crate::wasi::{CallContext, Phase};
+pub use crate::wasi::{ERRORS_BYTES_MAX, Machine, OwnStreams};
 use bytes::Bytes;
 use lifeboat_api::call::CallRecord;
 use lifeboat_api::clock::Timestamp;
@@ -27,6 +40,7 @@ use lifeboat_api::size::grouped;
 use lifeboat_api::text::shortened;
 use lifeboat_api::transaction::{Answer, Cause, REPLY_BYTES_MAX};
 use lifeboat_disk::{Disk, Released};
+use program::Runs;
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -140,12 +154,41 @@ const DEADLINE_FAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// took as long.
 const DROPPED_FUEL_MAX: u64 = 1_000_000;
 
-/// A store and the instance of the workload in it.
+/// The memory of a store that is dropped on a guest's thread, at most, in bytes.
+const DROPPED_BYTES_MAX: u64 = 1024 * 1024;
+
+/// A store and the guest in it.
 pub struct Instance {
     store: Store<StoreData>,
-    vm: store::Vm,
+    guest: Guest,
     turns: Turns,
     is_dead: bool,
+    /// The disk before the transaction under way, in a program.
+    before: Option<Disk>,
+}
+
+/// What is called in the store of an instance.
+enum Guest {
+    /// An instance of the world, which lives from call to call.
+    World(store::Vm),
+    /// A program, of which each call makes an instance. Between two calls, the store has none.
+    Program(Box<Runs>),
+}
+
+impl Guest {
+    fn program(&self) -> Option<&Runs> {
+        match self {
+            Self::World(_) => None,
+            Self::Program(runs) => Some(runs),
+        }
+    }
+
+    fn program_mut(&mut self) -> Option<&mut Runs> {
+        match self {
+            Self::World(_) => None,
+            Self::Program(runs) => Some(runs),
+        }
+    }
 }
 
 impl fmt::Debug for Instance {
@@ -156,7 +199,8 @@ impl fmt::Debug for Instance {
 
 impl Instance {
     /// Instantiates `program` in a fresh store and runs its start functions on `allowance`. `secret` keys the random
-    /// numbers that the guest will see. The guest finds `disk` at `/`, and what its start functions write is kept.
+    /// numbers that the guest will see. The guest finds `disk` at `/`, and what its start functions write is kept. A
+    /// program does nothing before its first call.
     ///
     /// # Errors
     /// [`MoveError::Instantiate`] if a start function traps or exceeds the allowance, or if the pool has no free slot.
@@ -167,11 +211,19 @@ impl Instance {
         disk: Disk,
     ) -> Result<Self, MoveError> {
         let mut turns = Turns::default();
+        let pre = match program.entry() {
+            ProgramEntry::World(pre) => pre,
+            ProgramEntry::Program { .. } => {
+                let store = program::empty_store(program, secret, disk, &turns);
+                let guest = Guest::Program(Box::new(Runs::new(program, secret)));
+                return Ok(Self { store, guest, turns, is_dead: false, before: None });
+            }
+        };
         let mut store = new_store(program.engine(), secret, allowance, disk, Arc::clone(&turns.is_long));
-        let instantiated = turns.run(allowance.inputs.deadline(), entry::instantiate(program, &mut store)).await;
+        let instantiated = turns.run(allowance.inputs.deadline(), entry::instantiate(pre, &mut store)).await;
         store.data_mut().wasi.leave(true);
         match instantiated {
-            Ok(vm) => Ok(Self { store, vm, turns, is_dead: false }),
+            Ok(vm) => Ok(Self { store, guest: Guest::World(vm), turns, is_dead: false, before: None }),
             Err(error) => Err(MoveError::Instantiate(match cause_in(&store, &error, allowance) {
                 Cause::Fuel { limit_fuel } => {
                     let message = format!("its start function did not end within {} fuel", grouped(limit_fuel));
@@ -192,7 +244,11 @@ impl Instance {
         // The guest may have ended well, but what it did is not kept.
         self.is_dead = true;
         let (fuel_used, _) = self.leave::<()>(allowance, Err(wasmtime::Error::new(Stop(cause.clone()))));
+        // The store of a run that has ended is gone, and its disk is kept: a rollback follows.
+        let ended = self.guest.program().filter(|_| self.before.is_none());
+        let fuel_used = ended.map_or(fuel_used, Runs::fuel_used);
         let calls = self.store.data_mut().wasi.leave_network();
+        self.interrupt_run();
         Attempt { answer: Answer::Failed(cause), fuel_used, calls }
     }
 
@@ -202,10 +258,13 @@ impl Instance {
     }
 
     async fn answer(&mut self, phase: Phase, call: Call<'_>, allowance: Allowance, network: Network) -> Attempt {
+        if matches!(self.guest, Guest::Program(_)) {
+            return self.run(phase, call, allowance, network).await;
+        }
         let call_context = CallContext { phase, sequence: call.sequence, epoch: call.epoch, now: call.timestamp };
         self.enter(call_context, allowance, network);
         let context = Caller { id: call.id, user: call.user, sequence: call.sequence.0, timestamp: call.timestamp.0 };
-        let Self { store, vm, turns, .. } = self;
+        let Self { store, guest: Guest::World(vm), turns, .. } = self else { unreachable!("a program is run") };
         let called = match phase {
             Phase::Query => entry::query(store, vm, context, call.body),
             _ => entry::execute(store, vm, context, call.body),
@@ -235,6 +294,9 @@ impl Instance {
         allowance: Allowance,
     ) -> Result<(Snapshot, u64), MoveError> {
         const PHASE: &str = SNAPSHOT;
+        if let Guest::Program(runs) = &self.guest {
+            return Ok((runs.snapshot(sequence, timestamp, self.disk().clone()), 0));
+        }
         self.enter(
             CallContext { phase: Phase::Snapshot, sequence, epoch: Epoch::default(), now: timestamp },
             allowance,
@@ -242,7 +304,7 @@ impl Instance {
         );
         let limit_bytes = allowance.memory_bytes.min(STATE_BYTES_MAX);
         self.store.data_mut().state = StateStream::Writing { chunks: Vec::new(), total_bytes: 0, limit_bytes };
-        let Self { store, vm, turns, .. } = self;
+        let Self { store, guest: Guest::World(vm), turns, .. } = self else { unreachable!("a program has returned") };
         let called = turns.run(allowance.inputs.deadline(), entry::snapshot(store, vm)).await;
         let stream = std::mem::replace(&mut self.store.data_mut().state, StateStream::Closed);
         let (fuel_used, called) = self.leave(allowance, called);
@@ -269,10 +331,13 @@ impl Instance {
         const PHASE: &str = "restore";
         let (sequence, now) = (snapshot.sequence(), snapshot.timestamp());
         self.store.data_mut().wasi.set_disk(snapshot.disk().clone());
+        if let Guest::Program(runs) = &mut self.guest {
+            return runs.restore(snapshot).map(|()| 0);
+        }
         let call_context = CallContext { phase: Phase::Init, sequence, epoch: Epoch::default(), now };
         self.enter(call_context, allowance, Network::None);
         self.store.data_mut().state = StateStream::Reading { snapshot: Arc::clone(snapshot), chunk: 0, offset: 0 };
-        let Self { store, vm, turns, .. } = self;
+        let Self { store, guest: Guest::World(vm), turns, .. } = self else { unreachable!("a program has returned") };
         let called = turns.run(allowance.inputs.deadline(), entry::restore(store, vm, snapshot.state_version())).await;
         self.store.data_mut().state = StateStream::Closed;
         let (fuel_used, called) = self.leave(allowance, called);
@@ -292,10 +357,18 @@ impl Instance {
         self.is_dead
     }
 
-    /// Returns the size of all linear memories together, in bytes.
+    /// Returns whether nothing is left of the last call: it was a query, or was not kept, of a program. Then a rollback has
+    /// nothing to do.
+    #[must_use]
+    pub fn has_undone(&self) -> bool {
+        !self.is_dead && self.guest.program().is_some_and(Runs::has_undone)
+    }
+
+    /// Returns the size of all linear memories together, in bytes. Of a program, it is the size that they had at the end
+    /// of the last kept run.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
-        self.store.data().limiter.memory_bytes
+        self.guest.program().map_or(self.store.data().limiter.memory_bytes, Runs::memory_bytes)
     }
 
     /// Returns the memory and the disk in use.
@@ -311,17 +384,17 @@ impl Instance {
     }
 
     /// Returns whether any call so far has left a file, a stream over one, or a listing open. Its descriptor cannot be used
-    /// by later calls.
+    /// by later calls. The end of a program closes what it has open.
     #[must_use]
     pub fn has_left_open(&self) -> bool {
-        self.store.data().wasi.has_left_open()
+        self.guest.program().is_none() && self.store.data().wasi.has_left_open()
     }
 
     /// Returns what the guest did in its last call. The dropped bytes of its log count until
     /// [`take_log`](Self::take_log) takes the log.
     #[must_use]
     pub fn observed(&self) -> Observed {
-        self.store.data().wasi.observed()
+        self.guest.program().map_or_else(|| self.store.data().wasi.observed(), Runs::observed)
     }
 
     /// Returns and removes the lines that the guest logged since the last call of this function.
@@ -386,11 +459,27 @@ type Entry<'a, T> = Pin<Box<dyn Future<Output = wasmtime::Result<T>> + Send + 'a
 ///
 /// [`STACK_BYTES_MAX`]: crate::engine::STACK_BYTES_MAX
 mod entry {
-    use super::{Caller, Entry, Program, Store, StoreData, store::Vm};
+    use super::{Caller, Entry, Store, StoreData, store::Vm};
+    use crate::store::VmPre;
+    use wasmtime::component::{ComponentExportIndex, InstancePre};
 
     #[inline(never)]
-    pub(super) fn instantiate<'a>(program: &'a Program, store: &'a mut Store<StoreData>) -> Entry<'a, Vm> {
-        Box::pin(program.pre().instantiate_async(store))
+    pub(super) fn instantiate<'a>(pre: &'a VmPre<StoreData>, store: &'a mut Store<StoreData>) -> Entry<'a, Vm> {
+        Box::pin(pre.instantiate_async(store))
+    }
+
+    /// Instantiates a program and runs it. Returns what its `run` returned.
+    #[inline(never)]
+    pub(super) fn run<'a>(
+        pre: &'a InstancePre<StoreData>,
+        run: &'a ComponentExportIndex,
+        store: &'a mut Store<StoreData>,
+    ) -> Entry<'a, Result<(), ()>> {
+        Box::pin(async move {
+            let instance = pre.instantiate_async(&mut *store).await?;
+            let run = instance.get_typed_func::<(), (Result<(), ()>,)>(&mut *store, run)?;
+            Ok(run.call_async(&mut *store, ()).await?.0)
+        })
     }
 
     #[inline(never)]

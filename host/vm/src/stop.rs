@@ -14,3 +14,8 @@ impl Stop {
         wasmtime::Error::new(Self(Cause::Trap { message }))
     }
 }
+
+/// Ends a program that is run once, because the reader of its output is gone.
+#[derive(Debug, Error)]
+#[error("the reader of its output is gone")]
+pub(crate) struct ClosedPipe;

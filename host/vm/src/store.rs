@@ -178,6 +178,7 @@ fn charge_host_call(mut store: StoreContextMut<'_, StoreData>, hook: CallHook) -
     let fuel_left = store.get_fuel()?;
     let data = store.data_mut();
     if is_entry {
+        data.wasi.note_time();
         data.charges.add(FUEL_PER_HOST_CALL);
         data.charges.note_fuel(fuel_left);
     }

@@ -1,11 +1,12 @@
-//! The part of WASI that a guest sees: a clock that stands still, seeded random numbers, and standard output as log
-//! lines. There is nothing else.
+//! The part of WASI that a guest sees: a clock that stands still, seeded random numbers, the virtual disk, HTTP, and the
+//! standard streams. There is nothing else.
 //!
-//! Every interface is linked individually, so this file lists everything that a guest can reach. Arguments,
-//! environment and standard input are empty; the virtual disk is preopened at `/`; HTTP is linked. Of any other
-//! interface, such as sockets, a guest gets functions that deny (`wasi/denied.rs`).
+//! Every interface is linked individually, so this file lists everything that a guest can reach. What the command line
+//! and the standard streams are depends on the guest (`wasi/process.rs`). Of any other interface, such as sockets, a
+//! guest gets functions that deny (`wasi/denied.rs`).
 //!
-//! Determinism rests on this file: the same transaction gives the same reply on any machine, in every replay.
+//! Determinism rests on this file: the same transaction gives the same reply on any machine, in every replay. Only a
+//! program that is run once may get the clocks and random numbers of the machine (`wasi/machine.rs`).
 //!
 //! - Both clocks show the transaction's timestamp. Only a sleep moves them, at once, by the time slept, and that time
 //!   counts towards the deadline. wasmtime-wasi's timers run on real time regardless of the clock they are given, so
@@ -16,10 +17,17 @@
 pub(crate) mod denied;
 mod files;
 mod http;
+mod machine;
+mod process;
 mod streams;
 
 use files::Files;
+pub(crate) use files::Preopen;
 use http::Http;
+use machine::Due;
+pub use machine::Machine;
+pub(crate) use process::{CallStreams, Process, StandardStreams};
+pub use process::{ERRORS_BYTES_MAX, OwnStreams};
 use streams::Stream;
 
 use crate::network::Network;
@@ -42,9 +50,7 @@ use wasmtime_wasi::p2::bindings::{cli, clocks, random};
 use wasmtime_wasi_io::async_trait;
 use wasmtime_wasi_io::bindings::wasi::io;
 use wasmtime_wasi_io::poll::{DynPollable, Pollable, subscribe};
-use wasmtime_wasi_io::streams::{
-    DynInputStream, DynOutputStream, InputStream, OutputStream, StreamError, StreamResult,
-};
+use wasmtime_wasi_io::streams::{OutputStream, StreamError, StreamResult};
 
 /// The most bytes that a guest may write to its log in one call; further bytes are counted and discarded.
 pub(crate) const LOG_BYTES_PER_CALL_MAX: usize = 16 * 1024;
@@ -174,6 +180,10 @@ pub(crate) struct Wasi {
     http: Http,
     /// The streams over files and bodies, by the stream's number in `table`.
     streams: HashMap<u32, Stream>,
+    /// The command line and the standard streams.
+    pub(crate) process: Process,
+    /// The clocks and random numbers of the machine, for a program that is run once.
+    machine: Option<Box<dyn Machine>>,
     secret: [u8; 32],
     phase: Phase,
     sequence: Sequence,
@@ -212,6 +222,8 @@ impl Wasi {
             files: Files::new(disk),
             http: Http::default(),
             streams: HashMap::new(),
+            process: Process::default(),
+            machine: None,
             secret,
             phase: Phase::Init,
             sequence: Sequence(0),
@@ -243,6 +255,33 @@ impl Wasi {
         (self.clock_reads, self.observed) = (0, Observed::default());
         self.enter_disk(disk_bytes);
         self.http.calls.enter(network, now);
+    }
+
+    /// Gives a program that is run once the clocks and random numbers of the machine.
+    pub(crate) fn set_machine(&mut self, machine: Box<dyn Machine>) {
+        self.machine = Some(machine);
+    }
+
+    /// Sets what a program that is run once sees of the disk: directories by their names, and a full disk as an error.
+    pub(crate) fn set_preopens(&mut self, preopens: Vec<Preopen>) {
+        self.files.set_preopens(preopens);
+    }
+
+    /// Notes the time of the machine, if the guest sees it, for what it writes to the disk next.
+    pub(crate) fn note_time(&mut self) {
+        if let Some(machine) = &mut self.machine {
+            self.files.set_time(machine.wall_ns());
+        }
+    }
+
+    /// Returns the phase of the current or the last call.
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Moves the log of another store's guest into this one.
+    pub(crate) fn adopt_log(&mut self, other: &Self) {
+        self.log = Arc::clone(&other.log);
     }
 
     /// Begins a call for the virtual disk: an export may not change it, and what a query changes is dropped.
@@ -323,12 +362,6 @@ impl Wasi {
         String::from_utf8_lossy(&log.errors).into_owned()
     }
 
-    fn log_stream(&mut self, is_error: bool) -> Result<Resource<DynOutputStream>> {
-        let (buffer, owed_fuel) = (Arc::clone(&self.log), Arc::clone(&self.owed_log_fuel));
-        let stream: DynOutputStream = Box::new(LogStream { buffer, is_error, owed_fuel });
-        Ok(self.table.push(stream)?)
-    }
-
     fn rng(&mut self) -> &mut ChaCha20Rng {
         self.random.get_or_insert_with(|| {
             let mut rng = ChaCha20Rng::from_seed(self.epoch.key(&self.secret));
@@ -345,8 +378,18 @@ impl Wasi {
         }
         self.owed_fuel += len;
         let mut bytes = vec![0; usize::try_from(len)?];
-        self.rng().fill_bytes(&mut bytes);
+        match &mut self.machine {
+            Some(machine) => machine.fill_random(&mut bytes)?,
+            None => self.rng().fill_bytes(&mut bytes),
+        }
         Ok(bytes)
+    }
+
+    fn random_u64(&mut self) -> Result<u64> {
+        let Some(machine) = &mut self.machine else { return Ok(self.rng().next_u64()) };
+        let mut bytes = [0; 8];
+        machine.fill_random(&mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
     }
 
     /// Moves the clocks to `when_ns` if the time limit permits a sleep of that length.
@@ -362,6 +405,10 @@ impl Wasi {
         Ok(())
     }
 
+    fn monotonic_ns(&mut self) -> u64 {
+        self.machine.as_mut().map_or(self.now_ns, |machine| machine.monotonic_ns())
+    }
+
     fn set_now(&mut self, now_ns: u64) {
         if now_ns != self.now_ns {
             self.clock_reads = 0;
@@ -372,6 +419,11 @@ impl Wasi {
     }
 
     fn timer(&mut self, when_ns: u64) -> Result<Resource<DynPollable>> {
+        if let Some(machine) = &mut self.machine {
+            let wait = Duration::from_nanos(when_ns.saturating_sub(machine.monotonic_ns()));
+            let due = self.table.push(Due::after(wait))?;
+            return subscribe(&mut self.table, due);
+        }
         let timer = self.table.push(Timer)?;
         let pollable = subscribe(&mut self.table, timer)?;
         self.timers.insert(pollable.rep(), when_ns);
@@ -398,6 +450,10 @@ impl io::poll::Host for Wasi {
             )));
         }
         self.owed_fuel += FUEL_PER_POLLABLE * pollables.len() as u64;
+        if self.machine.is_some() {
+            // Time passes by itself, and every call to the network is denied at once.
+            return io::poll::Host::poll(&mut self.table, pollables).await;
+        }
         let mut ready = Vec::new();
         let mut others = Vec::new();
         let mut other_indices = Vec::new();
@@ -415,9 +471,13 @@ impl io::poll::Host for Wasi {
             }
         }
         if !others.is_empty() {
-            // All other pollables that a guest can hold here (closed standard input, log streams) are ready at once.
             let poll = io::poll::Host::poll(&mut self.table, others);
-            let stock = futures::future::poll_immediate(poll).await.transpose()?.unwrap_or_default();
+            // In a service, all other pollables that a guest can hold (standard streams, files) are ready at once. The
+            // streams of a program that is run once are not, and its clock does not pass them by.
+            let stock = match self.process.streams {
+                StandardStreams::Own(_) if ready.is_empty() => poll.await?,
+                _ => futures::future::poll_immediate(poll).await.transpose()?.unwrap_or_default(),
+            };
             ready.extend(stock.into_iter().filter_map(|index| other_indices.get(usize::try_from(index).ok()?)));
         }
         let earliest_ns = later.iter().min().map(|&(when_ns, _)| when_ns);
@@ -471,7 +531,7 @@ impl io::poll::HostPollable for Wasi {
 impl clocks::wall_clock::Host for Wasi {
     fn now(&mut self) -> Result<clocks::wall_clock::Datetime> {
         self.count_clock_read();
-        Ok(datetime(self.now_ns))
+        Ok(datetime(self.machine.as_mut().map_or(self.now_ns, |machine| machine.wall_ns())))
     }
 
     fn resolution(&mut self) -> Result<clocks::wall_clock::Datetime> {
@@ -489,7 +549,7 @@ impl clocks::monotonic_clock::Host for Wasi {
     fn now(&mut self) -> Result<u64> {
         self.count_clock_read();
         // While start functions run, the time is 0. Go's runtime takes a clock at 0 for a broken one, and ends.
-        Ok(self.now_ns.max(1))
+        Ok(self.monotonic_ns().max(1))
     }
 
     fn resolution(&mut self) -> Result<u64> {
@@ -501,7 +561,8 @@ impl clocks::monotonic_clock::Host for Wasi {
     }
 
     fn subscribe_duration(&mut self, duration_ns: u64) -> Result<Resource<DynPollable>> {
-        self.timer(self.now_ns.saturating_add(duration_ns))
+        let now_ns = self.monotonic_ns();
+        self.timer(now_ns.saturating_add(duration_ns))
     }
 }
 
@@ -511,7 +572,7 @@ impl random::random::Host for Wasi {
     }
 
     fn get_random_u64(&mut self) -> Result<u64> {
-        Ok(self.rng().next_u64())
+        self.random_u64()
     }
 }
 
@@ -521,103 +582,13 @@ impl random::insecure::Host for Wasi {
     }
 
     fn get_insecure_random_u64(&mut self) -> Result<u64> {
-        Ok(self.rng().next_u64())
+        self.random_u64()
     }
 }
 
 impl random::insecure_seed::Host for Wasi {
     fn insecure_seed(&mut self) -> Result<(u64, u64)> {
-        Ok((self.rng().next_u64(), self.rng().next_u64()))
-    }
-}
-
-impl cli::environment::Host for Wasi {
-    fn get_environment(&mut self) -> Result<Vec<(String, String)>> {
-        Ok(Vec::new())
-    }
-
-    fn get_arguments(&mut self) -> Result<Vec<String>> {
-        Ok(Vec::new())
-    }
-
-    fn initial_cwd(&mut self) -> Result<Option<String>> {
-        Ok(None)
-    }
-}
-
-impl cli::exit::Host for Wasi {
-    fn exit(&mut self, status: Result<(), ()>) -> Result<()> {
-        let status = if status.is_ok() { "success" } else { "failure" };
-        Err(wasmtime::Error::new(Stop(Cause::Exit { status: status.into() })))
-    }
-
-    fn exit_with_code(&mut self, code: u8) -> Result<()> {
-        Err(wasmtime::Error::new(Stop(Cause::Exit { status: format!("code {code}") })))
-    }
-}
-
-impl cli::stdin::Host for Wasi {
-    fn get_stdin(&mut self) -> Result<Resource<DynInputStream>> {
-        let stream: DynInputStream = Box::new(Closed);
-        Ok(self.table.push(stream)?)
-    }
-}
-
-impl cli::stdout::Host for Wasi {
-    fn get_stdout(&mut self) -> Result<Resource<DynOutputStream>> {
-        self.log_stream(false)
-    }
-}
-
-impl cli::stderr::Host for Wasi {
-    fn get_stderr(&mut self) -> Result<Resource<DynOutputStream>> {
-        self.log_stream(true)
-    }
-}
-
-// No stream is a terminal, so no handle of these resources exists, and a guest cannot reach the two `drop`s.
-impl cli::terminal_input::Host for Wasi {}
-impl cli::terminal_input::HostTerminalInput for Wasi {
-    fn drop(&mut self, terminal: Resource<cli::terminal_input::TerminalInput>) -> Result<()> {
-        self.table.delete(terminal)?;
-        Ok(())
-    }
-}
-impl cli::terminal_output::Host for Wasi {}
-impl cli::terminal_output::HostTerminalOutput for Wasi {
-    fn drop(&mut self, terminal: Resource<cli::terminal_output::TerminalOutput>) -> Result<()> {
-        self.table.delete(terminal)?;
-        Ok(())
-    }
-}
-impl cli::terminal_stdin::Host for Wasi {
-    fn get_terminal_stdin(&mut self) -> Result<Option<Resource<cli::terminal_input::TerminalInput>>> {
-        Ok(None)
-    }
-}
-impl cli::terminal_stdout::Host for Wasi {
-    fn get_terminal_stdout(&mut self) -> Result<Option<Resource<cli::terminal_output::TerminalOutput>>> {
-        Ok(None)
-    }
-}
-impl cli::terminal_stderr::Host for Wasi {
-    fn get_terminal_stderr(&mut self) -> Result<Option<Resource<cli::terminal_output::TerminalOutput>>> {
-        Ok(None)
-    }
-}
-
-/// Standard input, which is at its end from the start.
-struct Closed;
-
-#[async_trait]
-impl Pollable for Closed {
-    async fn ready(&mut self) {}
-}
-
-#[async_trait]
-impl InputStream for Closed {
-    fn read(&mut self, _size: usize) -> StreamResult<Bytes> {
-        Err(StreamError::Closed)
+        Ok((self.random_u64()?, self.random_u64()?))
     }
 }
 

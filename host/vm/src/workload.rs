@@ -30,6 +30,7 @@ mod error;
 mod file;
 mod footprint;
 mod nesting;
+mod program;
 mod text;
 mod thread;
 
@@ -41,14 +42,17 @@ use serde::{Deserialize, Serialize};
 use wasmparser::types::Types;
 use wasmparser::{Encoding, Parser, Payload, Validator, WasmFeatures};
 
+use contract::Checked;
 pub use contract::{PREVIEW_1_IMPORT, STATE_IMPORT, WASI_IMPORTS, WORKLOAD_EXPORT};
+pub(crate) use contract::{PROGRAM_FUNCTION, is_program_export};
 pub use error::LoadError;
 pub use file::{ReadError, read};
 pub use footprint::Footprint;
 pub use thread::LOADER_STACK_BYTES;
 
-/// The bound on a workload's file, and on the binary that a text stands for: 32 MiB.
-pub const MODULE_BYTES_MAX: u64 = 32 << 20;
+/// The bound on a workload's file, and on the binary that a text stands for: 128 MiB. Interpreters with their libraries,
+/// such as those of Python and Ruby, have 20 to 60 MB.
+pub const MODULE_BYTES_MAX: u64 = 128 << 20;
 /// The bound on a workload in text form: 4 MiB. The parser needs up to 75 times this memory.
 pub const TEXT_BYTES_MAX: u64 = 4 << 20;
 /// The bound on the component made from a module: the module, the adapter and some glue.
@@ -147,7 +151,7 @@ fn load_here(name: &str, bytes: &[u8], limits: &LoadLimits) -> Result<Workload, 
 
     let types = validate(name, &component, limits)?;
     let (imports, exports) = externs(name, &component)?;
-    let denied = contract::check_component(name, types.as_ref(), &imports, &exports, limits)?;
+    let Checked { kind, denied } = contract::check_component(name, types.as_ref(), &imports, &exports, limits)?;
     let footprint = footprint::scan(name, &component)?;
     let converter_tables = if form == Form::Component { 0 } else { CONVERTER_TABLES };
     footprint.check(name, &LoadLimits { tables: limits.tables + converter_tables, ..limits.clone() })?;
@@ -159,6 +163,7 @@ fn load_here(name: &str, bytes: &[u8], limits: &LoadLimits) -> Result<Workload, 
     Ok(Workload {
         name: name.to_owned(),
         hash: WorkloadHash::of(bytes),
+        kind,
         form,
         text,
         wasi,
@@ -183,6 +188,8 @@ pub struct Workload {
     pub name: String,
     /// The identity of the workload: the hash of the bytes that were loaded, not of the component.
     pub hash: WorkloadHash,
+    /// What it is: a workload of the world, or a program.
+    pub kind: Kind,
     /// The form of the bytes that were loaded.
     pub form: Form,
     /// Whether the bytes were text.
@@ -254,6 +261,17 @@ impl Workload {
             needed_bytes: u64::try_from(needed).unwrap_or(u64::MAX),
         })
     }
+}
+
+/// What a workload is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// A workload of the world `lifeboat:vm/vm`. One instance lives from transaction to transaction, and exports its state.
+    World,
+    /// A command of WASI: `wasi:cli/run`, or `_start` of preview 1. Each transaction is one run in a fresh instance, and
+    /// the virtual disk is the state.
+    Program,
 }
 
 /// The form in which a workload was supplied.

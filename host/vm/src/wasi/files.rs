@@ -51,6 +51,11 @@ pub(crate) const OPEN_FILES_MAX: usize = 1_024;
 /// The most bytes that one call of `descriptor.write` takes. It returns how many it took.
 const WRITE_AT_ONCE_MAX: usize = 1024 * 1024;
 
+/// Returns the flags that ask to synchronise what is written. What makes a write durable is the transaction.
+fn sync_flags() -> DescriptorFlags {
+    DescriptorFlags::FILE_INTEGRITY_SYNC | DescriptorFlags::DATA_INTEGRITY_SYNC | DescriptorFlags::REQUESTED_WRITE_SYNC
+}
+
 /// The path at which the disk is preopened.
 const ROOT_PATH: &str = "/";
 
@@ -65,9 +70,17 @@ pub(super) fn add_to_linker<D: super::HasWasi>(linker: &mut Linker<D>) -> Result
 
 /// The reason why an operation on a file does not succeed: the guest gets the code, and a trap ends the guest.
 #[derive(Debug)]
+#[expect(unreachable_pub, reason = "the generated module exports it again")]
 pub enum FileError {
     /// The guest gets this code.
     Code(ErrorCode),
+    /// The disk is full.
+    Full {
+        /// What would have been on the disk, in bytes.
+        wanted_bytes: u64,
+        /// The quota, in bytes.
+        limit_bytes: u64,
+    },
     /// The guest ends.
     Trap(wasmtime::Error),
 }
@@ -92,10 +105,7 @@ impl From<Error> for FileError {
             Error::BadDescriptor => ErrorCode::BadDescriptor,
             Error::Busy => ErrorCode::Busy,
             Error::Exist => ErrorCode::Exist,
-            // No reply may depend on the quota: the attempt ends, as it does when memory is exhausted.
-            Error::Full { wanted_bytes, limit_bytes } => {
-                return Self::Trap(wasmtime::Error::new(Stop(Cause::Disk { wanted_bytes, limit_bytes })));
-            }
+            Error::Full { wanted_bytes, limit_bytes } => return Self::Full { wanted_bytes, limit_bytes },
             Error::Invalid => ErrorCode::Invalid,
             Error::IsDirectory => ErrorCode::IsDirectory,
             Error::Loop => ErrorCode::Loop,
@@ -112,16 +122,6 @@ impl From<Error> for FileError {
     }
 }
 
-impl From<FileError> for StreamError {
-    /// Returns the error of a stream: `filesystem-error-code` finds the code in it.
-    fn from(error: FileError) -> Self {
-        match error {
-            FileError::Code(code) => Self::LastOperationFailed(wasmtime::Error::new(StreamCode(code))),
-            FileError::Trap(error) => Self::Trap(error),
-        }
-    }
-}
-
 /// The code of a failed stream.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:?}")]
@@ -135,6 +135,8 @@ pub struct Descriptor {
     kind: Type,
     is_readable: bool,
     is_writable: bool,
+    /// How the guest asked to synchronise what it writes. It is shown to the guest again, and has no effect.
+    sync: DescriptorFlags,
     /// The number of the call that opened it. None for the preopened directory, which is never stale.
     call: Option<u64>,
 }
@@ -170,13 +172,53 @@ pub(crate) struct Files {
     has_left_open: bool,
     /// The disk to which the current call goes back at its end.
     before: Option<Disk>,
+    /// The directories that the guest finds open.
+    preopens: Vec<Preopen>,
+    /// Whether the guest gets an error when the disk is full. No reply may depend on the quota: in a service the attempt
+    /// ends, as it does when memory is exhausted.
+    tells_full: bool,
     /// The uses of stale descriptors, streams and listings in the current or the last call.
     stale_uses: u64,
 }
 
+/// A directory that a guest finds open.
+#[derive(Debug, Clone)]
+pub(crate) struct Preopen {
+    /// Its name, by which the guest finds it.
+    pub(crate) name: String,
+    /// The directory.
+    pub(crate) ino: Ino,
+}
+
 impl Files {
     pub(crate) fn new(disk: Disk) -> Self {
-        Self { disk, current: None, call: 0, open: 0, has_left_open: false, before: None, stale_uses: 0 }
+        let root = Preopen { name: ROOT_PATH.to_owned(), ino: Ino::ROOT };
+        Self {
+            disk,
+            current: None,
+            call: 0,
+            open: 0,
+            has_left_open: false,
+            before: None,
+            preopens: vec![root],
+            tells_full: false,
+            stale_uses: 0,
+        }
+    }
+
+    pub(super) fn set_preopens(&mut self, preopens: Vec<Preopen>) {
+        (self.preopens, self.tells_full) = (preopens, true);
+    }
+
+    /// Returns the code for a full disk.
+    ///
+    /// # Errors
+    /// In a service, the guest ends.
+    fn full(&self, wanted_bytes: u64, limit_bytes: u64) -> Result<ErrorCode> {
+        match self.tells_full {
+            true => Ok(ErrorCode::InsufficientSpace),
+            false => Err(wasmtime::Error::new(Stop(Cause::Disk { wanted_bytes, limit_bytes }))),
+        }
     }
 
     /// Begins a call at `now_ns` with a quota of `limit_bytes`. What an earlier call has left open is stale from now on.
@@ -319,9 +361,11 @@ impl Wasi {
 
     /// Reads from a file stream, and moves it on.
     pub(super) fn read_file(&mut self, rep: u32, len: u64) -> std::result::Result<Vec<u8>, StreamError> {
-        let stream = self.live_stream(rep)?;
-        let offset = stream.offset.unwrap_or_default();
-        let bytes = self.files.disk.read(stream.ino, offset, len).map_err(FileError::from)?;
+        let read = self.live_stream(rep).and_then(|stream| {
+            let offset = stream.offset.unwrap_or_default();
+            Ok(self.files.disk.read(stream.ino, offset, len)?)
+        });
+        let bytes = read.map_err(|error| self.stream_error(error))?;
         if bytes.is_empty() && len > 0 {
             return Err(StreamError::Closed);
         }
@@ -331,14 +375,25 @@ impl Wasi {
 
     /// Writes all of `bytes` to a file stream, and moves it on.
     pub(super) fn write_file(&mut self, rep: u32, bytes: &[u8]) -> std::result::Result<(), StreamError> {
-        let stream = self.live_stream(rep)?;
-        let disk = &mut self.files.disk;
-        match stream.offset {
-            Some(offset) => disk.write(stream.ino, offset, bytes).map_err(FileError::from)?,
-            None => disk.append(stream.ino, bytes).map(drop).map_err(FileError::from)?,
-        }
+        let written = self.live_stream(rep).and_then(|stream| {
+            let disk = &mut self.files.disk;
+            match stream.offset {
+                Some(offset) => disk.write(stream.ino, offset, bytes)?,
+                None => disk.append(stream.ino, bytes).map(drop)?,
+            }
+            Ok(())
+        });
+        written.map_err(|error| self.stream_error(error))?;
         self.move_stream(rep, bytes.len());
         Ok(())
+    }
+
+    /// Returns the error of a stream: `filesystem-error-code` finds the code in it.
+    fn stream_error(&mut self, error: FileError) -> StreamError {
+        match types::Host::convert_error_code(self, error) {
+            Ok(code) => StreamError::LastOperationFailed(wasmtime::Error::new(StreamCode(code))),
+            Err(error) => StreamError::Trap(error),
+        }
     }
 
     fn live_stream(&mut self, rep: u32) -> FileResult<FileStream> {
@@ -379,9 +434,19 @@ impl Wasi {
 
 impl preopens::Host for Wasi {
     fn get_directories(&mut self) -> Result<Vec<(Resource<Descriptor>, String)>> {
-        let root =
-            Descriptor { ino: Ino::ROOT, kind: Type::Directory, is_readable: true, is_writable: true, call: None };
-        Ok(vec![(self.table.push(root)?, ROOT_PATH.to_owned())])
+        let mut opened = Vec::with_capacity(self.files.preopens.len());
+        for Preopen { name, ino } in &self.files.preopens {
+            let directory = Descriptor {
+                ino: *ino,
+                kind: Type::Directory,
+                is_readable: true,
+                is_writable: true,
+                sync: DescriptorFlags::empty(),
+                call: None,
+            };
+            opened.push((self.table.push(directory)?, name.clone()));
+        }
+        Ok(opened)
     }
 }
 
@@ -389,6 +454,7 @@ impl types::Host for Wasi {
     fn convert_error_code(&mut self, error: FileError) -> Result<ErrorCode> {
         match error {
             FileError::Code(code) => Ok(code),
+            FileError::Full { wanted_bytes, limit_bytes } => self.files.full(wanted_bytes, limit_bytes),
             FileError::Trap(error) => Err(error),
         }
     }
@@ -444,7 +510,7 @@ impl types::HostDescriptor for Wasi {
             Type::File | Type::Link => DescriptorFlags::WRITE,
         };
         let readable = if descriptor.is_readable { DescriptorFlags::READ } else { DescriptorFlags::empty() };
-        Ok(readable | if descriptor.is_writable { writing } else { DescriptorFlags::empty() })
+        Ok(readable | descriptor.sync | if descriptor.is_writable { writing } else { DescriptorFlags::empty() })
     }
 
     fn get_type(&mut self, file: Resource<Descriptor>) -> FileResult<DescriptorType> {
@@ -593,6 +659,7 @@ impl types::HostDescriptor for Wasi {
             // As in wasmtime: what is not opened for writing is opened for reading.
             is_readable: flags.contains(DescriptorFlags::READ) || !how.write,
             is_writable: how.write || how.create || how.truncate,
+            sync: flags & sync_flags(),
             call: Some(call),
         };
         match self.table.push(descriptor) {

@@ -1,5 +1,5 @@
-//! `wasi:io/streams`: streams over files of the virtual disk and over bodies of HTTP, and Wasmtime's own for standard
-//! input and output.
+//! `wasi:io/streams`: streams over files of the virtual disk, over bodies of HTTP and over the body and reply of a call,
+//! and Wasmtime's own for other standard input and output.
 //!
 //! A stream of Wasmtime sees only itself, and could reach neither the disk nor the meter. So a stream over a file or a
 //! body has a stand-in in the resource table, and its place in [`Wasi::streams`], by the number of that entry. Each
@@ -7,6 +7,7 @@
 
 use super::files::FileStream;
 use super::http::{IncomingStream, OutgoingStream};
+use super::process::Output;
 use super::{WRITE_BYTES_MAX, Wasi};
 use bytes::Bytes;
 use wasmtime::Result;
@@ -27,6 +28,10 @@ pub(super) enum Stream {
     Outgoing(OutgoingStream),
     /// A stream that reads the body of a response.
     Incoming(IncomingStream),
+    /// Standard input of a program in a service.
+    Input,
+    /// Standard output or error of a program in a service.
+    Output(Output),
 }
 
 /// What the resource table holds for such a stream. All of them are always ready.
@@ -75,6 +80,7 @@ impl Wasi {
     fn read_own(&mut self, rep: u32, len: u64) -> StreamResult<Vec<u8>> {
         match self.streams.get(&rep) {
             Some(Stream::Incoming(_)) => self.read_body(rep, len),
+            Some(Stream::Input) => self.read_stdin(len),
             _ => self.read_file(rep, len),
         }
     }
@@ -89,6 +95,7 @@ impl Wasi {
     fn write_own(&mut self, rep: u32, bytes: &[u8]) -> StreamResult<()> {
         match self.streams.get(&rep) {
             Some(&Stream::Outgoing(stream)) => self.write_body(stream, bytes),
+            Some(&Stream::Output(output)) => self.write_stdio(output, bytes),
             _ => self.write_file(rep, bytes),
         }
     }
@@ -104,7 +111,7 @@ impl Wasi {
         match self.streams.remove(&rep) {
             Some(Stream::File(FileStream { ino, call, .. })) => self.files.closed(Some(call), Some(ino)),
             Some(Stream::Incoming(stream)) => self.close_incoming(&stream),
-            Some(Stream::Outgoing(_)) | None => {}
+            Some(Stream::Outgoing(_) | Stream::Input | Stream::Output(_)) | None => {}
         }
     }
 }

@@ -16,7 +16,7 @@ use wit_parser::abi::{AbiVariant, WasmType};
 use wit_parser::{Resolve, WorldId};
 
 use super::error::{LoadError, one_line};
-use super::{FEATURES, LoadLimits};
+use super::{FEATURES, Kind, LoadLimits};
 
 /// The interface that a workload exports.
 pub const WORKLOAD_EXPORT: &str = "lifeboat:vm/workload@0.1.0";
@@ -51,8 +51,12 @@ pub const WASI_IMPORTS: &[&str] = &[
     "wasi:random/random",
 ];
 
-/// The export that identifies a component as a command.
-const COMMAND_EXPORT: &str = "wasi:cli/run";
+/// The interface whose export makes a component a program, of any version 0.2.x.
+const PROGRAM_EXPORT: &str = "wasi:cli/run";
+/// The function of [`PROGRAM_EXPORT`] that runs the program.
+pub(crate) const PROGRAM_FUNCTION: &str = "run";
+/// The type of [`PROGRAM_FUNCTION`], as [`print_function`] prints it.
+const PROGRAM_SIGNATURE: &str = "func() -> result<_, _>";
 
 /// The contract, read from the WIT once.
 pub(super) static CONTRACT: LazyLock<Contract> = LazyLock::new(|| {
@@ -135,16 +139,23 @@ fn core_type(ty: &WasmType) -> ValType {
     }
 }
 
-/// Checks a component's imports and exports against the contract. Returns the imports that the host denies.
+/// What a component that fits the contract is.
+pub(super) struct Checked {
+    pub(super) kind: Kind,
+    /// The imports that the host denies.
+    pub(super) denied: Vec<String>,
+}
+
+/// Checks a component's imports and exports against the contract.
 pub(super) fn check_component(
     file: &str,
     types: TypesRef<'_>,
     imports: &[String],
     exports: &[String],
     limits: &LoadLimits,
-) -> Result<Vec<String>, LoadError> {
-    // Exports are checked first: for a command or a library, that message is more useful than one about its imports.
-    check_exports(file, types, exports)?;
+) -> Result<Checked, LoadError> {
+    // Exports are checked first: for a library, that message is more useful than one about its imports.
+    let kind = check_exports(file, types, exports)?;
     let (mut unknown, mut denied, mut imported_items) = (Vec::new(), Vec::new(), 0);
     for import in imports {
         let item = types.component_item_for_import(import).map(|item| item.ty);
@@ -152,7 +163,7 @@ pub(super) fn check_component(
             imported_items += types[id].exports.len() as u64;
         }
         match item {
-            Some(ComponentEntityType::Instance(id)) if import == STATE_IMPORT => {
+            Some(ComponentEntityType::Instance(id)) if import == STATE_IMPORT && kind == Kind::World => {
                 unknown.extend(check_state(file, types, id)?);
             }
             Some(ComponentEntityType::Instance(_)) if is_wasi(import) => {}
@@ -170,14 +181,17 @@ pub(super) fn check_component(
             remedy: "import fewer interfaces",
         });
     }
-    Ok(denied)
+    Ok(Checked { kind, denied })
 }
 
-fn check_exports(file: &str, types: TypesRef<'_>, exports: &[String]) -> Result<(), LoadError> {
+fn check_exports(file: &str, types: TypesRef<'_>, exports: &[String]) -> Result<Kind, LoadError> {
     let Some(ComponentEntityType::Instance(id)) = types.component_item_for_export(WORKLOAD_EXPORT).map(|item| item.ty)
     else {
-        if let Some(command) = exports.iter().find(|export| is_command(export)) {
-            return Err(LoadError::Command { file: one_line(file), export: one_line(command) });
+        if let Some(program) = exports.iter().find(|export| is_program_export(export)) {
+            return check_program(file, types, program);
+        }
+        if let Some(program) = exports.iter().find(|export| export.split('@').next() == Some(PROGRAM_EXPORT)) {
+            return Err(LoadError::ProgramVersion { file: one_line(file), export: one_line(program) });
         }
         let missing = CONTRACT.exports.iter().map(|function| canonical(WORKLOAD_EXPORT, &function.name)).collect();
         return Err(LoadError::MissingExports { file: one_line(file), missing, found: exports.to_vec() });
@@ -201,7 +215,25 @@ fn check_exports(file: &str, types: TypesRef<'_>, exports: &[String]) -> Result<
             });
         }
     }
-    Ok(())
+    Ok(Kind::World)
+}
+
+/// Checks the function that runs a program.
+fn check_program(file: &str, types: TypesRef<'_>, export: &str) -> Result<Kind, LoadError> {
+    let found = match types.component_item_for_export(export).map(|item| item.ty) {
+        Some(ComponentEntityType::Instance(id)) => types[id].exports.get(PROGRAM_FUNCTION).map(|item| item.ty),
+        _ => None,
+    };
+    let found = found.map_or("nothing".to_owned(), |item| print_item(types, item));
+    if found == PROGRAM_SIGNATURE {
+        return Ok(Kind::Program);
+    }
+    Err(LoadError::ExportType {
+        file: one_line(file),
+        export: one_line(&canonical(export, PROGRAM_FUNCTION)),
+        found: one_line(&found),
+        expected: PROGRAM_SIGNATURE.to_owned(),
+    })
 }
 
 /// Checks the imports from [`STATE_IMPORT`] and returns the names that it does not have.
@@ -227,15 +259,21 @@ pub(super) fn canonical(interface: &str, function: &str) -> String {
     format!("{interface}#{function}")
 }
 
-fn is_command(export: &str) -> bool {
-    export.strip_prefix(COMMAND_EXPORT).is_some_and(|rest| rest.starts_with('@'))
+/// Returns whether `export` is [`PROGRAM_EXPORT`] at a released version 0.2.x.
+pub(crate) fn is_program_export(export: &str) -> bool {
+    released(export) == Some(PROGRAM_EXPORT)
 }
 
 /// Returns whether `import` is one of [`WASI_IMPORTS`] at a released version 0.2.x.
 pub(super) fn is_wasi(import: &str) -> bool {
-    let Some((interface, version)) = import.split_once('@') else { return false };
+    released(import).is_some_and(|interface| WASI_IMPORTS.contains(&interface))
+}
+
+/// Returns the interface without its version, if that is a released version 0.2.x.
+fn released(name: &str) -> Option<&str> {
+    let (interface, version) = name.split_once('@')?;
     let patch = version.strip_prefix("0.2.").unwrap_or_default();
-    WASI_IMPORTS.contains(&interface) && !patch.is_empty() && patch.bytes().all(|byte| byte.is_ascii_digit())
+    (!patch.is_empty() && patch.bytes().all(|byte| byte.is_ascii_digit())).then_some(interface)
 }
 
 /// Returns whether `import` is an interface of WASI that the host denies, of any version. Another version of one of

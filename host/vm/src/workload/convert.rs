@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::LazyLock;
 
 use wasi_preview1_component_adapter_provider::{
-    WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
+    WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
 };
 use wasmparser::{CompositeInnerType, ExternalKind, FuncType, Parser, Payload, TypeRef, ValType};
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
@@ -17,7 +17,8 @@ use super::contract::{
     CONTRACT, Function, PREVIEW_1_IMPORT, STATE_IMPORT, WORKLOAD_EXPORT, canonical, is_denied, is_wasi, refuse_unknown,
 };
 use super::error::{self, LoadError, one_line};
-use super::{Form, LoadLimits, thread};
+use super::program::{self, START};
+use super::{Form, Kind, LoadLimits, thread};
 
 /// The section in which the SDK and wit-bindgen record their world.
 pub(super) const COMPONENT_TYPE_SECTION: &str = "component-type";
@@ -36,8 +37,8 @@ pub(super) struct Converted {
 pub(super) fn to_component(file: &str, module: &[u8], limits: &LoadLimits) -> Result<Converted, LoadError> {
     let summary = Summary::read(module).map_err(|cause| error::invalid(file, &cause))?;
     let form = if summary.component_type_bytes == 0 { Form::PlainModule } else { Form::WitModule };
-    summary.check_exports(file)?;
-    summary.check_imports(file, form)?;
+    let kind = summary.check_exports(file)?;
+    summary.check_imports(file, form, kind)?;
     if summary.component_type_bytes > limits.component_type_bytes {
         return Err(LoadError::TooLarge {
             file: one_line(file),
@@ -47,8 +48,9 @@ pub(super) fn to_component(file: &str, module: &[u8], limits: &LoadLimits) -> Re
         });
     }
 
-    let adapted = summary.imports.iter().any(|(module, ..)| *module == PREVIEW_1_IMPORT);
-    let encoded = survive(|| encode(module, form, adapted));
+    // The export of a program is the adapter's, also where the program imports nothing.
+    let adapted = kind == Kind::Program || summary.imports.iter().any(|(module, ..)| *module == PREVIEW_1_IMPORT);
+    let encoded = survive(|| encode(module, form, kind, adapted));
     match encoded {
         Ok(component) => Ok(Converted { form, component, adapted }),
         Err(cause) => Err(LoadError::Conversion { file: one_line(file), cause: one_line(&cause) }),
@@ -65,18 +67,20 @@ pub(super) fn survive<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, 
         .unwrap_or_else(|panic| Err(format!("the converter failed: {}", thread::message(&*panic))))
 }
 
-fn encode(module: &[u8], form: Form, adapted: bool) -> Result<Vec<u8>, String> {
+fn encode(module: &[u8], form: Form, kind: Kind, adapted: bool) -> Result<Vec<u8>, String> {
     fn chain(cause: impl std::fmt::Display) -> String {
         format!("{cause:#}")
     }
-    let mut module = module.to_vec();
-    if form == Form::PlainModule {
+    let (mut module, adapter) = match kind {
+        Kind::World => (module.to_vec(), WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER),
+        Kind::Program => (program::with_exit_codes(module)?.into_owned(), WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER),
+    };
+    if kind == Kind::World && form == Form::PlainModule {
         embed_component_metadata(&mut module, &CONTRACT.resolve, CONTRACT.world, StringEncoding::UTF8)
             .map_err(chain)?;
     }
     let mut encoder = ComponentEncoder::default().module(&module).map_err(chain)?;
     if adapted {
-        let adapter = WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER;
         encoder = encoder.adapter(WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, adapter).map_err(chain)?;
     }
     // The encoder would validate with every proposal on; `load` validates with the proposals of this host.
@@ -152,7 +156,7 @@ impl<'a> Summary<'a> {
         Ok(summary)
     }
 
-    fn check_exports(&self, file: &str) -> Result<(), LoadError> {
+    fn check_exports(&self, file: &str) -> Result<Kind, LoadError> {
         let file = one_line(file);
         let standard = self.exports.keys().any(|name| name.starts_with(STANDARD_PREFIX));
         let workload = |function: &Function| match standard {
@@ -162,11 +166,23 @@ impl<'a> Summary<'a> {
         let (memory, realloc) = if standard { ("cm32p2_memory", "cm32p2_realloc") } else { ("memory", "cabi_realloc") };
 
         let mut wanted: Vec<_> = CONTRACT.exports.iter().map(|it| (workload(it), Some(it.core.clone()))).collect();
-        if self.exports.contains_key("_start") {
-            return Err(match wanted.iter().any(|(name, _)| self.exports.contains_key(&**name)) {
-                true => LoadError::CommandWithWorld { file },
-                false => LoadError::Command { file, export: "_start".to_owned() },
-            });
+        if let Some(start) = self.exports.get(START) {
+            if wanted.iter().any(|(name, _)| self.exports.contains_key(&**name)) {
+                return Err(LoadError::CommandWithWorld { file });
+            }
+            let expected = FuncType::new([], []);
+            let found = match start {
+                Item::Function(found) if *found == expected => {
+                    return match self.exports.get("memory") {
+                        Some(Item::Memory) => Ok(Kind::Program),
+                        _ => Err(LoadError::ProgramMemory { file }),
+                    };
+                }
+                Item::Function(found) => print_core(found),
+                Item::Memory | Item::Other => "not a function".to_owned(),
+            };
+            let (export, expected) = (START.to_owned(), print_core(&expected));
+            return Err(LoadError::ExportType { file, export, found, expected });
         }
         wanted.push((memory.to_owned(), None));
         wanted.push((realloc.to_owned(), Some(FuncType::new([ValType::I32; 4], [ValType::I32]))));
@@ -189,15 +205,15 @@ impl<'a> Summary<'a> {
             let expected = expected.as_ref().map_or("a memory".to_owned(), print_core);
             return Err(LoadError::ExportType { file, export, found, expected });
         }
-        Ok(())
+        Ok(Kind::World)
     }
 
-    fn check_imports(&self, file: &str, form: Form) -> Result<(), LoadError> {
+    fn check_imports(&self, file: &str, form: Form, kind: Kind) -> Result<(), LoadError> {
         let mut unknown = Vec::new();
         let mut plain_wasi = Vec::new();
         for (module, name, ty) in &self.imports {
             let import = canonical(module, name);
-            let known = if *module == STATE_IMPORT {
+            let known = if *module == STATE_IMPORT && kind == Kind::World {
                 match CONTRACT.imports.iter().find(|function| function.name == *name) {
                     Some(function) if ty.as_ref() != Some(&function.core) => {
                         let found = ty.as_ref().map_or("not a function".to_owned(), print_core);

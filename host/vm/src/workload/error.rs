@@ -115,16 +115,25 @@ pub enum LoadError {
         /// The remedy for the author.
         remedy: &'static str,
     },
-    /// The file is a program for `wasi:cli/command` instead of a workload.
+    /// The file is a program for a version of WASI that the host does not have.
     #[error(
-        "`{file}`: is a WASI command (exports `{export}`), not a workload of the world lifeboat:vm/vm: a later \
-         version runs those; build a reactor (a `cdylib`) with the SDK"
+        "`{file}`: is a program for another version of WASI (exports `{export}`): build it for WASI 0.2 or preview 1, \
+         such as wasm32-wasip2 or wasm32-wasip1"
     )]
-    Command {
+    ProgramVersion {
         /// The name of the file.
         file: String,
-        /// The export that identifies a command.
+        /// The export that identifies a program.
         export: String,
+    },
+    /// The module is a program without a memory for the adapter of preview 1.
+    #[error(
+        "`{file}`: is a program (exports `_start`) without the export `memory`, where WASI preview 1 reads and writes: \
+         export its memory by that name"
+    )]
+    ProgramMemory {
+        /// The name of the file.
+        file: String,
     },
     /// The module is a program and a workload. The host would call no `_start`, so its runtime would not be set up.
     #[error(

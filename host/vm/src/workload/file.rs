@@ -52,11 +52,11 @@ mod tests {
     fn a_file_that_is_too_large_is_reported_with_its_own_size() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("large.wasm");
-        File::create(&path).and_then(|file| file.set_len(50_000_000)).expect("a sparse file");
+        File::create(&path).and_then(|file| file.set_len(200_000_000)).expect("a sparse file");
         let line = read(&path).expect_err("too large").to_string();
-        assert!(line.contains("the file is 50000000 bytes, limit is 33554432 bytes"), "{line}");
+        assert!(line.contains("the file is 200000000 bytes, limit is 134217728 bytes"), "{line}");
         let endless = read(Path::new("/dev/zero")).expect_err("endless").to_string();
-        assert!(endless.contains("what was read of it is 33554433 bytes"), "{endless}");
+        assert!(endless.contains("what was read of it is 134217729 bytes"), "{endless}");
         std::fs::write(&path, b"(module)").expect("written");
         assert_eq!(read(&path).expect("small"), b"(module)");
         assert!(matches!(read(&folder.path().join("none")), Err(ReadError::Io(_))));

@@ -598,18 +598,58 @@ fn workloads_that_are_also_commands_are_refused_as_both() {
     }
 }
 
+/// A program in preview 1 that ends with a code.
+const EXIT_33: &str = "(module
+    (import \"wasi_snapshot_preview1\" \"proc_exit\" (func $exit (param i32)))
+    (memory (export \"memory\") 1)
+    (func (export \"_start\") (call $exit (i32.const 33))))";
+
+/// A component that exports `wasi:cli/run` of `version` with a function of `result`.
+fn command(version: &str, result: &str) -> String {
+    format!(
+        "(component
+            (core module $m (func (export \"run\") (result i32) (i32.const 0)))
+            (core instance $i (instantiate $m))
+            (func $run (result {result}) (canon lift (core func $i \"run\")))
+            (instance $exported (export \"run\" (func $run)))
+            (export \"wasi:cli/run@{version}\" (instance $exported)))"
+    )
+}
+
 #[test]
-fn commands_are_refused_as_commands() {
-    let module = "(module (import \"wasi_snapshot_preview1\" \"proc_exit\" (func (param i32)))
+fn a_module_with_start_is_a_program() {
+    let silent = "(module (memory (export \"memory\") 1) (func (export \"_start\")))";
+    for (module, wasi_exit) in [(EXIT_33, true), (silent, false)] {
+        let workload = try_load(module).unwrap();
+        assert_eq!(
+            (workload.kind, workload.form, workload.wasi),
+            (Kind::Program, Form::PlainModule, Some(Wasi::Preview1))
+        );
+        assert_eq!(workload.exports, ["wasi:cli/run@0.2.12"]);
+        assert_eq!(workload.imports.iter().any(|import| import == "wasi:cli/exit@0.2.12"), wasi_exit, "{module}");
+    }
+    assert_eq!(try_load(COUNT).unwrap().kind, Kind::World);
+}
+
+#[test]
+fn a_component_that_exports_run_is_a_program() {
+    for version in ["0.2.0", "0.2.12"] {
+        let workload = try_load(command(version, "(result)")).unwrap();
+        assert_eq!((workload.kind, workload.form, workload.wasi), (Kind::Program, Form::Component, None));
+    }
+    for version in ["0.3.0", "0.2.0-rc-2023-12-05"] {
+        refused(command(version, "(result)"), &["another version of WASI", version, "wasm32-wasip2"]);
+    }
+    refused(command("0.2.0", "u32"), &["`wasi:cli/run@0.2.0#run`", "func() -> u32", "func() -> result<_, _>"]);
+}
+
+#[test]
+fn a_program_has_no_stream_of_state() {
+    let module = "(module (import \"lifeboat:vm/state@0.1.0\" \"write\" (func (param i32 i32)))
         (memory (export \"memory\") 1) (func (export \"_start\")))";
-    assert!(matches!(refused(module, &["WASI command", "`_start`", "reactor"]), LoadError::Command { .. }));
-    let component = "(component
-        (core module $m (func (export \"run\") (result i32) (i32.const 0)))
-        (core instance $i (instantiate $m))
-        (func $run (result (result)) (canon lift (core func $i \"run\")))
-        (instance $exported (export \"run\" (func $run)))
-        (export \"wasi:cli/run@0.2.0\" (instance $exported)))";
-    refused(component, &["WASI command", "`wasi:cli/run@0.2.0`", "later version"]);
+    refused(module, &["lifeboat:vm/state@0.1.0#write"]);
+    refused("(module (func (export \"_start\")))", &["without the export `memory`"]);
+    refused("(module (func (export \"_start\") (param i32)))", &["`_start`", "[i32] -> []", "[] -> []"]);
 }
 
 // Refusals of quantities.

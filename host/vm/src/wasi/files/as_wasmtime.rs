@@ -352,6 +352,7 @@ async fn compare(steps: &[Step]) -> Result<(), TestCaseError> {
             super::types,
             |error: FileError| match error {
                 FileError::Code(code) => code_name(code),
+                full @ FileError::Full { .. } => format!("{full:?}"),
                 FileError::Trap(error) => format!("trap {error}"),
             },
             |error: StreamError| match error {

@@ -46,7 +46,7 @@ fn again<T: 'static>(handle: &Resource<T>) -> Resource<T> {
 fn code<T: std::fmt::Debug>(result: FileResult<T>) -> ErrorCode {
     match result.expect_err("it fails") {
         FileError::Code(code) => code,
-        FileError::Trap(error) => panic!("{error}"),
+        error @ (FileError::Full { .. } | FileError::Trap(_)) => panic!("{error:?}"),
     }
 }
 
@@ -186,13 +186,23 @@ fn a_descriptor_is_used_only_as_it_was_opened() {
 }
 
 #[test]
+fn a_descriptor_shows_the_flags_of_synchronisation_that_it_was_opened_with() {
+    let (mut wasi, root) = in_transaction();
+    let flags = DescriptorFlags::WRITE | DescriptorFlags::FILE_INTEGRITY_SYNC | DescriptorFlags::DATA_INTEGRITY_SYNC;
+    let file = wasi.open_at(again(&root), PathFlags::empty(), "a".into(), OpenFlags::CREATE, flags).expect("it opens");
+    assert_eq!(wasi.get_flags(again(&file)).expect("a descriptor"), flags);
+    let plain = open(&mut wasi, &root, "a", false).expect("it opens");
+    assert_eq!(wasi.get_flags(again(&plain)).expect("a descriptor"), DescriptorFlags::READ);
+}
+
+#[test]
 fn a_full_disk_ends_the_guest_and_changes_nothing() {
     let (mut wasi, root) = in_transaction();
     write(&mut wasi, &root, "a", b"text");
     let used_bytes = wasi.disk().used_bytes();
     let file = open(&mut wasi, &root, "a", true).expect("it opens");
     let full = wasi.set_size(again(&file), LIMIT_BYTES).expect_err("over the quota");
-    let FileError::Trap(error) = full else { panic!("a guest must not see the quota") };
+    let error = types::Host::convert_error_code(&mut wasi, full).expect_err("a guest must not see the quota");
     assert!(error.downcast_ref::<Stop>().is_some(), "{error}");
     assert_eq!(wasi.disk().used_bytes(), used_bytes);
 }
