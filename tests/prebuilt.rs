@@ -4,14 +4,17 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use lifeboat_vm::workload::{Form, LoadLimits, Wasi, load};
+use lifeboat_vm::workload::{Form, Kind, LoadLimits, Wasi, load};
 use sha2::{Digest, Sha256};
 
-use crate::util::{WORKLOADS, guest, prebuilt, root, transactions};
+use crate::util::{PROGRAMS, WORKLOADS, guest, prebuilt, root, transactions};
 
 /// The maximum size of a workload, in bytes. It is downloaded, embedded in the binary and compiled often, so it stays
 /// small.
 const WORKLOAD_BYTES_MAX: usize = 200_000;
+
+/// The maximum size of a program, in bytes.
+const PROGRAM_BYTES_MAX: usize = 1_000_000;
 
 #[test]
 fn binary_was_built_from_the_sources_beside_it() {
@@ -25,10 +28,29 @@ fn binary_was_built_from_the_sources_beside_it() {
 }
 
 #[test]
+fn program_was_built_from_the_sources_beside_it() {
+    let listed = std::fs::read_to_string(root().join("workloads/prebuilt/PROGRAMS")).expect("PROGRAMS can be read");
+    let lines: Vec<String> = PROGRAMS.iter().map(|name| format!("{}  {name}", program_hash(name))).collect();
+    assert_eq!(listed.lines().collect::<Vec<_>>(), lines, "rebuild with `workloads/build-programs.sh`");
+}
+
+#[test]
+fn every_program_is_loaded_as_one() {
+    for name in PROGRAMS {
+        let bytes = std::fs::read(prebuilt(name)).expect("a program can be read");
+        assert!(bytes.len() <= PROGRAM_BYTES_MAX, "{name} is {} bytes, limit is {PROGRAM_BYTES_MAX}", bytes.len());
+        let program = load(name, &bytes, &LoadLimits::default()).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!((program.kind, program.wasi), (Kind::Program, Some(Wasi::Preview1)), "{name}");
+    }
+}
+
+#[test]
 fn folder_holds_the_sample_workloads_alone() {
     let mut names: Vec<String> = entries(&root().join("workloads/prebuilt")).into_keys().collect();
-    names.retain(|name| name != "SOURCES");
-    assert_eq!(names, WORKLOADS.map(|name| format!("{name}.wasm")), "tests run every workload of `util::WORKLOADS`");
+    names.retain(|name| name != "SOURCES" && name != "PROGRAMS");
+    let mut expected: Vec<String> = WORKLOADS.into_iter().chain(PROGRAMS).map(|name| format!("{name}.wasm")).collect();
+    expected.sort_unstable();
+    assert_eq!(names, expected, "tests run every workload of `util::WORKLOADS` and `util::PROGRAMS`");
 }
 
 #[test]
@@ -58,7 +80,7 @@ fn every_workload_has_transactions() {
 
 #[test]
 fn no_path_of_the_building_machine_is_in_a_workload() {
-    for name in WORKLOADS {
+    for name in WORKLOADS.into_iter().chain(PROGRAMS) {
         let bytes = std::fs::read(prebuilt(name)).expect("a workload can be read");
         for path in [&b"/home/"[..], b"/root/", b"/Users/", b".cargo"] {
             let is_in = bytes.windows(path.len()).any(|window| window == path);
@@ -88,11 +110,23 @@ fn source_hash(name: &str) -> String {
     for folder in ["guest/src", "guest/macros/src", "host/wit", "host/vm/wasi/deps", &format!("workloads/{name}/src")] {
         collect(&root, folder, &mut files);
     }
+    listing_hash(files)
+}
+
+fn listing_hash(files: BTreeMap<String, Vec<u8>>) -> String {
     let mut listing = String::new();
     for (path, content) in files {
         writeln!(listing, "{path}\n{}", sha256(&content)).expect("a string takes everything");
     }
     sha256(listing.as_bytes())
+}
+
+/// Returns the SHA-256 that the head of `workloads/build-programs.sh` describes.
+fn program_hash(name: &str) -> String {
+    let (root, script) = (root(), "workloads/build-programs.sh");
+    let mut files = BTreeMap::from([(script.to_owned(), std::fs::read(root.join(script)).expect("the script"))]);
+    collect(&root, &format!("workloads/{name}"), &mut files);
+    listing_hash(files)
 }
 
 /// Adds all files below `folder` by their paths from `root`, except `tests.rs`.

@@ -23,17 +23,23 @@ static BUILD: Mutex<()> = Mutex::new(());
 /// Runs `workloads/build.sh`, and returns what it reports. It only downloads dependencies of the workspace's lock file.
 #[track_caller]
 fn build(arguments: &[&str], into: &Path) -> String {
+    run_script("workloads/build.sh", arguments, into)
+}
+
+/// Runs a script that builds guests, and returns what it reports.
+#[track_caller]
+fn run_script(script: &str, arguments: &[&str], into: &Path) -> String {
     let _one_at_a_time = BUILD.lock().unwrap_or_else(PoisonError::into_inner);
-    let output = Command::new(root().join("workloads/build.sh"))
+    let output = Command::new(root().join(script))
         .args(arguments)
         .arg("--into")
         .arg(into)
         // cargo sets this for tests, to the libraries of a compiler that may not be the one that builds guests.
         .env_remove("LD_LIBRARY_PATH")
         .output()
-        .expect("workloads/build.sh starts");
+        .expect("the script starts");
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "workloads/build.sh failed, this suite needs what it asks for:\n{stderr}");
+    assert!(output.status.success(), "{script} failed, this suite needs what it asks for:\n{stderr}");
     stderr.into_owned()
 }
 
@@ -51,6 +57,22 @@ fn rebuilt_workloads_answer_as_the_prebuilt_ones_do() {
     }
     let sources = |folder: &Path| std::fs::read_to_string(folder.join("SOURCES")).expect("SOURCES");
     assert_eq!(sources(folder.path()), sources(&root().join("workloads/prebuilt")));
+}
+
+#[test]
+fn rebuilt_programs_answer_as_the_prebuilt_ones_do() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    run_script("workloads/build-programs.sh", &[], folder.path());
+    let rebuilt = |name: &str| folder.path().join(name).with_extension("wasm");
+    let rows = |program: &Path| {
+        let lines = root().join("workloads/sql.transactions.txt");
+        lifeboat(["run", "--transactions"]).arg(lines).arg(program).output().exits(1).to_owned()
+    };
+    assert_eq!(rows(&prebuilt("sql")), rows(&rebuilt("sql")));
+    let counts = |program: &Path| lifeboat(["run"]).arg(program).input("one two\n").output().exits(0).to_owned();
+    assert_eq!(counts(&prebuilt("wordcount")), counts(&rebuilt("wordcount")));
+    let listed = |folder: &Path| std::fs::read_to_string(folder.join("PROGRAMS")).expect("PROGRAMS");
+    assert_eq!(listed(folder.path()), listed(&root().join("workloads/prebuilt")));
 }
 
 #[test]

@@ -23,6 +23,9 @@ pub(crate) const CACHE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/cache");
 /// The names of the sample workloads.
 pub(crate) const WORKLOADS: [&str; 6] = ["archive", "counter", "courier", "crunch", "ledger", "notes"];
 
+/// The names of the sample programs.
+pub(crate) const PROGRAMS: [&str; 2] = ["sql", "wordcount"];
+
 /// Returns the folder of the workspace.
 pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("the workspace").to_owned()
@@ -293,6 +296,11 @@ impl Running {
     pub(crate) fn signal(&self, name: &str) {
         let killed = Command::new("sh").arg("-c").arg(format!("kill -{name} {}", self.child.id())).status();
         assert!(killed.expect("a shell starts").success(), "SIG{name} cannot be sent");
+    }
+
+    /// Closes standard input.
+    pub(crate) fn close_input(&mut self) {
+        self.stdin = None;
     }
 
     /// Closes the pipe of standard output. It breaks at one of the next lines.
