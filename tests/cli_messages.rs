@@ -128,7 +128,7 @@ fn every_wrong_command_line_is_explained_on_one_line() {
         // Files.
         ("run nosuch.wasm", 3, "nosuch.wasm: cannot be read: No such file or directory; name a .wasm or .wat file"),
         ("inspect .", 3, ".: cannot be read: Is a directory; name a .wasm or .wat file"),
-        ("run .", 2, "the file name '.' gives the service no name; use --service NAME"),
+        ("run .", 3, ".: cannot be read: Is a directory; name a .wasm or .wat file"),
         ("run bad.wasm", 3, "`bad.wasm`: not WebAssembly: the file starts with"),
         ("inspect chain.wat", 3, "`chain.wat`: a library that parses it fails, so it is refused: build or copy"),
         (

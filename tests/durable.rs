@@ -14,6 +14,7 @@ use lifeboat_api::transaction::{Answer, Denial, Reply, RequestError};
 use lifeboat_disk::{Call, Disk, Ino, Mark, OpenHow};
 use lifeboat_host::answers::DeduplicationWindow;
 use lifeboat_host::catalog::ServiceSettings;
+use lifeboat_host::command_line::ProgramSettings;
 use lifeboat_host::data::{DataOptions, Locked};
 use lifeboat_host::fleet::Machine;
 use lifeboat_host::host::{Host, HostConfig, NewService};
@@ -144,6 +145,7 @@ pub(crate) fn settings(failover: FailoverMode) -> ServiceSettings {
         deduplication_window: DeduplicationWindow::durable(),
         failover,
         network: NetworkSettings::default(),
+        program: ProgramSettings::default(),
     }
 }
 

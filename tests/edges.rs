@@ -11,6 +11,7 @@ use lifeboat_api::sla::{FailoverMode, Thresholds};
 use lifeboat_api::transaction::Answer;
 use lifeboat_host::answers::DeduplicationWindow;
 use lifeboat_host::catalog::ServiceSettings;
+use lifeboat_host::command_line::ProgramSettings;
 use lifeboat_host::data::{Contents, DataOptions, Locked};
 use lifeboat_host::host::NewService;
 use lifeboat_host::network::NetworkSettings;
@@ -41,6 +42,7 @@ fn settings() -> ServiceSettings {
         deduplication_window: DeduplicationWindow::durable(),
         failover: FailoverMode::Direct,
         network: NetworkSettings::default(),
+        program: ProgramSettings::default(),
     }
 }
 
@@ -129,7 +131,7 @@ async fn survives(edges: &[(char, u32)]) {
     let scratch = Scratch::new(&found.entry.settings.sizes).expect("an engine");
     let proof = verify(&scratch, &killed, found, &mut |_| {}).await.expect("proven");
     assert_eq!((proof.findings.len(), proof.through), (0, last), "{bodies:?}: {proof:?}");
-    let program = scratch.program(&killed, &found.entry.workload).await.expect("runs");
+    let program = scratch.program(&killed, found).await.expect("runs");
     let earlier = Sequence(last.0 - 1);
     for at in [earlier, last] {
         let state = scratch.state(&killed, &program, found, Some(at)).await.expect("brought back");

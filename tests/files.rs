@@ -629,7 +629,7 @@ async fn a_portable_snapshot_has_every_file() {
         let contents = locked.read(None).expect("readable");
         let found = &contents.services[0];
         let scratch = Scratch::new(&found.entry.settings.sizes).expect("an engine");
-        let program = scratch.program(&storage, &found.entry.workload).await.expect("it compiles");
+        let program = scratch.program(&storage, found).await.expect("it compiles");
         let state = scratch.state(&storage, &program, found, None).await.expect("the last state");
         let (record, resume_point) = (state.record, state.resume_point.clone());
         let snapshot = scratch.export(scratch.replay_context_of(&program, found), state).await.expect("exported");

@@ -72,6 +72,7 @@ mod operators;
 mod orders;
 mod orphans;
 mod prebuilt;
+mod programs;
 mod queries;
 mod queue;
 mod readme;

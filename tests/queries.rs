@@ -8,6 +8,7 @@ use lifeboat_api::sla::{FailoverMode, Thresholds};
 use lifeboat_api::transaction::{Answer, Reply};
 use lifeboat_host::answers::DeduplicationWindow;
 use lifeboat_host::catalog::ServiceSettings;
+use lifeboat_host::command_line::ProgramSettings;
 use lifeboat_host::data::{DataOptions, Locked};
 use lifeboat_host::host::NewService;
 use lifeboat_host::journal::Record;
@@ -49,6 +50,7 @@ async fn start(storage: &SimulatedStorage, guest: &str, failover: FailoverMode) 
                 deduplication_window: DeduplicationWindow::durable(),
                 failover,
                 network: NetworkSettings::default(),
+                program: ProgramSettings::default(),
             },
             secret: [7; 32],
             epoch: Epoch([99; 16]),

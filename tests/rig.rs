@@ -11,6 +11,7 @@ use lifeboat_api::transaction::{Answer, Denial, Kind, Reply, Request, RequestErr
 use lifeboat_disk::Disk;
 use lifeboat_host::answers::DeduplicationWindow;
 use lifeboat_host::catalog::ServiceSettings;
+use lifeboat_host::command_line::ProgramSettings;
 use lifeboat_host::credential::Token;
 use lifeboat_host::data::{Contents, DataDirectory};
 use lifeboat_host::fleet::Machine;
@@ -165,6 +166,7 @@ impl Rig {
             deduplication_window: DeduplicationWindow::default(),
             failover: FailoverMode::Direct,
             network: NetworkSettings::default(),
+            program: ProgramSettings::default(),
         };
         let spec = ServiceSpec::new(name(service), program, &settings, [7; 32], Epoch::default());
         self.grant(&spec.name);

@@ -8,6 +8,7 @@ use lifeboat_api::sla::{FailoverMode, Thresholds};
 use lifeboat_api::transaction::Answer;
 use lifeboat_host::answers::DeduplicationWindow;
 use lifeboat_host::catalog::{CATALOG_FILE, ServiceSettings};
+use lifeboat_host::command_line::ProgramSettings;
 use lifeboat_host::data::{Contents, DataError, DataOptions, FoundService, Locked};
 use lifeboat_host::host::NewService;
 use lifeboat_host::network::NetworkSettings;
@@ -35,6 +36,7 @@ fn settings() -> ServiceSettings {
         deduplication_window: DeduplicationWindow::durable(),
         failover: FailoverMode::Direct,
         network: NetworkSettings::default(),
+        program: ProgramSettings::default(),
     }
 }
 
@@ -109,7 +111,7 @@ fn proofs(scratch: &Scratch, storage: &SimulatedStorage, contents: &Contents) ->
 /// Returns the count of a service, as its state shows it.
 fn count(scratch: &Scratch, storage: &SimulatedStorage, found: &FoundService, at: Option<u64>) -> String {
     block_on(async {
-        let program = scratch.program(storage, &found.entry.workload).await.expect("runs");
+        let program = scratch.program(storage, found).await.expect("runs");
         let state = scratch.state(storage, &program, found, at.map(Sequence)).await.expect("brought back");
         match scratch.query(state, &name("ada"), b"x").await.answer {
             Answer::Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
@@ -121,7 +123,7 @@ fn count(scratch: &Scratch, storage: &SimulatedStorage, found: &FoundService, at
 /// Returns a portable snapshot of the service's present state.
 fn export(scratch: &Scratch, storage: &SimulatedStorage, found: &FoundService) -> Portable {
     block_on(async {
-        let program = scratch.program(storage, &found.entry.workload).await.expect("runs");
+        let program = scratch.program(storage, found).await.expect("runs");
         let state = scratch.state(storage, &program, found, None).await.expect("brought back");
         let (record, resume_point) = (state.record, state.resume_point.clone());
         let snapshot = scratch.export(scratch.replay_context_of(&program, found), state).await.expect("exported");

@@ -293,6 +293,12 @@ pub struct Deployment {
     /// What the service does about calls in doubt: `ask`, `never`, `idempotent`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<String>,
+    /// The arguments of a program, as a JSON array of texts: `["--verbose","/data"]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arguments: Option<String>,
+    /// The environment of a program, as a JSON object of texts: `{"LANG":"C"}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environment: Option<String>,
 }
 
 /// The requests to drop from the queue of a service.

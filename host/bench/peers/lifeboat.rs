@@ -13,6 +13,7 @@ use lifeboat_api::transaction::{Answer, Kind, Reply, Request};
 use lifeboat_client::uuid_v7;
 use lifeboat_host::answers::DeduplicationWindow;
 use lifeboat_host::catalog::ServiceSettings;
+use lifeboat_host::command_line::ProgramSettings;
 use lifeboat_host::credential::Token;
 use lifeboat_host::data::{DataOptions, Locked};
 use lifeboat_host::fleet::Machine;
@@ -101,6 +102,7 @@ impl Ledger {
                 deduplication_window: DeduplicationWindow::durable(),
                 failover: FailoverMode::Auto,
                 network: NetworkSettings::default(),
+                program: ProgramSettings::default(),
             },
             secret: [7; 32],
             epoch: Epoch([1; 16]),

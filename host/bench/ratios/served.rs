@@ -12,6 +12,7 @@ use lifeboat_api::sla::{FailoverMode, Thresholds};
 use lifeboat_api::transaction::{Answer, Kind, Request};
 use lifeboat_host::answers::DeduplicationWindow;
 use lifeboat_host::catalog::ServiceSettings;
+use lifeboat_host::command_line::ProgramSettings;
 use lifeboat_host::credential::Token;
 use lifeboat_host::data::{DataDirectory, DataError, DataOptions, Locked};
 use lifeboat_host::fleet::Machine;
@@ -111,6 +112,7 @@ fn spec(service: &str, program: &Arc<Program>, size: Size, failover: FailoverMod
         deduplication_window: DeduplicationWindow::default(),
         failover,
         network: NetworkSettings::default(),
+        program: ProgramSettings::default(),
     };
     ServiceSpec::new(name(service), Arc::clone(program), &settings, SECRET, Epoch::default())
 }
@@ -255,6 +257,7 @@ impl Served {
                 deduplication_window: DeduplicationWindow::durable(),
                 failover: FailoverMode::Direct,
                 network,
+                program: ProgramSettings::default(),
             },
             secret: SECRET,
             epoch: Epoch::default(),

@@ -20,6 +20,7 @@ mod old_forms;
 mod on_disk;
 mod operate;
 mod output;
+mod pack;
 mod query;
 mod remote;
 mod remove;
@@ -43,6 +44,7 @@ use lifeboat_host::service::LaunchError;
 use lifeboat_vm::engine::EngineError;
 use lifeboat_vm::workload::{LoadError, ReadError, Workload};
 use operate::Operation;
+use std::ffi::OsString;
 use std::io;
 use std::path::Path;
 use std::process::ExitCode;
@@ -58,7 +60,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run a workload as a service and send it transactions, one per line.
+    /// Run a workload as a service and send it transactions, one per line; or run a program once.
     Run(run::Run),
     /// Drive a fleet of services with users and traffic, and prove that nothing was lost.
     Simulate(simulate::Simulate),
@@ -130,11 +132,15 @@ impl Cli {
     /// # Errors
     /// An error of clap, if the command line is wrong or asks for help.
     pub(crate) fn parse() -> Result<Self, clap::Error> {
+        Self::parse_from(old_forms::renewed(std::env::args_os()))
+    }
+
+    /// Reads arguments that are no form of earlier versions.
+    fn parse_from(arguments: Vec<OsString>) -> Result<Self, clap::Error> {
         let mut command = help::fitted(Self::command(), "", help::columns());
         if std::env::var_os(DATA_VARIABLE).is_some_and(|directory| directory.is_empty()) {
             command = without_variable(command);
         }
-        let arguments = old_forms::renewed(std::env::args_os());
         Self::from_arg_matches_mut(&mut command.try_get_matches_from_mut(arguments)?)
             .map_err(|error| error.format(&mut command))
     }
@@ -170,6 +176,23 @@ impl Cli {
             Command::User(user) => user.execute(),
             Command::Serve(serve) => serve.execute(),
         }
+    }
+}
+
+/// Reads the command line of `run` again, with the last `count` arguments before the workload that they follow: they are
+/// options. What follows a program is the program's, so only the workload shows what they are.
+///
+/// # Errors
+/// The exit code, if the options are wrong or ask for help. The message is printed.
+fn with_options_first(count: usize) -> Result<run::Run, ExitCode> {
+    let mut arguments = old_forms::renewed(std::env::args_os());
+    let workload = arguments.len().saturating_sub(count + 1);
+    let last = arguments.remove(workload);
+    // An option that lacks its value must not take the workload for it.
+    arguments.extend(["--".into(), last]);
+    match Cli::parse_from(arguments).map_err(|error| refuse(&error))?.command {
+        Command::Run(run) => Ok(run),
+        _ => unreachable!("the command is `run`"),
     }
 }
 

@@ -19,6 +19,7 @@
 //! | [`journal`], [`data`], [`catalog`], [`snapshot_file`] | records, the data directory, its catalog and snapshots |
 //! | [`scratch`], [`verify`], [`portable`] | tools on a directory: an earlier state, a proof, a service as one file |
 //! | [`network`] | what a service may call, and who makes its calls |
+//! | [`command_line`] | the arguments and the environment of a program |
 //! | [`files`] | what users see of a virtual disk, and give to a new one |
 //! | [`metrics`] | the figures of a host in the OpenMetrics format |
 //!
@@ -33,6 +34,7 @@
 //! use lifeboat_api::name::Name;
 //! use lifeboat_api::sla::{FailoverMode, Thresholds};
 //! use lifeboat_api::transaction::{Kind, Request};
+//! use lifeboat_host::command_line::ProgramSettings;
 //! use lifeboat_host::{DeduplicationWindow, Host, HostConfig, Machine, NetworkSettings, ServiceSettings, ServiceSpec};
 //! use std::sync::Arc;
 //!
@@ -50,6 +52,7 @@
 //!     deduplication_window: DeduplicationWindow::default(),
 //!     failover: FailoverMode::Direct,
 //!     network: NetworkSettings::default(),
+//!     program: ProgramSettings::default(),
 //! };
 //! host.create_service(ServiceSpec::new(bank.clone(), program, &settings, random, Epoch::default())).await?;
 //!
@@ -70,6 +73,7 @@ pub mod answers;
 pub mod auth;
 pub mod budget;
 pub mod catalog;
+pub mod command_line;
 pub mod credential;
 pub mod data;
 pub mod failover;

@@ -388,6 +388,7 @@ fn check_settings(settings: &ServiceSettings) -> Result<(), String> {
 mod tests {
     use super::*;
     use crate::answers::DeduplicationWindow;
+    use crate::command_line::ProgramSettings;
     use crate::network::{AllowList, Retry, Target};
     use lifeboat_api::sla::{FailoverMode, Thresholds};
     use proptest::prelude::*;
@@ -401,6 +402,7 @@ mod tests {
             deduplication_window: DeduplicationWindow::durable(),
             failover: FailoverMode::Shadow,
             network: NetworkSettings::default(),
+            program: ProgramSettings::default(),
         }
     }
 

@@ -189,11 +189,16 @@ impl Scratch {
         Ok(Self { engine, maintenance, programs: Mutex::default() })
     }
 
-    /// Reads and compiles a stored workload, unless that was done before.
+    /// Reads and compiles the workload of a service, unless that was done before.
     ///
     /// # Errors
     /// [`ProgramError`].
-    pub async fn program(&self, storage: &dyn Storage, hash: &WorkloadHash) -> Result<Arc<Program>, ProgramError> {
+    pub async fn program(&self, storage: &dyn Storage, found: &FoundService) -> Result<Arc<Program>, ProgramError> {
+        let program = self.compiled(storage, &found.entry.workload).await?;
+        Ok(found.entry.settings.program.of_service(&found.name, program))
+    }
+
+    async fn compiled(&self, storage: &dyn Storage, hash: &WorkloadHash) -> Result<Arc<Program>, ProgramError> {
         let known = self.programs.lock().unwrap_or_else(PoisonError::into_inner).get(hash).cloned();
         if let Some(program) = known {
             // The file may have been damaged since.

@@ -837,7 +837,8 @@ impl Service {
         let commit = match work.kind {
             Kind::Transaction => self.journal_transaction(work, &reply, network)?,
             Kind::Query => {
-                if reply.answer.is_kept() {
+                // A query of a program leaves nothing in its instance, so no replay repeats it.
+                if reply.answer.is_kept() && self.terms.program.workload().kind == lifeboat_vm::workload::Kind::World {
                     self.note_query(work, &reply);
                 }
                 // The answer shows a state that may not be durable yet.
@@ -924,12 +925,16 @@ impl Service {
     }
 
     /// Notes whether the disk of a degraded service has its headroom again. Memory is never released without a restore,
-    /// so only a snapshot or a move can do that for memory.
+    /// so only a snapshot or a move can do that for memory, except in a program, which begins anew.
     fn watch_disk(&mut self) {
-        if self.policy.level_has_headroom(Resource::Disk, self.vm.meter.levels(), &self.vm.size)
-            && let Some(event) = self.conditions.relieved(&self.vm.id, Resource::Disk)
-        {
-            self.emit_once_durable(event);
+        let is_program = self.terms.program.workload().kind == lifeboat_vm::workload::Kind::Program;
+        let levels = if is_program { &[Resource::Disk, Resource::Memory][..] } else { &[Resource::Disk] };
+        for &level in levels {
+            if self.policy.level_has_headroom(level, self.vm.meter.levels(), &self.vm.size)
+                && let Some(event) = self.conditions.relieved(&self.vm.id, level)
+            {
+                self.emit_once_durable(event);
+            }
         }
     }
 

@@ -194,7 +194,7 @@ pub async fn verify(
         agreeing_snapshots: 0,
         findings: Vec::new(),
     };
-    let program = scratch.program(storage, &found.entry.workload).await;
+    let program = scratch.program(storage, found).await;
     let of_workload = program.as_ref().err().map(|error| chain(error));
     // A workload that cannot be read is a separate finding.
     if let Err(reason) = &found.standing

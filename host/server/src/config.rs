@@ -23,6 +23,7 @@ use lifeboat_api::sla::{FailoverMode, Thresholds};
 use lifeboat_document::{Findings, Table};
 use lifeboat_host::answers::DeduplicationWindow;
 use lifeboat_host::catalog::{ServiceEntry, ServiceSettings};
+use lifeboat_host::command_line::ProgramSettings;
 use lifeboat_host::fleet::{Fleet, Machine};
 use lifeboat_host::host::HostConfig;
 use lifeboat_host::network::{AllowList, Allowed, NetworkSettings, Retry, Target};
@@ -220,6 +221,9 @@ pub struct ServiceConfig {
     pub roots: Option<PathBuf>,
     /// The SLA thresholds of the service.
     pub thresholds: Thresholds,
+    /// The arguments and the environment of a program.
+    #[serde(flatten, skip_serializing_if = "ProgramSettings::is_empty")]
+    pub program: ProgramSettings,
     /// The secrets that the service may send, by name.
     #[serde(rename = "secret", skip_serializing_if = "BTreeMap::is_empty")]
     pub secrets: BTreeMap<String, SecretSource>,
@@ -509,6 +513,7 @@ impl Config {
             deduplication_window: DeduplicationWindow::durable(),
             failover,
             network: NetworkSettings::default(),
+            program: ProgramSettings::default(),
         })
     }
 }

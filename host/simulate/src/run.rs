@@ -36,6 +36,7 @@ use lifeboat_api::sla::{FailoverMode, Thresholds};
 use lifeboat_api::transaction::{Answer, Kind, Outcome, Reply, Request, RequestError};
 use lifeboat_host::answers::DeduplicationWindow;
 use lifeboat_host::catalog::ServiceSettings;
+use lifeboat_host::command_line::ProgramSettings;
 use lifeboat_host::credential::Token;
 use lifeboat_host::host::{Host, HostConfig};
 use lifeboat_host::network::NetworkSettings;
@@ -308,6 +309,7 @@ impl<'a> Stage<'a> {
                 deduplication_window: DeduplicationWindow::default(),
                 failover: FailoverMode::Direct,
                 network: NetworkSettings::default(),
+                program: ProgramSettings::default(),
             };
             let mut spec =
                 ServiceSpec::new(plan.name.clone(), Arc::clone(&program), &settings, secret, Epoch::default());

@@ -93,7 +93,7 @@ impl<'a> Payload<'a> {
         match std::str::from_utf8(bytes) {
             Err(_) => payload.base64 = Some(STANDARD.encode(bytes)),
             Ok(text) => match serde_json::from_str::<&RawValue>(text) {
-                Ok(value) if may_be_json && !text.contains(['\n', '\r']) => payload.json = Some(value),
+                Ok(value) if may_be_json && !has_lines(text) => payload.json = Some(value),
                 _ => payload.text = Some(text),
             },
         }
@@ -151,9 +151,7 @@ pub fn parts_of_batch(id: Option<&str>, reply: Reply) -> Option<Parts> {
         Answer::Ok(bytes) => {
             let payload = match std::str::from_utf8(&bytes) {
                 Err(_) => ("base64", Form::Base64),
-                Ok(text) if serde_json::from_str::<&RawValue>(text).is_ok() && !text.contains(['\n', '\r']) => {
-                    ("json", Form::Json)
-                }
+                Ok(text) if serde_json::from_str::<&RawValue>(text).is_ok() && !has_lines(text) => ("json", Form::Json),
                 Ok(_) => ("text", Form::Text),
             };
             // Whitespace around a value is not part of it.
@@ -246,10 +244,16 @@ pub fn escaped(json: Vec<u8>) -> Vec<u8> {
     escaped.into_bytes()
 }
 
-/// Returns a reply as a line that is safe for a terminal, if it is one line: unchanged, or as the same JSON with
-/// escapes.
+/// Returns whether a text has several lines. One line may have its end, as the output of a program has.
+fn has_lines(text: &str) -> bool {
+    text.strip_suffix('\n').unwrap_or(text).contains(['\n', '\r'])
+}
+
+/// Returns a reply as a line without its end that is safe for a terminal, if it is one line: unchanged, or as the same
+/// JSON with escapes.
 #[must_use]
 pub fn as_line(bytes: &[u8]) -> Option<Cow<'_, [u8]>> {
+    let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
     if is_one_line(bytes) {
         return Some(Cow::Borrowed(bytes));
     }
@@ -328,6 +332,22 @@ mod tests {
         // Check each character separately as well: a fast check skips JSON that has none of them.
         for c in all.chars() {
             assert!(json_line(&c).expect("JSON").is_ascii(), "{c:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_may_have_its_end() {
+        for (bytes, plain, json) in [
+            (&b"[1]\n"[..], "[1]\n", "\"json\":[1]"),
+            (b"text\n", "text\n", "\"text\":\"text\\n\""),
+            (b"\n", "\n", "\"text\":\"\\n\""),
+        ] {
+            assert_eq!(printed(ok(bytes), false), plain);
+            let line = printed(ok(bytes), true);
+            assert!(line.ends_with(&format!("{json},\"fuel_used\":1}}\n")), "{line}");
+        }
+        for bytes in [&b"a\n\n"[..], b"a\nb\n", b"[1,\n2]\n", b"a\r\n"] {
+            assert!(printed(ok(bytes), false).contains("\"text\":"), "{bytes:?}");
         }
     }
 

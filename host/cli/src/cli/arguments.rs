@@ -22,8 +22,8 @@ const SHOWN_CHARS_MAX: usize = 64;
 /// The options for the network of a new service.
 #[derive(Debug, Args)]
 pub(crate) struct NetworkArguments {
-    /// Let transactions call this address over HTTP: https://HOST\[:PORT\], or https://*.HOST for all names below it;
-    /// ",private" lets the name resolve to addresses that are not public; repeatable [default: no address]
+    /// Let transactions call this address over HTTP: https://HOST or https://HOST:PORT, or https://*.HOST for all names below
+    /// it; ",private" lets the name resolve to addresses that are not public; repeatable [default: no address]
     #[arg(long = "allow-net", value_name = "TARGET[,private]")]
     allow: Vec<Allowed>,
     /// What the service does about a call in doubt, whose result is lost (as by a crash): ask, it denies the transaction
@@ -48,6 +48,11 @@ impl NetworkArguments {
     pub(crate) fn parameters(&self) -> (Option<String>, Option<String>) {
         let allow: Vec<String> = self.allow.iter().map(ToString::to_string).collect();
         ((!allow.is_empty()).then(|| allow.join(" ")), self.retry.map(|retry| retry.to_string()))
+    }
+
+    /// Returns whether any of these options was given.
+    pub(crate) fn is_given(&self) -> bool {
+        !self.allow.is_empty() || self.retry.is_some()
     }
 
     /// Returns the mode of retries, if an option names one.
@@ -365,10 +370,9 @@ mod tests {
     #[test]
     fn every_error_of_a_command_line_names_its_remedy() {
         let cases: &[(&[&[u8]], &str)] = &[
-            (&[b"run", b""], "WORKLOAD is empty; write: lifeboat run [WORKLOAD]"),
             (&[b"inspect", b""], "WORKLOAD is empty; write: lifeboat inspect <WORKLOAD>"),
             (&[b"user", b"--json", b"grant", b"a", b"c", b""], "GRANT is empty; write: lifeboat user grant <GRANT>..."),
-            (&[b"run", b"x", b"--size", b"a", b"--size", b"a"], "--size is given more than once; give it once"),
+            (&[b"run", b"--size", b"a", b"--size", b"a", b"x"], "--size is given more than once; give it once"),
             (&[b"nope"], "there is no command 'nope' of lifeboat; lifeboat --help lists them all"),
             (&[b"depoly"], "there is no command 'depoly' of lifeboat; did you mean deploy?"),
             (&[b"run", b"--fule"], "there is no option '--fule' of lifeboat run; did you mean --fuel?"),

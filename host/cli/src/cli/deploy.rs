@@ -1,9 +1,9 @@
 //! `lifeboat deploy`: creates a service of the server from a workload.
 
-mod pack;
-
 use super::arguments::NetworkArguments;
+use super::pack::{Dir, pack};
 use super::remote::with_server;
+use super::run::program::{Variable, environment};
 use super::services::service_line;
 use super::{arguments, exit, output, read_workload};
 use clap::Args;
@@ -11,7 +11,7 @@ use lifeboat_api::http::Deployment;
 use lifeboat_api::name::Name;
 use lifeboat_api::sla::FailoverMode;
 use lifeboat_client::ClientError;
-use pack::{Dir, pack};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -33,6 +33,12 @@ pub(crate) struct Deploy {
     /// may take up to 256 MiB, and must fit the disk of the size
     #[arg(long = "dir", value_name = "HOST[::GUEST]")]
     dirs: Vec<Dir>,
+    /// An argument of a program; repeatable, in their order
+    #[arg(long = "arg", value_name = "TEXT", allow_hyphen_values = true)]
+    arguments: Vec<String>,
+    /// A variable of a program's environment; without a value, that of this command; repeatable
+    #[arg(long = "env", value_name = "NAME[=VALUE]")]
+    environment: Vec<Variable>,
     /// Print the service as JSON
     #[arg(long)]
     json: bool,
@@ -51,7 +57,11 @@ impl Deploy {
         self.network.settings()?;
         let (allow_net, retry) = self.network.parameters();
         let failover = self.failover.map(|mode| mode.to_string());
-        let deployment = Deployment { size: self.size, fuel: self.fuel, failover, allow_net, retry };
+        let environment: BTreeMap<String, String> = environment(&self.environment).into_iter().collect();
+        let arguments = (!self.arguments.is_empty()).then(|| serde_json::to_string(&self.arguments)).transpose()?;
+        let environment = (!environment.is_empty()).then(|| serde_json::to_string(&environment)).transpose()?;
+        let deployment =
+            Deployment { size: self.size, fuel: self.fuel, failover, allow_net, retry, arguments, environment };
         with_server(async |client| {
             let deployed = match self.dirs.is_empty() {
                 true => client.deploy(&self.service, workload.into(), &deployment).await,

@@ -5,7 +5,7 @@
 //!                              <-- Files, of a data directory: data/disk.rs
 //! ```
 
-mod export;
+pub(crate) mod export;
 pub(crate) mod links;
 mod remote;
 

@@ -14,6 +14,11 @@ pub(crate) const HOST: u8 = 4;
 /// The server cannot be reached, or nobody is logged in.
 pub(crate) const UNREACHABLE: u8 = 5;
 
+/// The host ended a program that ran once: a trap, or a limit. A shell reports the same for a process that aborted.
+pub(crate) const ENDED_BY_HOST: u8 = 134;
+/// Nobody reads the output of a program that ran once. A shell reports the same for a process that SIGPIPE ended.
+pub(crate) const OUTPUT_CLOSED: u8 = 141;
+
 type Codes = &'static [(u8, &'static str)];
 
 const FILE_WRONG: (u8, &str) =
@@ -95,6 +100,8 @@ const COMMANDS: &[(&str, Codes)] = &[
             FILE_WRONG,
             WORKLOAD_REFUSED,
             (HOST, "the host failed, or the replies cannot be written"),
+            (ENDED_BY_HOST, "a program that runs once: the host ended it, for a trap or a limit"),
+            (OUTPUT_CLOSED, "a program that runs once: nobody reads its output any more; any other code is its own"),
         ],
     ),
     (

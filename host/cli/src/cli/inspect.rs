@@ -6,7 +6,7 @@ use lifeboat_api::size::{Bytes, Size, grouped};
 use lifeboat_api::sla::THRESHOLD_DEFAULT;
 use lifeboat_host::failover::HEADROOM_POINTS;
 use lifeboat_vm::engine::{Engine, PoolLimits};
-use lifeboat_vm::workload::{Form, Wasi, Workload};
+use lifeboat_vm::workload::{Form, Kind, Wasi, Workload};
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -67,11 +67,19 @@ fn json(workload: &Workload, sizes: &[String]) -> anyhow::Result<String> {
     Ok(lifeboat_api::lines::json_lines(&report)?)
 }
 
+fn kind(workload: &Workload) -> &'static str {
+    match workload.kind {
+        Kind::World => "workload of the world lifeboat:vm/vm",
+        Kind::Program => "program: each transaction is a run, and its files are the state",
+    }
+}
+
 fn form(workload: &Workload) -> String {
-    let form = match workload.form {
-        Form::Component => "component",
-        Form::WitModule => "core module with its WIT (SDK or wit-bindgen)",
-        Form::PlainModule => "plain core module with canonical names",
+    let form = match (workload.form, workload.kind) {
+        (Form::Component, _) => "component",
+        (Form::WitModule, _) => "core module with its WIT (SDK or wit-bindgen)",
+        (Form::PlainModule, Kind::World) => "plain core module with canonical names",
+        (Form::PlainModule, Kind::Program) => "plain core module",
     };
     let text = if workload.text { ", as text" } else { "" };
     let wasi = match workload.wasi {
@@ -91,6 +99,7 @@ fn lines(workload: &Workload, sizes: &[String]) -> String {
     let rows = [
         ("workload", workload.name.escape_debug().to_string()),
         ("hash", workload.hash.to_string()),
+        ("kind", kind(workload).into()),
         ("form", form(workload)),
         (
             "bytes",

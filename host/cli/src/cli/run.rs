@@ -1,9 +1,11 @@
-//! `lifeboat run`: runs one workload as one service of a local host, and sends it lines of input.
+//! `lifeboat run`: runs one workload as one service of a local host, and sends it lines of input; or runs a program once.
 
 pub(super) mod lines;
+pub(super) mod program;
 
 use super::arguments::{NetworkArguments, network_text};
 use super::on_disk::{Beside, Needs, bring_up, largest};
+use super::pack::{self, Dir};
 use super::stop::Stop;
 use super::{
     DATA_VARIABLE, UsageError, arguments, code_cache, data, exit, is_pipe_open, load_workload, output, random,
@@ -13,7 +15,7 @@ use anyhow::Context;
 use clap::Args;
 use futures::FutureExt;
 use lifeboat_api::access::Grant;
-use lifeboat_api::clock::Timestamp;
+use lifeboat_api::clock::{Clock, SystemClock, Timestamp};
 use lifeboat_api::event::{Event, EventSink};
 use lifeboat_api::id::Epoch;
 use lifeboat_api::id::WorkloadHash;
@@ -23,17 +25,21 @@ use lifeboat_api::name::Name;
 use lifeboat_api::size::{Bytes, BytesBeside, Size, grouped};
 use lifeboat_api::sla::{FailoverMode, THRESHOLD_DEFAULT, Thresholds};
 use lifeboat_api::transaction::{BODY_BYTES_MAX, Outcome, Reply};
+use lifeboat_disk::Disk;
 use lifeboat_host::answers::DeduplicationWindow;
 use lifeboat_host::catalog::{ServiceEntry, ServiceSettings};
+use lifeboat_host::command_line::ProgramSettings;
 use lifeboat_host::credential::Token;
 use lifeboat_host::data::keep_workload;
 use lifeboat_host::host::{Host, NewService};
 use lifeboat_host::network::{NetworkSettings, Retry};
 use lifeboat_host::service::{ServiceSpec, Status};
+use lifeboat_vm::workload::{Kind, Workload};
 use lines::Lines;
+use program::{Once, Variable};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Write};
@@ -49,7 +55,7 @@ const IN_FLIGHT_MAX: usize = 256;
 
 /// Arguments of `run`.
 #[derive(Debug, Args)]
-#[command(override_usage = "lifeboat run [OPTIONS] <WORKLOAD>\n       lifeboat run [OPTIONS] --data <DIR> --service <NAME>", after_help = after_help())]
+#[command(override_usage = "lifeboat run [OPTIONS] <WORKLOAD>\n       lifeboat run [OPTIONS] --data <DIR> --service <NAME>\n       lifeboat run [OPTIONS] <PROGRAM> [ARGS]...", after_help = after_help())]
 pub(crate) struct Run {
     /// Store the service in this data directory: create it there, or continue it
     #[arg(long, value_name = "DIR", env = DATA_VARIABLE)]
@@ -95,18 +101,31 @@ pub(crate) struct Run {
     /// Print every reply, event and the usage as JSON, one object per line
     #[arg(long)]
     json: bool,
-    /// The workload: a component, a core module, or either as text; an existing service does not need it
-    #[arg(value_name = "WORKLOAD")]
-    workload: Option<PathBuf>,
-    /// What somebody may take for a file of transactions, or for arguments of the program
-    #[arg(hide = true)]
-    surplus: Vec<OsString>,
+    /// Begin with the files of this directory, as GUEST on the virtual disk [default: the same path]; repeatable. A
+    /// program finds the directory by the name GUEST, and changes only the copy
+    #[arg(long = "dir", value_name = "HOST[::GUEST]")]
+    dirs: Vec<Dir>,
+    /// A variable of the program's environment; without a value, that of this command; repeatable
+    #[arg(long = "env", value_name = "NAME[=VALUE]")]
+    environment: Vec<Variable>,
+    /// The workload or program: a component, a core module, or either as text; an existing service does not need it. What
+    /// follows is for the program
+    #[arg(value_name = "WORKLOAD", trailing_var_arg = true)]
+    workload_and_arguments: Vec<OsString>,
+    // The last one: its heading is that of all that follow.
+    #[command(flatten)]
+    once: Once,
 }
 
 fn after_help() -> String {
     let sizes = sizes_table();
     format!(
         "\
+A program is a WASI command: its file exports wasi:cli/run or _start. It runs once, with the limits of size huge, and this
+command ends with its exit code: 134 if the host ended it, 141 if nobody reads its output. With --transactions, --data or
+--service it is a service instead: each transaction is one run, with the body on standard input and the reply on standard
+output, and its files are the state.
+
 A line of input is the body of a transaction, byte for byte. With --envelope it is a JSON object:
   {{\"id\"?: ID, \"user\"?: NAME, \"query\"?: true, and one of \"json\": ANY | \"text\": STRING | \"base64\": STRING}}
 A reply of one line is printed unchanged. Any other reply, and every outcome except ok, is printed as:
@@ -125,8 +144,9 @@ transactions without an answer may or may not be done. With --data neither signa
 
 Sizes, smallest first; a service whose memory or disk is full moves to a larger one:
 {sizes}
-Example:
-  echo '{{\"add\":1}}' | lifeboat run counter.wasm"
+Examples:
+  echo '{{\"add\":1}}' | lifeboat run counter.wasm
+  lifeboat run --dir texts::/in wordcount.wasm /in/a.txt"
     )
 }
 
@@ -145,25 +165,87 @@ fn sizes_table() -> String {
 
 impl Run {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
-        if let Some(argument) = self.surplus.first() {
-            return Err(UsageError(format!(
-                "{} is an extra argument: a workload takes none, and --transactions FILE names a file of transactions",
-                arguments::shown(&argument.to_string_lossy())
-            ))
-            .into());
+        let loaded = self.workload().ok().map(load_workload).transpose()?;
+        let kind = loaded.as_ref().map(|(workload, _)| workload.kind);
+        if kind != Some(Kind::World) {
+            return self.execute_here(loaded);
         }
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(self.serve())
+        // What follows a program is for the program. Options may follow a workload of the world.
+        let is_option = |argument: &OsString| argument.as_encoded_bytes().starts_with(b"-") && argument != "--";
+        if !self.arguments().first().is_some_and(is_option) {
+            return self.execute_here(loaded);
+        }
+        match super::with_options_first(self.arguments().len()) {
+            Ok(run) if run.arguments().is_empty() => run.execute_here(loaded),
+            Ok(run) => Err(run.surplus(&run.workload_and_arguments[0])),
+            Err(code) => Ok(code),
+        }
     }
 
-    async fn serve(self) -> anyhow::Result<ExitCode> {
-        let settings = self.settings()?;
+    /// Returns the error for what somebody may take for a file of transactions.
+    fn surplus(&self, argument: &OsStr) -> anyhow::Error {
+        let text = format!(
+            "{} is an extra argument: a workload takes none, and --transactions FILE names a file of transactions",
+            arguments::shown(&argument.to_string_lossy())
+        );
+        UsageError(text).into()
+    }
+
+    /// Runs what was loaded, after all options.
+    fn execute_here(self, loaded: Option<(Workload, Vec<u8>)>) -> anyhow::Result<ExitCode> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        match loaded {
+            Some((workload, _)) if workload.kind == Kind::Program && !self.is_service() => {
+                runtime.block_on(self.run_once(workload))
+            }
+            loaded => {
+                if let Some(option) = self.once.option() {
+                    let text = format!(
+                        "{option} is for a program that runs once, and this is a service; leave it out{}",
+                        match self.is_service() {
+                            true =>
+                                ", or leave out --transactions, --data (or LIFEBOAT_DATA), --service and --envelope",
+                            false => "",
+                        }
+                    );
+                    return Err(UsageError(text).into());
+                }
+                let is_of_world = matches!(&loaded, Some((Workload { kind: Kind::World, .. }, _)));
+                let surplus = self.arguments().iter().find(|argument| *argument != "--");
+                if let Some(argument) = surplus.filter(|_| is_of_world) {
+                    return Err(self.surplus(argument));
+                }
+                runtime.block_on(self.serve(loaded))
+            }
+        }
+    }
+
+    /// Returns an option that was given and that only a service has.
+    fn option_of_service(&self) -> Option<&'static str> {
+        [
+            (self.threshold.is_some(), "--threshold"),
+            (self.failover.is_some(), "--failover"),
+            (self.network_calls.is_some(), "--network-calls"),
+            (self.network_bytes.is_some(), "--network-bytes"),
+            (self.network.is_given(), "--allow-net or --retry"),
+        ]
+        .into_iter()
+        .find_map(|(is_given, option)| is_given.then_some(option))
+    }
+
+    /// Returns whether an option makes a program a service.
+    fn is_service(&self) -> bool {
+        self.transactions.is_some() || self.data.is_some() || self.service.is_some() || self.envelope
+    }
+
+    async fn serve(self, loaded: Option<(Workload, Vec<u8>)>) -> anyhow::Result<ExitCode> {
+        let settings = self.settings(loaded.as_ref().map(|(workload, _)| workload.kind))?;
         let service = self.service_name()?;
         let input = self.input()?;
         let failovers = Arc::new(AtomicU64::new(0));
         let (host, is_journal_damaged) = match &self.data {
-            None => (self.host_in_memory(&service, &settings, &failovers).await?, false),
-            Some(directory) => self.host_on_disk(directory, &service, &settings, &failovers).await?,
+            None => (self.host_in_memory(loaded, &service, &settings, &failovers).await?, false),
+            Some(directory) => self.host_on_disk(directory, loaded, &service, &settings, &failovers).await?,
         };
         let mut users = Users { host: &host, service: &service, tokens: HashMap::new() };
         let operator = users.token(&self.user)?;
@@ -200,11 +282,12 @@ impl Run {
     /// Returns a host with one service, which ends with the host.
     async fn host_in_memory(
         &self,
+        loaded: Option<(Workload, Vec<u8>)>,
         service: &Name,
         settings: &ServiceSettings,
         failovers: &Arc<AtomicU64>,
     ) -> anyhow::Result<Host> {
-        let (workload, _) = load_workload(self.workload()?)?;
+        let Some((workload, _)) = loaded else { return Err(self.no_workload()) };
         let needs =
             Needs { services: 1, memories: workload.footprint.memories, largest: largest(settings.sizes.iter()) };
         let host = needs.host(code_cache::of_user()?, self.events(service, failovers))?;
@@ -214,7 +297,7 @@ impl Run {
         // Nobody could settle a call in doubt of a service that ends with this command.
         let retry = self.network.retry().unwrap_or(Retry::Never);
         let network = host.network_of(service, &NetworkSettings { retry, ..settings.network.clone() });
-        host.create_service(ServiceSpec { network, ..spec }).await?;
+        host.create_service(ServiceSpec { network, disk: self.disk_of(&settings)?, ..spec }).await?;
         Ok(host)
     }
 
@@ -223,11 +306,11 @@ impl Run {
     async fn host_on_disk(
         &self,
         path: &Path,
+        workload: Option<(Workload, Vec<u8>)>,
         service: &Name,
         settings: &ServiceSettings,
         failovers: &Arc<AtomicU64>,
     ) -> anyhow::Result<(Host, bool)> {
-        let workload = self.workload().ok().map(load_workload).transpose()?;
         let option = data::option(path);
         let locked = data::open(path, workload.is_some())?;
         let entries = locked.catalog().services()?;
@@ -255,7 +338,8 @@ impl Run {
             let (name, settings) = (service.clone(), settings.clone());
             let (secret, epoch) = (random()?, random_epoch()?);
             let workload_bytes = workload_bytes.into();
-            let new = NewService { name, workload, workload_bytes, settings, secret, epoch, disk: None };
+            let disk = self.disk_of(&settings)?;
+            let new = NewService { name, workload, workload_bytes, settings, secret, epoch, disk };
             host.create_durable_service(new).await?;
         }
         Ok((host, is_journal_damaged))
@@ -296,6 +380,14 @@ impl Run {
             ))
             .into());
         }
+        let is_given = !self.arguments().is_empty() || !self.environment.is_empty();
+        if is_given && settings.program != entry.settings.program {
+            return Err(UsageError(format!(
+                "service '{service}' has other arguments and variables, and keeps those that it was created with: leave \
+                 these out, or create another service"
+            ))
+            .into());
+        }
         if self.network.differ_from(&entry.settings.network) {
             return Err(UsageError(format!(
                 "service '{service}' has {}, and `run` does not change that: leave these options out, or create another \
@@ -308,9 +400,34 @@ impl Run {
     }
 
     fn workload(&self) -> anyhow::Result<&Path> {
-        self.workload.as_deref().ok_or_else(|| {
-            UsageError("name a workload; or, with --data, an existing --service: lifeboat run --help".into()).into()
-        })
+        let workload = self.workload_and_arguments.first().filter(|workload| !workload.is_empty());
+        workload.map(Path::new).ok_or_else(|| self.no_workload())
+    }
+
+    fn no_workload(&self) -> anyhow::Error {
+        UsageError("name a workload; or, with --data, an existing --service: lifeboat run --help".into()).into()
+    }
+
+    /// Returns what follows the workload.
+    fn arguments(&self) -> &[OsString] {
+        self.workload_and_arguments.get(1..).unwrap_or_default()
+    }
+
+    /// Returns the disk with which a new service begins.
+    fn disk_of(&self, settings: &ServiceSettings) -> anyhow::Result<Option<Disk>> {
+        let limit_bytes = settings.sizes.first().map_or(0, |size| size.disk_bytes);
+        pack::disk(&self.dirs, limit_bytes, SystemClock.now())
+    }
+
+    /// Returns the arguments and the environment of a program that is a service.
+    fn program_settings(&self, kind: Option<Kind>) -> anyhow::Result<ProgramSettings> {
+        if kind == Some(Kind::World) && !self.environment.is_empty() {
+            let text = "--env is for a program, and a workload of the world has no environment; leave it out";
+            return Err(UsageError(text.into()).into());
+        }
+        let environment = program::environment(&self.environment).into_iter().collect();
+        let settings = ProgramSettings::new(program::texts(self.arguments())?, environment);
+        settings.map_err(|error| UsageError(error.to_string()).into())
     }
 
     fn service_name(&self) -> anyhow::Result<Name> {
@@ -320,7 +437,7 @@ impl Run {
         }
     }
 
-    fn settings(&self) -> anyhow::Result<ServiceSettings> {
+    fn settings(&self, kind: Option<Kind>) -> anyhow::Result<ServiceSettings> {
         let sizes = self.sizes()?;
         Ok(ServiceSettings {
             size: sizes[0].name.clone(),
@@ -329,17 +446,14 @@ impl Run {
             deduplication_window: DeduplicationWindow::durable(),
             failover: self.failover.unwrap_or_default(),
             network: self.network.settings()?,
+            program: self.program_settings(kind)?,
         })
     }
 
     /// Returns the size of the first VM, and the larger built-in ones.
     fn sizes(&self) -> anyhow::Result<Vec<Size>> {
         let built_in = Size::built_in();
-        let wanted = self.size.as_deref().unwrap_or("small");
-        let Some(named) = built_in.iter().find(|size| size.name == wanted) else {
-            let names: Vec<&str> = built_in.iter().map(|size| size.name.as_str()).collect();
-            return Err(UsageError(format!("there is no size '{wanted}': use one of {}", names.join(", "))).into());
-        };
+        let named = built_in_size(self.size.as_deref().unwrap_or("small"))?;
         let mut first = named.clone();
         if let Some(memory_bytes) = self.memory {
             first.memory_bytes = memory_bytes;
@@ -633,6 +747,16 @@ impl Users<'_> {
         self.tokens.insert(user.clone(), token.clone());
         Ok(token)
     }
+}
+
+/// Returns the built-in size of this name.
+fn built_in_size(name: &str) -> anyhow::Result<Size> {
+    let mut built_in = Size::built_in();
+    if let Some(at) = built_in.iter().position(|size| size.name == name) {
+        return Ok(built_in.swap_remove(at));
+    }
+    let names: Vec<&str> = built_in.iter().map(|size| size.name.as_str()).collect();
+    Err(UsageError(format!("there is no size '{name}': use one of {}", names.join(", "))).into())
 }
 
 /// Returns the service's name: that of the file, with characters replaced that a name does not allow.

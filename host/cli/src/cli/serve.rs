@@ -320,12 +320,12 @@ async fn create_admitted(server: Server, service: ServiceConfig, log: Log) {
 /// Creates a service if it is missing.
 async fn create(server: Server, service: ServiceConfig) -> anyhow::Result<()> {
     let network = service.network();
-    let ServiceConfig { name, workload, size, failover, thresholds, .. } = service;
+    let ServiceConfig { name, workload, size, failover, thresholds, program, .. } = service;
     if server.host().entry(&name)?.is_some() {
         return Ok(());
     }
     let settings = server.config().settings(Some(&size), Some(thresholds), failover).map_err(UsageError)?;
-    let settings = ServiceSettings { network, ..settings };
+    let settings = ServiceSettings { network, program, ..settings };
     let (workload, bytes) = tokio::task::spawn_blocking(move || load_workload(&workload)).await??;
     let (secret, epoch) = (random()?, random_epoch()?);
     let workload_bytes = bytes.into();

@@ -4,6 +4,7 @@
 //! module changes, its part gets another kind. Entries of version 1, which had fixed fields, are still read.
 
 use crate::answers::DeduplicationWindow;
+use crate::command_line::ProgramSettings;
 use crate::network::{AllowList, Allowed, NetworkSettings, Retry};
 use crate::parts::{PartKind, Parts, PartsError, exactly};
 use lifeboat_api::id::Sequence;
@@ -54,7 +55,10 @@ mod settings_part {
     pub(super) const NETWORK: u16 = 7;
     /// The addresses that the service may call, and what it does about calls in doubt. Absent if it is the default.
     pub(super) const CALLS: u16 = 8;
-    pub(super) const KNOWN: [u16; 8] = [SIZE, SIZES, THRESHOLDS, DEDUPLICATION_WINDOW, FAILOVER, DISK, NETWORK, CALLS];
+    /// The arguments and the variables of a program. Absent if there are none.
+    pub(super) const PROGRAM: u16 = 9;
+    pub(super) const KNOWN: [u16; 9] =
+        [SIZE, SIZES, THRESHOLDS, DEDUPLICATION_WINDOW, FAILOVER, DISK, NETWORK, CALLS, PROGRAM];
 }
 
 /// A service that exists, whether it runs or not.
@@ -99,6 +103,8 @@ pub struct ServiceSettings {
     pub failover: FailoverMode,
     /// What the service may call. A portable snapshot does not contain it.
     pub network: NetworkSettings,
+    /// What each run of a program gets. A workload of the world sees nothing of it.
+    pub program: ProgramSettings,
 }
 
 /// The reason why bytes cannot be decoded as an entry.
@@ -171,7 +177,7 @@ impl ServiceSettings {
 
     /// Encodes the settings as an entry and a portable snapshot store them.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
-        let Self { size, sizes, thresholds, deduplication_window, failover, network } = self;
+        let Self { size, sizes, thresholds, deduplication_window, failover, network, program } = self;
         let disks: Vec<u64> = sizes.iter().map(|size| size.disk_bytes).collect();
         let networks: Vec<(u64, u64)> = sizes.iter().map(|size| (size.network_calls, size.network_bytes)).collect();
         let sizes: Vec<_> = sizes.iter().cloned().map(StoredSize::from).collect();
@@ -185,6 +191,9 @@ impl ServiceSettings {
             .with(settings_part::NETWORK, &(networks, thresholds.network));
         if *network != NetworkSettings::default() {
             parts = parts.with(settings_part::CALLS, &StoredCalls::from(network.clone()));
+        }
+        if *program != ProgramSettings::default() {
+            parts = parts.with(settings_part::PROGRAM, program);
         }
         parts.append_to(vec![SETTINGS_VERSION])
     }
@@ -228,6 +237,7 @@ impl ServiceSettings {
             deduplication_window: parts.get(settings_part::DEDUPLICATION_WINDOW)?,
             failover: parts.get(settings_part::FAILOVER)?,
             network: network.unwrap_or_default(),
+            program: parts.find(settings_part::PROGRAM)?.unwrap_or_default(),
         })
     }
 }
@@ -311,8 +321,8 @@ fn check_threshold(percent: Percent) -> Result<Percent, EntryError> {
 /// changes.
 pub(super) mod version_1 {
     use super::{
-        BTreeSet, DeduplicationWindow, Deserialize, FailoverMode, NetworkSettings, RecordNumber, Sequence, Size,
-        StoredSize, StoredThresholds, WorkloadHash,
+        BTreeSet, DeduplicationWindow, Deserialize, FailoverMode, NetworkSettings, ProgramSettings, RecordNumber,
+        Sequence, Size, StoredSize, StoredThresholds, WorkloadHash,
     };
     #[cfg(test)]
     use serde::Serialize;
@@ -349,7 +359,8 @@ pub(super) mod version_1 {
             let ServiceSettings { size, sizes, thresholds, deduplication_window, failover } = settings;
             let sizes = sizes.into_iter().map(Size::from).collect();
             let (thresholds, network) = (thresholds.into(), NetworkSettings::default());
-            Self { size, sizes, thresholds, deduplication_window, failover, network }
+            let program = ProgramSettings::default();
+            Self { size, sizes, thresholds, deduplication_window, failover, network, program }
         }
     }
 
@@ -395,6 +406,7 @@ mod tests {
             deduplication_window: DeduplicationWindow::durable(),
             failover: FailoverMode::Shadow,
             network: NetworkSettings::default(),
+            program: ProgramSettings::default(),
         }
     }
 

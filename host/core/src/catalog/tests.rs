@@ -3,6 +3,7 @@
 use super::backend::SPARE_BYTES;
 use super::*;
 use crate::answers::DeduplicationWindow;
+use crate::command_line::ProgramSettings;
 use crate::credential::{PasswordHash, TokenHash};
 use crate::network::{AllowList, Allowed, NetworkSettings, Retry};
 use crate::parts::{Parts, PartsError};
@@ -78,6 +79,7 @@ fn entry(number: u64) -> ServiceEntry {
             },
             failover: FailoverMode::Shadow,
             network: network(number),
+            program: program(number),
         },
         first_snapshot: number.is_multiple_of(2).then_some(RecordNumber(number)),
         accepted_divergences: (0..number % 4).map(Sequence).collect(),
@@ -92,6 +94,15 @@ fn network(number: u64) -> NetworkSettings {
     let allowed = |text: &str, private| Allowed { target: text.parse().expect("a target"), private };
     let entries = vec![allowed("https://*.example.org", false), allowed("http://db:5432", true)];
     NetworkSettings { allow: AllowList::new(entries).expect("two"), retry: Retry::Idempotent }
+}
+
+/// Returns what a program gets, which only some do.
+fn program(number: u64) -> ProgramSettings {
+    if number % 13 != 12 {
+        return ProgramSettings::default();
+    }
+    let environment = BTreeMap::from([("LANG".to_owned(), "C".to_owned())]);
+    ProgramSettings::new(vec!["-v".into(), number.to_string()], environment).expect("short")
 }
 
 /// Returns an entry whose size has a name of `bytes`.

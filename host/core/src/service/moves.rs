@@ -20,6 +20,7 @@ use lifeboat_vm::rehydrate::{
 };
 use lifeboat_vm::snapshot::Snapshot;
 use lifeboat_vm::store::Allowance;
+use lifeboat_vm::workload::Kind;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -46,6 +47,10 @@ impl Service {
     pub(super) async fn roll_back(&mut self) -> Result<(), Stopped> {
         let begun = self.counters.begin_rollback();
         if self.adopt_shadow().await {
+            return Ok(());
+        }
+        if self.vm.instance.has_undone() {
+            self.counters.end_rollback(begun);
             return Ok(());
         }
         let brought_back = self.bring_back().await;
@@ -450,6 +455,10 @@ impl Service {
     async fn compact(&mut self) -> Result<bool, Denial> {
         // A store that was restored and has replayed nothing is compact already.
         if !self.snapshots.has_tail() || !self.may_export() {
+            return Ok(false);
+        }
+        // A program has no store to compact.
+        if self.terms.program.workload().kind == Kind::Program {
             return Ok(false);
         }
         let moved = self.take_snapshot().await.map_err(|stopped| stopped.denial(&self.name))?;

@@ -61,6 +61,7 @@ impl ServiceSpec {
     pub fn new(name: Name, program: Arc<Program>, settings: &ServiceSettings, secret: [u8; 32], epoch: Epoch) -> Self {
         let ServiceSettings { sizes, thresholds, deduplication_window, failover, .. } = settings;
         let first = settings.first_size().cloned().unwrap_or_else(|| Size::built_in().remove(0));
+        let program = settings.program.of_service(&name, program);
         Self {
             name,
             program,

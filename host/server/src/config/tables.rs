@@ -17,6 +17,7 @@ use lifeboat_api::sla::{FailoverMode, Thresholds, threshold};
 use lifeboat_api::text::{SHOWN_CHARS_MAX, shortened};
 use lifeboat_api::transaction::BODY_BYTES_MAX;
 use lifeboat_document::{Findings, Placed, Table, Value};
+use lifeboat_host::command_line::ProgramSettings;
 use lifeboat_host::fleet::Machine;
 use lifeboat_host::network::{AllowList, Allowed, Retry, Secrets, Target};
 use std::collections::{BTreeMap, HashSet};
@@ -306,6 +307,7 @@ impl Resolver<'_> {
             let allow_net = table.get("allow_net").map(|value| allow_net(&value)).unwrap_or_default();
             let retry = table.get("retry").and_then(|value| value.word(&RETRIES));
             let retry = retry.map(|retry| retry.value).unwrap_or_default();
+            let program = program(&table);
             let roots = table.get("roots").and_then(|value| self.path(&value));
             let secrets = table.get("secret").map(|value| self.secrets(&value)).unwrap_or_default();
             let thresholds = self.thresholds(table.table("thresholds"), thresholds);
@@ -330,6 +332,7 @@ impl Resolver<'_> {
                 retry,
                 roots: roots.map(|roots| roots.value),
                 thresholds,
+                program,
                 secrets: secrets.into_iter().map(|(name, source)| (name, source.value)).collect(),
             });
             services.extend(service.clone());
@@ -418,6 +421,19 @@ fn allow_net(value: &Value<'_>) -> AllowList {
     };
     let entries = value.values().into_iter().filter_map(allowed).collect();
     AllowList::new(entries).map_err(|error| value.wrong::<()>(error.to_string())).unwrap_or_default()
+}
+
+/// Reads the arguments and the environment of a program.
+fn program(table: &Table<'_>) -> ProgramSettings {
+    let text = |value: &Value<'_>| value.text().map(|text| text.value);
+    let arguments = table.get("arguments");
+    let environment = table.get("environment");
+    let last = environment.as_ref().or(arguments.as_ref());
+    let texts = arguments.iter().flat_map(Value::values).filter_map(|value| text(&value)).collect();
+    let variables = environment.as_ref().and_then(Value::table).map(Table::entries).unwrap_or_default();
+    let variables = variables.into_iter().filter_map(|(name, value)| Some((name.value, text(&value)?))).collect();
+    let settings = ProgramSettings::new(texts, variables);
+    settings.map_err(|error| last.and_then(|value| value.wrong::<()>(error.to_string()))).unwrap_or_default()
 }
 
 /// Reads the name of a variable of the environment.

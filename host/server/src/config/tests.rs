@@ -105,6 +105,7 @@ fn a_printed_configuration_is_read_back_as_the_same() -> Result<(), Box<dyn std:
     assert_eq!(parse(&toml::to_string(&config)?)?, config);
     let text = "[[service]]\nname = \"bank\"\nworkload = \"x\"\n\
                 allow_net = [\"https://a.example\", { target = \"http://db\", private = true }]\n\
+                arguments = [\"-q\", \"two words\"]\nenvironment = { LANG = \"C\", EMPTY = \"\" }\n\
                 retry = \"idempotent\"\nsecret.a.file = \"a\"\nsecret.b.env = \"B\"\n";
     let config = parse(text)?;
     assert_eq!(parse(&toml::to_string(&config)?)?, config);
@@ -214,6 +215,18 @@ fn errors_are_reported_with_their_place_on_one_line() {
         (
             "[[service]]\nname = \"a\"\nworkload = \"x\"\nallow_net = [{ target = \"http://db\", public = true }]",
             "l.toml:4:38: there is no key 'public' here; the keys are private, target",
+        ),
+        (
+            "[[service]]\nname = \"a\"\nworkload = \"x\"\narguments = \"-q\"",
+            "l.toml:4:13: arguments is the text '-q'; it must be an array",
+        ),
+        (
+            "[[service]]\nname = \"a\"\nworkload = \"x\"\nenvironment = { LANG = 1 }",
+            "l.toml:4:24: 'LANG' is 1; it must be a text in quotes",
+        ),
+        (
+            "[[service]]\nname = \"a\"\nworkload = \"x\"\nenvironment = { \"A=B\" = \"c\" }",
+            "l.toml:4:15: 'A=B' names no variable of the environment; write a name without '='",
         ),
         (
             "[[service]]\nname = \"a\"\nworkload = \"x\"\nretry = \"always\"",

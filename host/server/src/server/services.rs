@@ -28,6 +28,7 @@ use lifeboat_api::sla::FailoverMode;
 use lifeboat_api::transaction::{Denial, Outcome, QUARANTINE_REMEDY, RequestError, check_id};
 use lifeboat_host::auth::Identity;
 use lifeboat_host::catalog::{ServiceEntry, ServiceSettings};
+use lifeboat_host::command_line::ProgramSettings;
 use lifeboat_host::files::{self, ARCHIVE_FILES_BYTES_MAX, Unpacked};
 use lifeboat_host::host::NewService;
 use lifeboat_host::network::{AllowList, Allowed, NetworkSettings};
@@ -35,6 +36,7 @@ use lifeboat_host::service::{LaunchError, Ordered, SettleError, Settlement, Stat
 use lifeboat_vm::engine::joined;
 use lifeboat_vm::workload::MODULE_BYTES_MAX;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,7 +44,7 @@ use std::time::Duration;
 /// The longest time that a list waits for a busy service before it shows the service without its VM.
 pub const STATUS_MAX: Duration = Duration::from_secs(1);
 
-/// The maximum number of concurrent uploads and deployments of workloads. Each workload has up to 32 MiB.
+/// The maximum number of concurrent uploads and deployments of workloads. Each workload has up to 128 MiB.
 pub const UPLOADS_MAX: usize = 4;
 
 pub(super) async fn list(
@@ -459,7 +461,8 @@ async fn usage_of(shared: &Shared, name: Name) -> Usage {
 
 /// Parses the query of a deployment. Returns also whether its body is an archive.
 fn deployment(given: Parameters) -> Result<(Deployment, bool), Problem> {
-    let mut given = parameters(given, &["size", "fuel", "failover", "allow_net", "retry", "archive"])?;
+    const NAMES: [&str; 8] = ["size", "fuel", "failover", "allow_net", "retry", "arguments", "environment", "archive"];
+    let mut given = parameters(given, &NAMES)?;
     let is_archive = match given.remove("archive").as_deref() {
         None => false,
         Some("tar") => true,
@@ -473,12 +476,13 @@ fn deployment(given: Parameters) -> Result<(Deployment, bool), Problem> {
     let fuel = fuel.transpose()?;
     let mut text = |name| given.remove(name);
     let (size, failover, allow_net, retry) = (text("size"), text("failover"), text("allow_net"), text("retry"));
-    Ok((Deployment { size, fuel, failover, allow_net, retry }, is_archive))
+    let (arguments, environment) = (text("arguments"), text("environment"));
+    Ok((Deployment { size, fuel, failover, allow_net, retry, arguments, environment }, is_archive))
 }
 
 /// Returns the settings of a deployment, with the configuration's defaults for what it leaves out.
 fn settings(shared: &Shared, deployment: Deployment) -> Result<ServiceSettings, Problem> {
-    let Deployment { size, fuel, failover, allow_net, retry } = deployment;
+    let Deployment { size, fuel, failover, allow_net, retry, arguments, environment } = deployment;
     let failover = match failover {
         None => FailoverMode::default(),
         Some(text) => text.parse().map_err(|reason| Problem::bad_request("failover", reason))?,
@@ -498,7 +502,21 @@ fn settings(shared: &Shared, deployment: Deployment) -> Result<ServiceSettings, 
     if let Some(text) = retry {
         settings.network.retry = text.parse().map_err(|reason| Problem::bad_request("retry", reason))?;
     }
+    let arguments = of_json("arguments", arguments, "a JSON array of texts, such as [\"--verbose\"]")?;
+    let environment = of_json("environment", environment, "a JSON object of texts, such as {\"LANG\":\"C\"}")?;
+    settings.program = ProgramSettings::new(arguments, environment)
+        .map_err(|error| Problem::bad_request("arguments", error.to_string()))?;
     Ok(settings)
+}
+
+/// Parses a parameter that is JSON. Returns the default if it was left out.
+fn of_json<T: Default + DeserializeOwned>(
+    name: &'static str,
+    text: Option<String>,
+    expected: &'static str,
+) -> Result<T, Problem> {
+    let Some(text) = text else { return Ok(T::default()) };
+    serde_json::from_str(&text).map_err(|_| wrong_parameter(name, &text, expected))
 }
 
 /// Returns the statuses of the running services, without those that are too busy to report theirs.

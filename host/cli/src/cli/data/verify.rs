@@ -122,7 +122,7 @@ impl Verify {
         if !is_diverged || found.standing.is_err() {
             return Ok(String::new());
         }
-        let program = scratch.program(storage, &found.entry.workload).await?;
+        let program = scratch.program(storage, found).await?;
         let way_on = match scratch.state(storage, &program, found, None).await {
             Err(StateError::Rehydrate(RehydrateError::Diverged { sequence, .. })) => {
                 self.directory.way_on(&found.name, sequence)

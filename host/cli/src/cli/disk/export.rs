@@ -65,12 +65,7 @@ impl<S: Source> Export<S> {
     fn copy(&self, files: &mut dyn Files, shown: &str) -> anyhow::Result<Copied> {
         // A path that leads nowhere creates no directory.
         let kind = files.list(&self.file, None)?.kind;
-        fs::create_dir(&self.out).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::InvalidFilename => {
-                UsageError(format!("cannot create {shown}: {error}; name a new directory in one that is there")).into()
-            }
-            _ => anyhow::Error::from(error).context(format!("cannot create {shown}")),
-        })?;
+        create(&self.out, shown)?;
         let mut copied = Copied::default();
         match kind {
             EntryType::Directory => copied.directory(files, &self.file, &self.out)?,
@@ -86,6 +81,25 @@ impl<S: Source> Export<S> {
         copied.create_links(&self.out)?;
         Ok(copied)
     }
+}
+
+/// Copies all files of a disk to the new directory `out`. Returns their number and bytes, and the links that were left
+/// out because they lead elsewhere.
+pub(crate) fn export_all(files: &mut dyn Files, out: &Path) -> anyhow::Result<(u64, u64, Vec<String>)> {
+    create(out, &arguments::shown(&out.display().to_string()))?;
+    let mut copied = Copied::default();
+    copied.directory(files, "/", out)?;
+    copied.create_links(out)?;
+    Ok((copied.files, copied.bytes, copied.skipped))
+}
+
+fn create(out: &Path, shown: &str) -> anyhow::Result<()> {
+    fs::create_dir(out).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::InvalidFilename => {
+            UsageError(format!("cannot create {shown}: {error}; name a new directory in one that is there")).into()
+        }
+        _ => anyhow::Error::from(error).context(format!("cannot create {shown}")),
+    })
 }
 
 /// What was copied so far.

@@ -1,10 +1,12 @@
-//! The archive of a deployment with files: directories of this machine, for the virtual disk of a new service.
+//! Directories of this machine for a virtual disk: in the archive of a deployment, or on the disk of a run.
 
-use super::super::disk::links::leads_out;
-use super::super::{UsageError, arguments};
+use super::disk::links::leads_out;
+use super::{UsageError, arguments};
 use anyhow::Context;
+use lifeboat_api::clock::Timestamp;
 use lifeboat_api::size::Bytes as ByteCount;
-use lifeboat_host::files::{ARCHIVE_DISK, ARCHIVE_FILES_BYTES_MAX, ARCHIVE_WORKLOAD};
+use lifeboat_disk::Disk;
+use lifeboat_host::files::{self, ARCHIVE_DISK, ARCHIVE_FILES_BYTES_MAX, ARCHIVE_WORKLOAD, UnpackError};
 use std::collections::BTreeMap;
 use std::fs::{self, File, Metadata};
 use std::io::Read;
@@ -19,6 +21,15 @@ pub(super) struct Dir {
     host: PathBuf,
     /// The path without a slash at its ends. The root is empty.
     guest: String,
+    /// The path as it was written, by which a program finds the directory.
+    name: String,
+}
+
+impl Dir {
+    /// Returns the name by which a program finds the directory, and its path on the virtual disk.
+    pub(super) fn preopen(&self) -> (String, String) {
+        (self.name.clone(), self.guest.clone())
+    }
 }
 
 impl FromStr for Dir {
@@ -37,8 +48,26 @@ impl FromStr for Dir {
                 "{shown} has '..' in its path on the virtual disk; name that path, such as HOST::/site"
             ));
         }
-        Ok(Self { host: host.into(), guest: parts.join("/") })
+        Ok(Self { host: host.into(), guest: parts.join("/"), name: guest.to_owned() })
     }
+}
+
+/// Returns a disk of at most `limit_bytes` with what is in these directories.
+///
+/// # Errors
+/// [`UsageError`] for what a virtual disk cannot have, and for more than the limit.
+pub(super) fn disk(dirs: &[Dir], limit_bytes: u64, now: Timestamp) -> anyhow::Result<Option<Disk>> {
+    if dirs.is_empty() {
+        return Ok(None);
+    }
+    let unpacked = files::unpack(&pack(&[], dirs)?, limit_bytes, now).map_err(|error| match error {
+        UnpackError::Full { limit_bytes } => UsageError(format!(
+            "the files of --dir use more than the {} of the disk; name fewer files, or give it more with --disk",
+            ByteCount(limit_bytes)
+        )),
+        error => UsageError(format!("--dir: {error}")),
+    })?;
+    Ok(unpacked.disk)
 }
 
 /// Returns the archive with `workload`, and with what is in these directories.
@@ -48,7 +77,7 @@ impl FromStr for Dir {
 pub(super) fn pack(workload: &[u8], dirs: &[Dir]) -> anyhow::Result<Vec<u8>> {
     let mut packing = Packing { archive: Builder::new(Vec::new()), workload_bytes: workload.len() as u64 };
     packing.file(ARCHIVE_WORKLOAD, workload, 0)?;
-    for Dir { host, guest } in dirs {
+    for Dir { host, guest, .. } in dirs {
         // The directory itself may be a link.
         let found = fs::metadata(host).map_err(|error| unusable(host, &error.to_string()))?;
         if !found.is_dir() {
@@ -169,12 +198,14 @@ mod tests {
 
     #[test]
     fn a_directory_is_named_with_its_path_on_the_disk() {
-        let dir = |host: &str, guest: &str| Ok(Dir { host: host.into(), guest: guest.into() });
+        let dir =
+            |host: &str, guest: &str, name: &str| Ok(Dir { host: host.into(), guest: guest.into(), name: name.into() });
         for (text, expected) in [
-            ("./site::/var//www/", dir("./site", "var/www")),
-            ("site", dir("site", "site")),
-            ("/srv/site", dir("/srv/site", "srv/site")),
-            ("../site::/", dir("../site", "")),
+            ("./site::/var//www/", dir("./site", "var/www", "/var//www/")),
+            ("site", dir("site", "site", "site")),
+            ("/srv/site", dir("/srv/site", "srv/site", "/srv/site")),
+            ("../site::/", dir("../site", "", "/")),
+            (".", dir(".", "", ".")),
         ] {
             assert_eq!(text.parse(), expected, "{text}");
         }

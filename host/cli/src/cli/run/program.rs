@@ -1,0 +1,363 @@
+//! A program that `lifeboat run` runs once, outside of any service.
+
+use super::super::disk::{Files, export};
+use super::super::{UsageError, arguments, code_cache, exit, output, pack};
+use super::Run;
+use clap::Args;
+use lifeboat_api::clock::{Clock, SystemClock, Timestamp};
+use lifeboat_api::http::DiskListing;
+use lifeboat_api::id::Sequence;
+use lifeboat_api::lines::json_line;
+use lifeboat_api::size::{Bytes, BytesBeside, Size, grouped};
+use lifeboat_api::transaction::Cause;
+use lifeboat_client::FilePart;
+use lifeboat_disk::{Disk, Error};
+use lifeboat_host::files::{self, Part};
+use lifeboat_vm::engine::{Engine, PoolLimits, joined};
+use lifeboat_vm::instance::{self, CommandLine, Machine, OwnStreams, Ran, RunEnd, Surroundings, run_once};
+use lifeboat_vm::store::{Allowance, Inputs};
+use lifeboat_vm::workload::Workload;
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The size whose limits a program has by default.
+const SIZE_DEFAULT: &str = "huge";
+
+/// The time that a deterministic program sees: 2000-01-01T00:00:00Z, in nanoseconds since 1970.
+const FIXED_TIME: Timestamp = Timestamp(946_684_800_000_000_000);
+
+/// How long after its time limit a program may still wait for the reader of its output.
+const OUTPUT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// The longest wait that a timer can express.
+const TIMER_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// The key of the random numbers that a deterministic program sees.
+const FIXED_SECRET: [u8; 32] = [0; 32];
+
+/// Arguments of `run` that only a program has that runs once.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Options of a program that runs once")]
+pub(super) struct Once {
+    /// Copy the virtual disk into this new directory at the end; without it, the files that the program wrote are lost
+    #[arg(long, value_name = "DIR")]
+    save: Option<PathBuf>,
+    /// End the program after this time [such as 90s or 500ms; default: no limit]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    timeout: Option<Duration>,
+    /// Clocks begin at 2000-01-01 and are moved by sleeps alone, and random numbers are always the same
+    #[arg(long)]
+    deterministic: bool,
+    /// Print what the program used of each resource at the end, on standard error
+    #[arg(long)]
+    usage: bool,
+}
+
+impl Once {
+    /// Returns one of these options that was given.
+    pub(super) fn option(&self) -> Option<&'static str> {
+        let Self { save, timeout, deterministic, usage } = self;
+        [
+            (save.is_some(), "--save"),
+            (timeout.is_some(), "--timeout"),
+            (*deterministic, "--deterministic"),
+            (*usage, "--usage"),
+        ]
+        .into_iter()
+        .find_map(|(is_given, option)| is_given.then_some(option))
+    }
+}
+
+/// A variable of a program's environment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Variable {
+    name: String,
+    /// None for that of this command.
+    value: Option<String>,
+}
+
+impl FromStr for Variable {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, value) = text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value)));
+        if name.is_empty() {
+            return Err(format!("{} has no name; write NAME=VALUE, or NAME alone", arguments::shown(text)));
+        }
+        Ok(Self { name: name.to_owned(), value: value.map(str::to_owned) })
+    }
+}
+
+/// Returns the environment of a program. A variable that this command does not have is left out.
+pub(crate) fn environment(variables: &[Variable]) -> Vec<(String, String)> {
+    let value = |Variable { name, value }: &Variable| {
+        let value = value.clone().or_else(|| std::env::var(name).ok())?;
+        Some((name.clone(), value))
+    };
+    variables.iter().filter_map(value).collect()
+}
+
+/// Returns arguments as text.
+///
+/// # Errors
+/// [`UsageError`] if one is not UTF-8, as all strings of WASI are.
+pub(super) fn texts(arguments: &[OsString]) -> anyhow::Result<Vec<String>> {
+    let text = |argument: &OsString| {
+        argument.to_str().map(str::to_owned).ok_or_else(|| {
+            let shown = arguments::shown(&argument.to_string_lossy());
+            UsageError(format!("the argument {shown} is not UTF-8, as an argument of a program must be")).into()
+        })
+    };
+    arguments.iter().map(text).collect()
+}
+
+/// Parses a time: a whole number of `ms`, `s` or `m`. Seconds if it has no unit.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let millis_of_unit = match &text[digits.len()..] {
+        "ms" => Some(1),
+        "" | "s" => Some(1_000),
+        "m" | "min" => Some(60_000),
+        _ => None,
+    };
+    let number = digits.parse::<u64>().ok().filter(|number| *number > 0);
+    let millis = number.zip(millis_of_unit).and_then(|(number, unit)| number.checked_mul(unit));
+    millis.map(Duration::from_millis).ok_or_else(|| {
+        format!(
+            "{} is not a time; write a whole number above zero with ms, s or m, such as 90s",
+            arguments::shown(text)
+        )
+    })
+}
+
+/// The clocks and random numbers of this machine.
+struct ThisMachine(SystemClock);
+
+impl Machine for ThisMachine {
+    fn wall_ns(&mut self) -> u64 {
+        self.0.now().0
+    }
+
+    fn monotonic_ns(&mut self) -> u64 {
+        u64::try_from(self.0.monotonic().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn fill_random(&mut self, bytes: &mut [u8]) -> io::Result<()> {
+        getrandom::fill(bytes).map_err(|error| io::Error::other(error.to_string()))
+    }
+}
+
+impl Run {
+    /// Runs a program, and returns its exit code.
+    pub(super) async fn run_once(self, workload: Workload) -> anyhow::Result<ExitCode> {
+        let size = self.size_of_program()?;
+        if let Some(option) = self.option_of_service() {
+            let text =
+                format!("{option} is for a service, and this program runs once; leave it out, or add --transactions");
+            return Err(UsageError(text).into());
+        }
+        let file = Path::new(&self.workload_and_arguments[0]);
+        let shown = file.display().to_string();
+        if let Some(out) = &self.once.save
+            && out.symlink_metadata().is_ok()
+        {
+            let out = arguments::shown(&out.display().to_string());
+            return Err(UsageError(format!("--save: {out} exists already; name a new directory")).into());
+        }
+        if workload.initial_memory_bytes > size.memory_bytes {
+            let (initial, limit) = (Bytes(workload.initial_memory_bytes), Bytes(size.memory_bytes));
+            return Err(UsageError(format!(
+                "{} begins with {initial} of memory, and the limit is {limit}; give it more with --memory",
+                arguments::shown(&shown)
+            ))
+            .into());
+        }
+        let name = file.file_name().unwrap_or(file.as_os_str()).to_owned();
+        let arguments: Vec<OsString> = std::iter::once(name).chain(self.arguments().iter().cloned()).collect();
+        let command_line = CommandLine { arguments: texts(&arguments)?, environment: environment(&self.environment) };
+        let disk = pack::disk(&self.dirs, size.disk_bytes, SystemClock.now())?.unwrap_or_else(|| Disk::new(0));
+        let before = disk.clone();
+        let surroundings = match self.once.deterministic {
+            true => Surroundings::Fixed { now: FIXED_TIME, secret: FIXED_SECRET },
+            false => Surroundings::Machine(Box::new(ThisMachine(SystemClock))),
+        };
+        let deadline = self.once.timeout.unwrap_or(Duration::MAX);
+        let run = instance::Run {
+            command_line,
+            streams: OwnStreams {
+                stdin: Box::new(io::stdin()),
+                stdout: Box::new(io::stdout()),
+                stderr: Box::new(io::stderr()),
+            },
+            disk,
+            preopens: self.dirs.iter().map(pack::Dir::preopen).collect(),
+            allowance: Allowance {
+                fuel: size.fuel,
+                memory_bytes: size.memory_bytes,
+                disk_bytes: size.disk_bytes,
+                inputs: Inputs::Live { deadline },
+            },
+            surroundings,
+        };
+
+        let memories = workload.footprint.memories;
+        let engine = Engine::new(PoolLimits { stores: 1, memories, memory_bytes: size.memory_bytes })?;
+        let engine = Arc::new(engine.with_cache(code_cache::of_user()?));
+        let program = engine.compile(workload).await?;
+        let running = joined(engine.spawn(async move { run_once(&program, run).await }));
+        // A program that waits for the reader of its output has no turn in which it could end by itself.
+        let patience = deadline.saturating_add(OUTPUT_PATIENCE).min(TIMER_MAX);
+        let Ok(ran) = tokio::time::timeout(patience, running).await else {
+            output::note(&format!("lifeboat: {shown}: {}", ended(&Cause::Deadline { deadline })));
+            // The thread that writes would hold the end of this process.
+            std::process::exit(exit::ENDED_BY_HOST.into());
+        };
+        let ran = ran.map_err(|error| anyhow::anyhow!("a directory of --dir is not on the virtual disk: {error}"))?;
+        // A program that has not ended its last line leaves it here.
+        drop(io::stdout().flush());
+        let code = match &ran.end {
+            RunEnd::Exit(code) => *code,
+            RunEnd::OutputClosed => exit::OUTPUT_CLOSED,
+            RunEnd::Failed(cause) => {
+                output::note(&format!("lifeboat: {shown}: {}", ended(cause)));
+                exit::ENDED_BY_HOST
+            }
+        };
+        if self.once.usage {
+            let text = if self.json { json_line(&usage_json(&ran, &size))? } else { usage(&ran, &size) };
+            drop(io::stderr().write_all(text.as_bytes()));
+        }
+        self.save(&ran, &before)?;
+        Ok(ExitCode::from(code))
+    }
+
+    /// Copies the disk to the directory that the user named, or says that its files are lost.
+    fn save(&self, ran: &Ran, before: &Disk) -> anyhow::Result<()> {
+        let Some(out) = &self.once.save else {
+            if !ran.disk.is_copy_of(before) {
+                output::note(
+                    "lifeboat: the program changed files on its virtual disk, which ended with it; --save DIR keeps them",
+                );
+            }
+            return Ok(());
+        };
+        let (files, bytes, skipped) = export::export_all(&mut OnDisk(ran.disk.clone()), out)?;
+        let shown = arguments::shown(&out.display().to_string());
+        output::note(&format!("lifeboat: {shown} has {} with {:#}", super::counted(files, "file"), Bytes(bytes)));
+        if let [first, ..] = &skipped[..] {
+            let links = super::counted(skipped.len() as u64, "link");
+            output::note(&format!(
+                "lifeboat: {links} that lead out of it, or in a circle, were left out, such as {first}"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Returns the limits of a program that runs once.
+    fn size_of_program(&self) -> anyhow::Result<Size> {
+        let wanted = self.size.as_deref().unwrap_or(SIZE_DEFAULT);
+        let mut size = super::built_in_size(wanted)?;
+        size.fuel = self.fuel.unwrap_or(size.fuel);
+        size.memory_bytes = self.memory.unwrap_or(size.memory_bytes);
+        size.disk_bytes = self.disk.unwrap_or(size.disk_bytes);
+        Ok(size)
+    }
+}
+
+/// Describes why the host ended a program, with the option that gives it more.
+fn ended(cause: &Cause) -> String {
+    match cause {
+        Cause::Fuel { limit_fuel } => {
+            format!("cpu: it used up its {} fuel; give it more with --fuel", grouped(*limit_fuel))
+        }
+        Cause::Memory { wanted_bytes, limit_bytes } => format!(
+            "memory: {} would exceed the limit of {}; give it more with --memory",
+            BytesBeside { bytes: *wanted_bytes, bound: *limit_bytes },
+            Bytes(*limit_bytes)
+        ),
+        Cause::Deadline { deadline } => {
+            format!("deadline: not finished within {} ms; give it more with --timeout", deadline.as_millis())
+        }
+        Cause::Explained { summary, details } => format!("{summary}; {details}"),
+        cause => cause.to_string(),
+    }
+}
+
+fn usage(ran: &Ran, size: &Size) -> String {
+    let row = |name: &str, used: u64, limit: u64, texts: [String; 2]| {
+        let percent = if limit == 0 { 0.0 } else { used as f64 * 100.0 / limit as f64 };
+        let [used, limit] = texts;
+        format!("  {name:<8} {percent:>5.1}%  {used:>16} of {limit}\n")
+    };
+    let bytes = |name: &str, used: u64, limit: u64| {
+        row(name, used, limit, [BytesBeside { bytes: used, bound: limit }.to_string(), Bytes(limit).to_string()])
+    };
+    let Ran { fuel_used, levels, .. } = ran;
+    let mut text = String::from("\n");
+    text += &row("cpu", *fuel_used, size.fuel, [grouped(*fuel_used), format!("{} fuel", grouped(size.fuel))]);
+    text += &row("network", 0, 0, ["0".to_owned(), "0 calls".to_owned()]);
+    text += &bytes("memory", levels.memory_bytes, size.memory_bytes);
+    text += &bytes("disk", levels.disk_bytes, size.disk_bytes);
+    text
+}
+
+fn usage_json(ran: &Ran, size: &Size) -> serde_json::Value {
+    let row = |used: u64, limit: u64| serde_json::json!({ "used": used, "limit": limit });
+    serde_json::json!({ "usage": {
+        "cpu": row(ran.fuel_used, size.fuel),
+        "network": row(0, 0),
+        "memory": row(ran.levels.memory_bytes, size.memory_bytes),
+        "disk": row(ran.levels.disk_bytes, size.disk_bytes),
+    }})
+}
+
+/// The files of a disk that no service has.
+struct OnDisk(Disk);
+
+fn unreadable(path: &str, error: Error) -> anyhow::Error {
+    anyhow::anyhow!("cannot copy {} from the virtual disk: {error}", arguments::shown(path))
+}
+
+impl Files for OnDisk {
+    fn list(&mut self, path: &str, after: Option<&str>) -> anyhow::Result<DiskListing> {
+        files::list(&mut self.0, path, after, Sequence(0)).map_err(|error| unreadable(path, error))
+    }
+
+    fn read(&mut self, path: &str, offset: u64, _version: Option<&str>) -> anyhow::Result<FilePart> {
+        let Part { bytes, file_bytes, version } =
+            files::read(&mut self.0, path, offset).map_err(|error| unreadable(path, error))?;
+        Ok(FilePart { sequence: 0, file_bytes, version, bytes: bytes.into() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_has_a_unit() {
+        for (text, expected) in [("500ms", 500), ("90s", 90_000), ("90", 90_000), ("2m", 120_000)] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(expected)), "{text}");
+        }
+        for text in ["", "0", "0s", "s", "1h", "-1s", "1.5s", "18446744073709551615m"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_variable_has_a_value_or_that_of_this_command() {
+        let variable =
+            |name: &str, value: Option<&str>| Ok(Variable { name: name.to_owned(), value: value.map(str::to_owned) });
+        assert_eq!("A=b=c".parse(), variable("A", Some("b=c")));
+        assert_eq!("A=".parse(), variable("A", Some("")));
+        assert_eq!("A".parse(), variable("A", None));
+        assert!("=b".parse::<Variable>().is_err());
+        let missing = Variable { name: "LIFEBOAT_NO_SUCH_VARIABLE".into(), value: None };
+        assert_eq!(environment(&[missing]), []);
+    }
+}
