@@ -9,7 +9,7 @@
 //!
 //! Each experiment is a file: [`transaction`], [`metering`], [`ready`], [`failover`], [`panics`], [`durable`],
 //! [`relocation`], [`shadow`], [`virtual_disk`], [`streams`], [`charges`], [`full_disk`], [`http`], [`neighbour`],
-//! [`idle`], [`network`]. [`served`] is a host with services, [`ledger`] is a client of one, and [`guests`] makes guests
+//! [`idle`], [`programs`], [`network`]. [`served`] is a host with services, [`ledger`] is a client of one, and [`guests`] makes guests
 //! with files. [`bare`] and [`disk`] are the controls, [`pairs`] and [`cpu`] take the measurements, [`child`] runs this
 //! program as a separate process, and [`report`] prints the table.
 
@@ -30,6 +30,7 @@ mod neighbour;
 mod network;
 mod pairs;
 mod panics;
+mod programs;
 mod ready;
 mod relocation;
 mod report;
@@ -49,7 +50,7 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 /// An experiment's name and the function that measures it.
 type Experiment = (&'static str, fn() -> Vec<Row>);
 
-const EXPERIMENTS: [Experiment; 26] = [
+const EXPERIMENTS: [Experiment; 29] = [
     ("transaction-trivial", transaction::trivial),
     ("transaction-with-ids", transaction::with_ids),
     ("transaction-one-at-a-time", transaction::one_at_a_time),
@@ -72,6 +73,9 @@ const EXPERIMENTS: [Experiment; 26] = [
     ("http", http::http),
     ("neighbour", neighbour::neighbour),
     ("idle", idle::idle),
+    ("program-run", programs::run),
+    ("program-sqlite", programs::sqlite),
+    ("program-metering", programs::metering),
     ("network-call", network::call),
     ("network-at-once", network::at_once),
     ("network-replay", network::replay),
