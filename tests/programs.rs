@@ -358,3 +358,11 @@ fn a_database_is_recovered_and_verified() {
     assert!(rows.exits(1).starts_with(expected) && rows.exits(1).ends_with("[{\"n\":6}]\n"), "{rows:?}");
     lifeboat(["data", "verify", "--data"]).arg(&data).output().exits(0);
 }
+
+#[test]
+fn a_long_statement_is_refused_as_a_short_one_is() {
+    let statement = "a".repeat(1_000_000);
+    let output = lifeboat(["run", "--service", "db"]).arg(prebuilt("sql")).input(statement + "\n").output();
+    let refused = output.exits(1);
+    assert!(refused.contains("exit code 1: statement 1: near") && refused.len() < 10_000, "{}", refused.len());
+}

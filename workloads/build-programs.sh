@@ -9,8 +9,8 @@
 # Debian, packages of Debian that it installs. The sources of SQLite come from the crate `libsqlite3-sys`, by its lock
 # file in workloads/sql/sqlite.
 #
-# PROGRAMS ties each .wasm file to what it was built from, as SOURCES does (see build.sh): the files of workloads/<name>
-# and this script.
+# PROGRAMS ties each .wasm file to what it was built from, as SOURCES does (see build.sh): the files of workloads/<name>,
+# realloc.c, and this script.
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -27,7 +27,7 @@ hashes() {
   cd "$root"
   for name in $names; do
     hash=$(
-      find "workloads/$name" workloads/build-programs.sh -type f | LC_ALL=C sort | while read -r path; do
+      find "workloads/$name" workloads/build-programs.sh workloads/realloc.c -type f | LC_ALL=C sort | while read -r path; do
         printf '%s\n' "$path"
         sha256 "$path" | cut -d ' ' -f 1
       done | sha256 | cut -d ' ' -f 1
@@ -89,9 +89,9 @@ compile \
   -DSQLITE_DQS=0 -DSQLITE_LIKE_DOESNT_MATCH_BLOBS -DLONGDOUBLE_TYPE=double -DSQLITE_THREADSAFE=0 \
   -DSQLITE_OMIT_LOAD_EXTENSION -DSQLITE_OMIT_SHARED_CACHE -DSQLITE_OMIT_DEPRECATED \
   -D_WASI_EMULATED_MMAN -D_WASI_EMULATED_GETPID -D_WASI_EMULATED_SIGNAL -D_WASI_EMULATED_PROCESS_CLOCKS \
-  -I "$sqlite" "$root/workloads/sql/sql.c" "$sqlite/sqlite3.c" -o "$into/sql.wasm" \
+  -I "$sqlite" "$root/workloads/sql/sql.c" "$sqlite/sqlite3.c" "$root/workloads/realloc.c" -o "$into/sql.wasm" \
   -lwasi-emulated-mman -lwasi-emulated-getpid -lwasi-emulated-signal -lwasi-emulated-process-clocks
-compile "$root/workloads/wordcount/wordcount.c" -o "$into/wordcount.wasm"
+compile "$root/workloads/wordcount/wordcount.c" "$root/workloads/realloc.c" -o "$into/wordcount.wasm"
 hashes >"$into/PROGRAMS"
 
 for name in $names; do
