@@ -21,17 +21,12 @@ usage() {
   exit 2
 }
 
-sha256() { sha256sum "$@" 2>/dev/null || shasum -a 256 "$@"; }
+. "$root/workloads/sources.sh"
 
 hashes() {
   cd "$root"
   for name in $names; do
-    hash=$(
-      find "workloads/$name" workloads/build-programs.sh workloads/realloc.c -type f | LC_ALL=C sort | while read -r path; do
-        printf '%s\n' "$path"
-        sha256 "$path" | cut -d ' ' -f 1
-      done | sha256 | cut -d ' ' -f 1
-    )
+    hash=$(hash_of "workloads/$name" workloads/build-programs.sh workloads/realloc.c)
     printf '%s  %s\n' "$hash" "$name"
   done
 }

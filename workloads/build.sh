@@ -29,18 +29,13 @@ usage() {
   exit 2
 }
 
-sha256() { sha256sum "$@" 2>/dev/null || shasum -a 256 "$@"; }
+. "$root/workloads/sources.sh"
 
 hashes() {
   cd "$root"
   for name in $names; do
-    hash=$(
-      find "workloads/$name/Cargo.toml" "workloads/$name/src" guest/Cargo.toml guest/src guest/macros/Cargo.toml \
-        guest/macros/src host/wit host/vm/wasi/deps -type f ! -name tests.rs | LC_ALL=C sort | while read -r path; do
-        printf '%s\n' "$path"
-        sha256 "$path" | cut -d ' ' -f 1
-      done | sha256 | cut -d ' ' -f 1
-    )
+    hash=$(hash_of "workloads/$name/Cargo.toml" "workloads/$name/src" guest/Cargo.toml guest/src guest/macros/Cargo.toml \
+      guest/macros/src host/wit host/vm/wasi/deps)
     printf '%s  %s\n' "$hash" "$name"
   done
 }
