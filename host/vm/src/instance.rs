@@ -163,8 +163,6 @@ pub struct Instance {
     guest: Guest,
     turns: Turns,
     is_dead: bool,
-    /// The disk before the transaction under way, in a program.
-    before: Option<Disk>,
 }
 
 /// What is called in the store of an instance.
@@ -213,17 +211,13 @@ impl Instance {
         let mut turns = Turns::default();
         let pre = match program.entry() {
             ProgramEntry::World(pre) => pre,
-            ProgramEntry::Program { .. } => {
-                let store = program::empty_store(program, secret, disk, &turns);
-                let guest = Guest::Program(Box::new(Runs::new(program, secret)));
-                return Ok(Self { store, guest, turns, is_dead: false, before: None });
-            }
+            ProgramEntry::Program { .. } => return Ok(Self::of_program(program, secret, disk)),
         };
         let mut store = new_store(program.engine(), secret, allowance, disk, Arc::clone(&turns.is_long));
         let instantiated = turns.run(allowance.inputs.deadline(), entry::instantiate(pre, &mut store)).await;
         store.data_mut().wasi.leave(true);
         match instantiated {
-            Ok(vm) => Ok(Self { store, guest: Guest::World(vm), turns, is_dead: false, before: None }),
+            Ok(vm) => Ok(Self { store, guest: Guest::World(vm), turns, is_dead: false }),
             Err(error) => Err(MoveError::Instantiate(match cause_in(&store, &error, allowance) {
                 Cause::Fuel { limit_fuel } => {
                     let message = format!("its start function did not end within {} fuel", grouped(limit_fuel));
@@ -245,8 +239,7 @@ impl Instance {
         self.is_dead = true;
         let (fuel_used, _) = self.leave::<()>(allowance, Err(wasmtime::Error::new(Stop(cause.clone()))));
         // The store of a run that has ended is gone, and its disk is kept: a rollback follows.
-        let ended = self.guest.program().filter(|_| self.before.is_none());
-        let fuel_used = ended.map_or(fuel_used, Runs::fuel_used);
+        let fuel_used = self.guest.program().and_then(Runs::fuel_of_ended).unwrap_or(fuel_used);
         let calls = self.store.data_mut().wasi.leave_network();
         self.interrupt_run();
         Attempt { answer: Answer::Failed(cause), fuel_used, calls }

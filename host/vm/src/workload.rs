@@ -239,6 +239,12 @@ impl Workload {
         Some(workload)
     }
 
+    /// Returns whether the workload is a program, and not of the world.
+    #[must_use]
+    pub fn is_program(&self) -> bool {
+        self.kind == Kind::Program
+    }
+
     /// Refuses a size whose memory is too small for the workload's initial memory.
     ///
     /// The initial memory may take at most `level_percent` (1 to 100) of `memory_limit_bytes`. With a threshold of 98 %

@@ -10,7 +10,7 @@
 //! Nothing lives between two runs but the disk, and the memory that the last kept run had at its end, which is the level
 //! of the VM. So a snapshot and a restore call no guest, and take the time of a clone.
 
-use super::{Attempt, Call, DROPPED_BYTES_MAX, Instance, MoveError, Turns, beside, cause_in, entry};
+use super::{Attempt, Call, DROPPED_BYTES_MAX, Guest, Instance, MoveError, Turns, beside, entry};
 use crate::engine::{Entry, Program};
 use crate::network::Network;
 use crate::snapshot::{Section, SectionKind, Snapshot};
@@ -79,8 +79,10 @@ pub(super) struct Runs {
     has_undone: bool,
     /// What the program did in the last run.
     observed: Observed,
-    /// The fuel of the last run.
+    /// The fuel of the last run that came to its end.
     fuel_used: u64,
+    /// The disk before the run that is under way.
+    before: Option<Disk>,
 }
 
 impl Runs {
@@ -92,6 +94,7 @@ impl Runs {
             has_undone: false,
             observed: Observed::default(),
             fuel_used: 0,
+            before: None,
         }
     }
 
@@ -103,9 +106,9 @@ impl Runs {
         self.has_undone
     }
 
-    /// Returns the fuel of the last run.
-    pub(super) fn fuel_used(&self) -> u64 {
-        self.fuel_used
+    /// Returns the fuel of the last run if none is under way.
+    pub(super) fn fuel_of_ended(&self) -> Option<u64> {
+        self.before.is_none().then_some(self.fuel_used)
     }
 
     pub(super) fn observed(&self) -> Observed {
@@ -135,6 +138,13 @@ impl Runs {
 }
 
 impl Instance {
+    /// Creates an instance of a program with `disk`.
+    pub(super) fn of_program(program: &Program, secret: [u8; 32], disk: Disk) -> Self {
+        let turns = Turns::default();
+        let store = empty_store(program, secret, disk, &turns);
+        Self { store, guest: Guest::Program(Box::new(Runs::new(program, secret))), turns, is_dead: false }
+    }
+
     /// Runs a program once for a transaction or query.
     pub(super) async fn run(
         &mut self,
@@ -143,30 +153,22 @@ impl Instance {
         allowance: Allowance,
         network: Network,
     ) -> Attempt {
-        let Some(runs) = self.guest.program() else { unreachable!("only a program is run") };
+        let disk = self.disk().clone();
+        let Some(runs) = self.guest.program_mut() else { unreachable!("only a program is run") };
+        runs.before = Some(disk);
         let CommandLine { arguments, environment } = runs.program.command_line();
         let environment = environment.iter().cloned().chain(variables(call, phase)).collect();
         let body = Bytes::copy_from_slice(call.body);
         let streams = StandardStreams::Call(CallStreams { body, ..CallStreams::default() });
         let process = Process { arguments: arguments.clone(), environment, streams, exit: None };
-        let Entry::Program { pre, run } = runs.program.entry() else { unreachable!("only a program is run") };
-        let (pre, run) = (pre.clone(), *run);
-        let start_fuel = start_fuel(runs.program.workload());
-
-        self.before = Some(self.disk().clone());
         let call_context = CallContext { phase, sequence: call.sequence, epoch: call.epoch, now: call.timestamp };
         self.enter(call_context, allowance, network);
-        let wasi = &mut self.store.data_mut().wasi;
-        wasi.process = process;
-        wasi.owed_fuel += start_fuel;
-        let Self { store, turns, .. } = self;
-        let ran = turns.run(allowance.inputs.deadline(), entry::run(&pre, &run, store)).await;
-        let ran = with_exit_code(store, ran);
-        let (fuel_used, ran) = self.leave(allowance, ran);
+        let (fuel_used, end) = self.run_process(process, allowance).await;
         let calls = self.store.data_mut().wasi.leave_network();
-        let answer = match ran {
-            Ok(code) => self.answer_of(code),
-            Err(cause) => Answer::Failed(cause),
+        let answer = match end {
+            RunEnd::Exit(code) => self.answer_of(code),
+            RunEnd::Failed(cause) => Answer::Failed(cause),
+            RunEnd::OutputClosed => unreachable!("the streams of a call stay open"),
         };
         // Nothing waits from here on, so nobody can drop this future between the outcome and its return.
         drop_store(self.go_on(&answer));
@@ -177,9 +179,31 @@ impl Instance {
         Attempt { answer, fuel_used, calls }
     }
 
+    /// Instantiates the program in the store, which was entered, and runs it. Returns the fuel that it burnt, and its end.
+    async fn run_process(&mut self, process: Process, allowance: Allowance) -> (u64, RunEnd) {
+        let Some(runs) = self.guest.program() else { unreachable!("only a program is run") };
+        let Entry::Program { pre, run } = runs.program.entry() else { unreachable!("only a program is run") };
+        let (pre, run) = (pre.clone(), *run);
+        let start_fuel = start_fuel(runs.program.workload());
+        let wasi = &mut self.store.data_mut().wasi;
+        wasi.process = process;
+        wasi.owed_fuel += start_fuel;
+        let Self { store, turns, .. } = self;
+        let ran = turns.run(allowance.inputs.deadline(), entry::run(&pre, &run, store)).await;
+        let is_output_closed = ran.as_ref().is_err_and(|error| error.is::<ClosedPipe>());
+        let ran = with_exit_code(store, ran);
+        let (fuel_used, ran) = self.leave(allowance, ran);
+        let end = match ran {
+            Ok(code) => RunEnd::Exit(code),
+            Err(_) if is_output_closed => RunEnd::OutputClosed,
+            Err(cause) => RunEnd::Failed(cause),
+        };
+        (fuel_used, end)
+    }
+
     /// Ends a run whose future was dropped, if one was. Nothing is left of it.
     pub(super) fn interrupt_run(&mut self) {
-        if self.before.is_some() {
+        if self.guest.program().is_some_and(|runs| runs.before.is_some()) {
             drop_store(self.go_on(&Answer::Failed(Cause::Interrupted)));
             self.is_dead = false;
         }
@@ -202,14 +226,15 @@ impl Instance {
 
     /// Makes the next run's store, with the disk that the last one leaves. Returns the old store.
     fn go_on(&mut self, answer: &Answer) -> Store<StoreData> {
-        let memory_bytes = self.store.data().limiter.memory_bytes;
-        let disk = match (answer, self.before.take()) {
+        let StoreData { wasi, limiter, .. } = self.store.data();
+        let (phase, after, memory_bytes) = (wasi.phase(), wasi.disk().clone(), limiter.memory_bytes);
+        let observed = wasi.observed();
+        let Some(runs) = self.guest.program_mut() else { unreachable!("only a program is run") };
+        let disk = match (answer, runs.before.take()) {
             (Answer::Refused(_) | Answer::Failed(_), Some(before)) => before,
             // A query has left the disk as it was.
-            (_, _) => self.disk().clone(),
+            (_, _) => after,
         };
-        let (phase, observed) = (self.store.data().wasi.phase(), self.store.data().wasi.observed());
-        let Some(runs) = self.guest.program_mut() else { unreachable!("only a program is run") };
         runs.observed = observed;
         // A query leaves nothing behind, however it ends.
         runs.has_undone = phase == Phase::Query || !answer.is_kept();
@@ -320,7 +345,7 @@ pub enum RunEnd {
 /// If the workload is not a program.
 pub async fn run_once(program: &Program, run: Run) -> Result<Ran, DiskError> {
     let Run { command_line, streams, mut disk, preopens, allowance, surroundings } = run;
-    let Entry::Program { pre, run } = program.entry() else { panic!("only a program is run") };
+    assert!(program.workload().is_program(), "only a program is run");
     let mut opened = Vec::with_capacity(preopens.len());
     for (name, path) in preopens {
         let stat = disk.stat_at(Ino::ROOT, if path.is_empty() { "." } else { &path }, true)?;
@@ -329,33 +354,23 @@ pub async fn run_once(program: &Program, run: Run) -> Result<Ran, DiskError> {
         }
         opened.push(Preopen { name, ino: stat.ino });
     }
-    let mut turns = Turns::default();
     let (now, secret, machine) = match surroundings {
         Surroundings::Fixed { now, secret } => (now, secret, None),
         Surroundings::Machine(mut machine) => (Timestamp(machine.wall_ns()), [0; 32], Some(machine)),
     };
-    let mut store = new_store(program.engine(), secret, allowance, disk, Arc::clone(&turns.is_long));
-    let CommandLine { arguments, environment } = command_line;
-    let data = store.data_mut();
+    let mut instance = Instance::of_program(program, secret, disk);
     let call_context = CallContext { phase: Phase::Execute, sequence: Sequence(1), epoch: Epoch::default(), now };
-    data.wasi.enter(call_context, allowance.inputs, allowance.disk_bytes, Network::None);
-    data.wasi.process = Process { arguments, environment, streams: StandardStreams::Own(streams), exit: None };
-    data.wasi.set_preopens(opened);
+    instance.enter(call_context, allowance, Network::None);
+    let wasi = &mut instance.store.data_mut().wasi;
+    wasi.set_preopens(opened);
     if let Some(machine) = machine {
-        data.wasi.set_machine(machine);
+        wasi.set_machine(machine);
     }
-    let ran = turns.run(allowance.inputs.deadline(), entry::run(pre, run, &mut store)).await;
-    let ran = with_exit_code(&store, ran);
-    store.data_mut().wasi.leave(ran.is_ok());
-    let fuel_left = store.get_fuel().expect("the engine consumes fuel");
-    let fuel_used = (allowance.fuel - fuel_left).saturating_add(store.data_mut().collect_charges());
-    let end = match ran {
-        Ok(code) => RunEnd::Exit(code),
-        Err(error) if error.is::<ClosedPipe>() => RunEnd::OutputClosed,
-        Err(error) => RunEnd::Failed(cause_in(&store, &error, allowance)),
-    };
-    let data = store.data();
-    let disk = data.wasi.disk().clone();
-    let levels = Levels { memory_bytes: data.limiter.memory_bytes, disk_bytes: disk.used_bytes() };
-    Ok(Ran { end, disk, fuel_used: fuel_used.min(allowance.fuel), levels })
+    let CommandLine { arguments, environment } = command_line;
+    let process = Process { arguments, environment, streams: StandardStreams::Own(streams), exit: None };
+    let (fuel_used, end) = instance.run_process(process, allowance).await;
+    let disk = instance.disk().clone();
+    let memory_bytes = instance.store.data().limiter.memory_bytes;
+    let levels = Levels { memory_bytes, disk_bytes: disk.used_bytes() };
+    Ok(Ran { end, disk, fuel_used, levels })
 }
