@@ -113,6 +113,27 @@ async fn a_run_that_lacks_memory_or_disk_runs_again_on_a_larger_size() {
 }
 
 #[tokio::test]
+async fn a_program_is_degraded_only_while_its_last_run_filled_the_memory() {
+    let rig = Rig::new();
+    rig.start("p", PROGRAM, &[size("s", 100_000_000, 1_300 * KIB)]).await;
+    assert_eq!(ok(&rig.send("p", "m").await), "m");
+    let degraded = rig.status("p").await.degraded.expect("there is no larger size");
+    assert!(degraded.contains("of memory"), "{degraded}");
+    ok(&rig.send("p", "eno memory").await);
+    assert_eq!(rig.status("p").await.degraded, None);
+}
+
+#[tokio::test]
+async fn a_query_that_exhausts_its_tank_replays_nothing() {
+    let rig = Rig::new();
+    rig.start("p", PROGRAM, &[size("s", 1_000_000, 4 * MIB)]).await;
+    assert_eq!(ok(&rig.send("p", "aone").await), "one");
+    assert!(cause(&rig.query("p", "s").await).starts_with("cpu: "));
+    assert_eq!(rig.status("p").await.counts.replayed_transactions, 0);
+    assert_eq!(ok(&rig.send("p", "a two").await), "one two");
+}
+
+#[tokio::test]
 async fn an_endless_program_ends_with_its_tank_and_harms_no_later_run() {
     let rig = Rig::new();
     rig.start("p", PROGRAM, &[size("s", 1_000_000, 4 * MIB)]).await;
@@ -166,6 +187,9 @@ fn a_program_continues_from_a_data_directory_with_its_command_line() {
     assert_eq!(again.exits(0), "one two\none two\n");
     let shown = run_in(&data).args(["--json"]).input("v\n").output();
     assert!(shown.exits(0).contains("p\\u0000-q\\u0000LANG=C\\u0000"), "{shown:?}");
+    let other = run_in(&data).args(["--env", "LANG=D"]).arg(guest(PROGRAM)).arg("-q").input("v\n").output();
+    assert_eq!(other.exits(2), "");
+    assert!(other.stderr.contains("keeps those that it was created with"), "{}", other.stderr);
     lifeboat(["data", "verify", "--data"]).arg(&data).output().exits(0);
     let queried = lifeboat(["data", "query", "--data"]).arg(&data).args(["p", "r"]).output();
     assert_eq!(queried.exits(0), "one two\n");
@@ -201,6 +225,21 @@ fn a_program_that_runs_once_has_its_own_output_and_exit_code() {
 fn what_follows_a_program_is_for_the_program() {
     let output = once(&["--env", "A=b", "--env", "NO_SUCH_VARIABLE"], &["--json", "-x", "--", "y"]).input("v").output();
     assert_eq!(output.exits(0), "program.wat\0--json\0-x\0--\0y\0A=b\0");
+}
+
+#[test]
+fn options_of_a_service_are_refused_for_a_program_that_runs_once() {
+    for (option, value) in [
+        ("--threshold", "50"),
+        ("--failover", "direct"),
+        ("--network-calls", "5"),
+        ("--network-bytes", "1MiB"),
+        ("--allow-net", "http://127.0.0.1:1"),
+    ] {
+        let output = once(&[option, value], &[]).input("e").output();
+        assert_eq!(output.exits(2), "", "{option}");
+        assert!(output.stderr.contains(option) && output.stderr.contains("is for a service"), "{}", output.stderr);
+    }
 }
 
 #[test]

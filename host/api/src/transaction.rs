@@ -316,7 +316,7 @@ impl Cause {
     #[must_use]
     pub fn detailed(&self) -> String {
         match self {
-            Self::Explained { summary, details } => format!("{summary}; {details}"),
+            Self::Explained { summary, details } if !details.is_empty() => format!("{summary}; {details}"),
             cause => cause.to_string(),
         }
     }

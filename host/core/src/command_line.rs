@@ -5,7 +5,6 @@ use lifeboat_api::size::grouped;
 use lifeboat_api::text::{Printable, shortened};
 use lifeboat_vm::engine::Program;
 use lifeboat_vm::instance::CommandLine;
-use lifeboat_vm::workload::Kind;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -128,9 +127,9 @@ impl ProgramSettings {
 
     /// Returns the program as `service` runs it. A workload of the world has no command line.
     pub(crate) fn of_service(&self, service: &Name, program: Arc<Program>) -> Arc<Program> {
-        match program.workload().kind {
-            Kind::World => program,
-            Kind::Program => program.with_command_line(self.command_line(service)),
+        match program.workload().is_program() {
+            true => program.with_command_line(self.command_line(service)),
+            false => program,
         }
     }
 }

@@ -838,7 +838,7 @@ impl Service {
             Kind::Transaction => self.journal_transaction(work, &reply, network)?,
             Kind::Query => {
                 // A query of a program leaves nothing in its instance, so no replay repeats it.
-                if reply.answer.is_kept() && self.terms.program.workload().kind == lifeboat_vm::workload::Kind::World {
+                if reply.answer.is_kept() && !self.terms.program.workload().is_program() {
                     self.note_query(work, &reply);
                 }
                 // The answer shows a state that may not be durable yet.
@@ -903,7 +903,7 @@ impl Service {
     /// Fails over if kept work brought a resource to its threshold. The answer waits for the failover, so that it can
     /// report it.
     async fn fail_over_if_crossed(&mut self, work: &Work) {
-        self.watch_disk();
+        self.watch_levels();
         let may_try = |resource| self.may_fail_over(resource);
         let Some(resource) = self.policy.crossing(&self.vm.meter, may_try) else { return };
         if self.shadow.as_ref().and_then(Shadow::failover_cause).is_some() {
@@ -924,10 +924,10 @@ impl Service {
         let _ = self.fail_over(resource.into()).await;
     }
 
-    /// Notes whether the disk of a degraded service has its headroom again. Memory is never released without a restore,
+    /// Notes whether a level of a degraded service has its headroom again. Memory is never released without a restore,
     /// so only a snapshot or a move can do that for memory, except in a program, which begins anew.
-    fn watch_disk(&mut self) {
-        let is_program = self.terms.program.workload().kind == lifeboat_vm::workload::Kind::Program;
+    fn watch_levels(&mut self) {
+        let is_program = self.terms.program.workload().is_program();
         let levels = if is_program { &[Resource::Disk, Resource::Memory][..] } else { &[Resource::Disk] };
         for &level in levels {
             if self.policy.level_has_headroom(level, self.vm.meter.levels(), &self.vm.size)

@@ -20,7 +20,6 @@ use lifeboat_vm::rehydrate::{
 };
 use lifeboat_vm::snapshot::Snapshot;
 use lifeboat_vm::store::Allowance;
-use lifeboat_vm::workload::Kind;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -458,7 +457,7 @@ impl Service {
             return Ok(false);
         }
         // A program has no store to compact.
-        if self.terms.program.workload().kind == Kind::Program {
+        if self.terms.program.workload().is_program() {
             return Ok(false);
         }
         let moved = self.take_snapshot().await.map_err(|stopped| stopped.denial(&self.name))?;
