@@ -439,6 +439,11 @@ fn argument_beyond_the_workload_is_refused_with_an_explanation() {
 }
 
 #[test]
+fn an_empty_workload_is_named() {
+    lifeboat(["run", ""]).output().exits_with_one_line(2, &["WORKLOAD is empty; write: lifeboat run [WORKLOAD]"]);
+}
+
+#[test]
 fn wrong_option_exits_with_2_naming_the_fault() {
     let cases: [(&[&str], &str); 14] = [
         (&["--size", "tiny"], "there is no size 'tiny': use one of small, medium, large, huge"),

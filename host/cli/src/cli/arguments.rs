@@ -5,7 +5,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Command};
 use lifeboat_api::meter::Percent;
 use lifeboat_api::size::{
-    Bytes, DISK_BYTES_MAX, DISK_BYTES_MIN, FUEL_MIN, NETWORK_BYTES_MIN, NETWORK_CALLS_MIN, grouped, parse_bytes,
+    Bytes, DISK_BYTES_MAX, DISK_BYTES_MIN, FUEL_MIN, NETWORK_BYTES_MIN, NETWORK_CALLS_MIN, Size, grouped, parse_bytes,
 };
 use lifeboat_api::sla::{THRESHOLD_MIN, parse_threshold};
 use lifeboat_host::network::{AllowList, Allowed, NetworkSettings, Retry};
@@ -136,6 +136,16 @@ fn bytes_within(text: &str, range: RangeInclusive<u64>) -> Result<u64, String> {
             shown(text)
         )
     })
+}
+
+/// Returns the built-in size of this name.
+pub(crate) fn built_in_size(name: &str) -> Result<Size, UsageError> {
+    let mut built_in = Size::built_in();
+    if let Some(at) = built_in.iter().position(|size| size.name == name) {
+        return Ok(built_in.swap_remove(at));
+    }
+    let names: Vec<&str> = built_in.iter().map(|size| size.name.as_str()).collect();
+    Err(UsageError(format!("there is no size {}: use one of {}", shown(name), names.join(", "))))
 }
 
 /// Parses the utilisation at which a resource fails its SLA.

@@ -5,7 +5,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lifeboat_api::lines::json_lines;
 use lifeboat_api::name::Name;
-use lifeboat_api::size::{Bytes, Size, grouped};
+use lifeboat_api::size::{Bytes, grouped};
 use lifeboat_api::text::plain;
 use lifeboat_check::{Finding, Guest, GuestError, Input, Report};
 use lifeboat_host::portable::Portable;
@@ -91,7 +91,7 @@ pub(crate) struct UnstartableWorkload {
 
 impl Check {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
-        let size = self.size()?;
+        let size = arguments::built_in_size(self.size.as_deref().unwrap_or("small"))?;
         let input = self.input()?;
         let older = self.from.as_deref().map(Portable::read).transpose().map_err(data::sorted)?;
         let (workload, _) = load_workload(&self.workload)?;
@@ -113,14 +113,6 @@ impl Check {
         is_pipe_open(io::stdout().write_all(text.as_bytes()))?;
         let is_ok = if self.strict { report.findings.is_empty() } else { report.is_sound() };
         Ok(ExitCode::from(if is_ok { exit::OK } else { exit::SOME_NOT_OK }))
-    }
-
-    fn size(&self) -> Result<Size, UsageError> {
-        let built_in = Size::built_in();
-        let wanted = self.size.as_deref().unwrap_or("small");
-        let names: Vec<&str> = built_in.iter().map(|size| size.name.as_str()).collect();
-        let unknown = format!("there is no size {}: use one of {}", arguments::shown(wanted), names.join(", "));
-        built_in.iter().find(|size| size.name == wanted).cloned().ok_or(UsageError(unknown))
     }
 
     fn input(&self) -> Result<Input, UsageError> {

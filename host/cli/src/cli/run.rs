@@ -165,6 +165,9 @@ fn sizes_table() -> String {
 
 impl Run {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
+        if self.workload_and_arguments.first().is_some_and(|workload| workload.is_empty()) {
+            return Err(UsageError("WORKLOAD is empty; write: lifeboat run [WORKLOAD]".into()).into());
+        }
         let loaded = self.workload().ok().map(load_workload).transpose()?;
         let kind = loaded.as_ref().map(|(workload, _)| workload.kind);
         if kind != Some(Kind::World) {
@@ -400,8 +403,7 @@ impl Run {
     }
 
     fn workload(&self) -> anyhow::Result<&Path> {
-        let workload = self.workload_and_arguments.first().filter(|workload| !workload.is_empty());
-        workload.map(Path::new).ok_or_else(|| self.no_workload())
+        self.workload_and_arguments.first().map(Path::new).ok_or_else(|| self.no_workload())
     }
 
     fn no_workload(&self) -> anyhow::Error {
@@ -453,7 +455,7 @@ impl Run {
     /// Returns the size of the first VM, and the larger built-in ones.
     fn sizes(&self) -> anyhow::Result<Vec<Size>> {
         let built_in = Size::built_in();
-        let named = built_in_size(self.size.as_deref().unwrap_or("small"))?;
+        let named = arguments::built_in_size(self.size.as_deref().unwrap_or("small"))?;
         let mut first = named.clone();
         if let Some(memory_bytes) = self.memory {
             first.memory_bytes = memory_bytes;
@@ -747,16 +749,6 @@ impl Users<'_> {
         self.tokens.insert(user.clone(), token.clone());
         Ok(token)
     }
-}
-
-/// Returns the built-in size of this name.
-fn built_in_size(name: &str) -> anyhow::Result<Size> {
-    let mut built_in = Size::built_in();
-    if let Some(at) = built_in.iter().position(|size| size.name == name) {
-        return Ok(built_in.swap_remove(at));
-    }
-    let names: Vec<&str> = built_in.iter().map(|size| size.name.as_str()).collect();
-    Err(UsageError(format!("there is no size '{name}': use one of {}", names.join(", "))).into())
 }
 
 /// Returns the service's name: that of the file, with characters replaced that a name does not allow.

@@ -100,8 +100,7 @@ impl Restore {
     }
 }
 
-/// Converts the error to the type that determines its exit code.
-/// Sorts the errors of a portable file by their exit codes.
+/// Converts the error of a portable file to the type that determines its exit code.
 pub(crate) fn sorted(error: PortableError) -> anyhow::Error {
     match error {
         // The error concerns the file that the command line names.

@@ -261,7 +261,7 @@ impl Run {
     /// Returns the limits of a program that runs once.
     fn size_of_program(&self) -> anyhow::Result<Size> {
         let wanted = self.size.as_deref().unwrap_or(SIZE_DEFAULT);
-        let mut size = super::built_in_size(wanted)?;
+        let mut size = arguments::built_in_size(wanted)?;
         size.fuel = self.fuel.unwrap_or(size.fuel);
         size.memory_bytes = self.memory.unwrap_or(size.memory_bytes);
         size.disk_bytes = self.disk.unwrap_or(size.disk_bytes);
@@ -283,8 +283,7 @@ fn ended(cause: &Cause) -> String {
         Cause::Deadline { deadline } => {
             format!("deadline: not finished within {} ms; give it more with --timeout", deadline.as_millis())
         }
-        Cause::Explained { summary, details } => format!("{summary}; {details}"),
-        cause => cause.to_string(),
+        cause => cause.detailed(),
     }
 }
 
