@@ -214,6 +214,24 @@ impl Lab {
         self.start_with(Disk::new(0)).await
     }
 
+    /// Returns a fresh instance in the state of a snapshot, or in that before the first transaction, after the
+    /// transactions that were kept since, with their calls.
+    pub(crate) async fn brought_back<'a>(
+        &self,
+        base: Option<&Arc<Snapshot>>,
+        tail: impl IntoIterator<Item = (Call<'a>, &'a Arc<[CallRecord]>)>,
+    ) -> Result<Instance, MoveError> {
+        let mut instance = match base {
+            Some(snapshot) => self.restored(snapshot).await?,
+            None => self.start().await?,
+        };
+        for (call, calls) in tail {
+            self.repeat(&mut instance, call, calls).await;
+        }
+        instance.take_log();
+        Ok(instance)
+    }
+
     /// Returns a fresh instance in the state of a snapshot.
     pub(crate) async fn restored(&self, snapshot: &Arc<Snapshot>) -> Result<Instance, MoveError> {
         Ok(self.restored_for(snapshot).await?.0)

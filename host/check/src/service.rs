@@ -146,11 +146,19 @@ impl<'a> Service<'a> {
     pub fn fail_over(&mut self) -> Result<(), MoveError> {
         let snapshot = self.snapshot()?;
         let guest = self.guest;
-        let restored = guest.runtime.block_on(guest.lab.restored(&snapshot));
-        self.base = Some(snapshot);
-        self.tail.clear();
-        self.instance = restored?;
-        Ok(())
+        match guest.runtime.block_on(guest.lab.restored(&snapshot)) {
+            Ok(restored) => {
+                self.instance = restored;
+                self.base = Some(snapshot);
+                self.tail.clear();
+                Ok(())
+            }
+            Err(error) => {
+                // What the export changed in its instance must not stay.
+                self.bring_back()?;
+                Err(error)
+            }
+        }
     }
 
     /// Stops the host and starts it again: the guest is restored from its last snapshot, and the transactions after it
@@ -200,17 +208,8 @@ impl<'a> Service<'a> {
 
     fn bring_back(&mut self) -> Result<(), MoveError> {
         let guest = self.guest;
-        self.instance = guest.runtime.block_on(async {
-            let mut instance = match &self.base {
-                Some(snapshot) => guest.lab.restored(snapshot).await?,
-                None => guest.lab.start().await?,
-            };
-            for kept in &self.tail {
-                guest.lab.repeat(&mut instance, kept.call(), &kept.calls).await;
-            }
-            instance.take_log();
-            Ok(instance)
-        })?;
+        let tail = self.tail.iter().map(|kept| (kept.call(), &kept.calls));
+        self.instance = guest.runtime.block_on(guest.lab.brought_back(self.base.as_ref(), tail))?;
         Ok(())
     }
 }

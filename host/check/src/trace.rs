@@ -194,10 +194,7 @@ impl Session<'_> {
         let from = plan.from.as_ref().map_or(0, |(place, _)| *place);
         let base = plan.from.as_ref().map(|(_, snapshot)| Arc::clone(snapshot));
         let mut trace = Trace { from, ..Trace::default() };
-        let instance = match &base {
-            Some(snapshot) => self.lab.restored(snapshot).await?,
-            None => self.lab.start().await?,
-        };
+        let instance = self.lab.brought_back(base.as_ref(), []).await?;
         let mut guest = Guest { instance, base, tail: Vec::new(), again: None };
         for place in from..=plan.through {
             (self.progress)(plan.stage, place - from, plan.through - from);
@@ -253,15 +250,9 @@ impl Session<'_> {
 
     /// Brings a guest back to its state after the last transaction that was kept.
     async fn bring_back(&self, setting: Setting, guest: &mut Guest) -> Result<(), MoveError> {
-        guest.instance = match &guest.base {
-            Some(snapshot) => self.lab.restored(snapshot).await?,
-            None => self.lab.start().await?,
-        };
-        for (place, calls) in &guest.tail {
-            let transaction = &self.input.transactions[place - 1];
-            self.lab.repeat(&mut guest.instance, setting.call(*place, transaction), calls).await;
-        }
-        guest.instance.take_log();
+        let call = |place: usize| setting.call(place, &self.input.transactions[place - 1]);
+        let tail = guest.tail.iter().map(|(place, calls)| (call(*place), calls));
+        guest.instance = self.lab.brought_back(guest.base.as_ref(), tail).await?;
         Ok(())
     }
 

@@ -599,3 +599,18 @@ fn a_service_in_a_test_fails_over_restarts_and_loses_no_fuel_cut() {
     service.advance(Duration::from_secs(3_600));
     assert_eq!(answered(service.execute("a").expect("it goes on")), (first + 3_600).to_string());
 }
+
+#[test]
+fn a_service_whose_move_fails_goes_on_as_before() {
+    let guest = guest_text("refuse-restore.wat");
+    let guest = Guest::from_bytes("refuse-restore.wat", guest.as_bytes()).expect("it is loaded");
+    let mut service = guest.start().expect("it starts");
+    for _ in 0..2 {
+        service.execute("a").expect("it goes on");
+    }
+    let error = service.fail_over().expect_err("restore refuses").to_string();
+    assert!(error.contains("no thanks"), "{error}");
+    assert_eq!(service.execute("a").expect("it goes on"), Answer::Ok("3".into()), "the guest has its state");
+    service.restart().expect("it starts again, without the snapshot");
+    assert_eq!(service.query("").expect("it goes on"), Answer::Ok("3".into()));
+}
