@@ -124,9 +124,8 @@ fn listing_hash(files: BTreeMap<String, Vec<u8>>) -> String {
 /// Returns the SHA-256 that the head of `workloads/build-programs.sh` describes.
 fn program_hash(name: &str) -> String {
     let root = root();
-    let common = ["workloads/build-programs.sh", "workloads/realloc.c"];
-    let common = common.map(|path| (path.to_owned(), std::fs::read(root.join(path)).expect("it can be read")));
-    let mut files = BTreeMap::from(common);
+    let script = "workloads/build-programs.sh";
+    let mut files = BTreeMap::from([(script.to_owned(), std::fs::read(root.join(script)).expect("it can be read"))]);
     collect(&root, &format!("workloads/{name}"), &mut files);
     listing_hash(files)
 }

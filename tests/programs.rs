@@ -74,7 +74,7 @@ async fn a_failed_run_of_a_program_needs_no_rollback() {
 async fn a_program_whose_memory_crosses_the_threshold_moves_to_a_larger_size_once() {
     let rig = Rig::new();
     // The run begins with some pages of the program and of the adapter, and `m` takes 16 more.
-    let sizes = [size("s", 100_000_000, 1_300 * KIB), size("m", 100_000_000, 4 * MIB)];
+    let sizes = [size("s", 100_000_000, 1_420 * KIB), size("m", 100_000_000, 4 * MIB)];
     rig.start("p", PROGRAM, &sizes).await;
     ok(&rig.send("p", "eno memory").await);
     let small = rig.status("p").await.meter.memory;
@@ -115,7 +115,7 @@ async fn a_run_that_lacks_memory_or_disk_runs_again_on_a_larger_size() {
 #[tokio::test]
 async fn a_program_is_degraded_only_while_its_last_run_filled_the_memory() {
     let rig = Rig::new();
-    rig.start("p", PROGRAM, &[size("s", 100_000_000, 1_300 * KIB)]).await;
+    rig.start("p", PROGRAM, &[size("s", 100_000_000, 1_420 * KIB)]).await;
     assert_eq!(ok(&rig.send("p", "m").await), "m");
     let degraded = rig.status("p").await.degraded.expect("there is no larger size");
     assert!(degraded.contains("of memory"), "{degraded}");

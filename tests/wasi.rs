@@ -149,11 +149,12 @@ async fn standard_output_is_logged_once_despite_a_replay() {
 async fn lines_of_the_instantiation_are_logged_before_any_transaction() {
     let rig = Rig::new();
     let text = String::from_utf8(crate::rig::guest_bytes("wasi.wat")).expect("text");
-    let start = "(func (export \"_initialize\")
-        (i32.store (i32.const 272) (i32.const 224))
+    let ready = "(global.set $is_ready (i32.const 1))";
+    let hello = "(i32.store (i32.const 272) (i32.const 224))
         (i32.store (i32.const 276) (i32.const 6))
-        (drop (call $fd_write (i32.const 2) (i32.const 272) (i32.const 1) (i32.const 280))))";
-    let text = text.replacen("  (global $heap", &format!("  {start}\n  (global $heap"), 1);
+        (drop (call $fd_write (i32.const 2) (i32.const 272) (i32.const 1) (i32.const 280)))";
+    assert!(text.contains(ready));
+    let text = text.replacen(ready, &format!("{ready} {hello}"), 1);
     rig.start_bytes("guest", text.as_bytes(), &[size("s", 50_000_000, 8 * MIB)]).await;
     assert_eq!(logged(&rig).0, ["hello"]);
     // A fresh VM repeats it, and says nothing new.
@@ -161,7 +162,7 @@ async fn lines_of_the_instantiation_are_logged_before_any_transaction() {
     assert_eq!(ok(&rig.send("guest", "x").await), "1");
     assert_eq!(logged(&rig).0, ["hello"]);
 
-    let text = text.replacen("(i32.const 280))))", "(i32.const 280))) unreachable)", 1);
+    let text = text.replacen(hello, &format!("{hello} unreachable"), 1);
     let refused = rig.launch("other", "inline", text.as_bytes(), &[size("s", 50_000_000, 8 * MIB)], |_| {}).await;
     let refused = refused.expect_err("its start function traps").to_string();
     assert!(refused.contains("trap: wasm `unreachable` instruction executed; it said: hello"), "{refused}");

@@ -10,7 +10,7 @@
 # file in workloads/sql/sqlite.
 #
 # PROGRAMS ties each .wasm file to what it was built from, as SOURCES does (see build.sh): the files of workloads/<name>,
-# realloc.c, and this script.
+# and this script.
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -26,7 +26,7 @@ usage() {
 hashes() {
   cd "$root"
   for name in $names; do
-    hash=$(hash_of "workloads/$name" workloads/build-programs.sh workloads/realloc.c)
+    hash=$(hash_of "workloads/$name" workloads/build-programs.sh)
     printf '%s  %s\n' "$hash" "$name"
   done
 }
@@ -84,9 +84,9 @@ compile \
   -DSQLITE_DQS=0 -DSQLITE_LIKE_DOESNT_MATCH_BLOBS -DLONGDOUBLE_TYPE=double -DSQLITE_THREADSAFE=0 \
   -DSQLITE_OMIT_LOAD_EXTENSION -DSQLITE_OMIT_SHARED_CACHE -DSQLITE_OMIT_DEPRECATED \
   -D_WASI_EMULATED_MMAN -D_WASI_EMULATED_GETPID -D_WASI_EMULATED_SIGNAL -D_WASI_EMULATED_PROCESS_CLOCKS \
-  -I "$sqlite" "$root/workloads/sql/sql.c" "$sqlite/sqlite3.c" "$root/workloads/realloc.c" -o "$into/sql.wasm" \
+  -I "$sqlite" "$root/workloads/sql/sql.c" "$sqlite/sqlite3.c" -o "$into/sql.wasm" \
   -lwasi-emulated-mman -lwasi-emulated-getpid -lwasi-emulated-signal -lwasi-emulated-process-clocks
-compile "$root/workloads/wordcount/wordcount.c" "$root/workloads/realloc.c" -o "$into/wordcount.wasm"
+compile "$root/workloads/wordcount/wordcount.c" -o "$into/wordcount.wasm"
 hashes >"$into/PROGRAMS"
 
 for name in $names; do

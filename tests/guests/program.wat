@@ -4,7 +4,7 @@
 ;;   r       writes the file `log` to standard output
 ;;   x TEXT  appends TEXT to `log`, writes TEXT to standard error, and exits with 33
 ;;   t TEXT  appends TEXT to `log`, and traps
-;;   m       grows its memory by 16 pages, and writes `m` to standard output
+;;   m       grows its memory by 16 pages, overwrites all of it from 80 KiB on, and writes `m` to standard output
 ;;   v       writes its arguments and its environment to standard output, each ended by a zero byte
 ;;   s       loops for ever
 ;;   y       writes `y` and a line feed for ever, and ignores errors
@@ -93,6 +93,8 @@
     (if (i32.eq (local.get $what) (i32.const 109)) ;; m
       (then
         (drop (memory.grow (i32.const 16)))
+        (memory.fill (i32.const 81920) (i32.const 255)
+          (i32.sub (i32.shl (memory.size) (i32.const 16)) (i32.const 81920)))
         (call $write (i32.const 1) (i32.const 4096) (i32.const 1))
         (return)))
     (if (i32.eq (local.get $what) (i32.const 118)) ;; v

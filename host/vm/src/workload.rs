@@ -30,6 +30,7 @@ mod error;
 mod file;
 mod footprint;
 mod nesting;
+mod own_memory;
 mod program;
 mod text;
 mod thread;

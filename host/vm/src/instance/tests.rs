@@ -19,7 +19,7 @@ const ALLOWANCE: Allowance =
 
 async fn compiled() -> Arc<Program> {
     let workload = load("program.wat", PROGRAM.as_bytes(), &LoadLimits::default()).unwrap();
-    let engine = Arc::new(Engine::new(PoolLimits { stores: 1, memories: 1, memory_bytes: 4 << 20 }).unwrap());
+    let engine = Arc::new(Engine::new(PoolLimits { stores: 1, memories: 2, memory_bytes: 4 << 20 }).unwrap());
     engine.compile(workload).await.unwrap()
 }
 

@@ -18,7 +18,7 @@ use super::contract::{
 };
 use super::error::{self, LoadError, one_line};
 use super::program::{self, START};
-use super::{Form, Kind, LoadLimits, thread};
+use super::{Form, Kind, LoadLimits, own_memory, thread};
 
 /// The section in which the SDK and wit-bindgen record their world.
 pub(super) const COMPONENT_TYPE_SECTION: &str = "component-type";
@@ -71,6 +71,11 @@ fn encode(module: &[u8], form: Form, kind: Kind, adapted: bool) -> Result<Vec<u8
     fn chain(cause: impl std::fmt::Display) -> String {
         format!("{cause:#}")
     }
+    let own_memory = match form {
+        Form::PlainModule if adapted => own_memory::with_own_memory(module, kind)?,
+        _ => None,
+    };
+    let module = own_memory.as_deref().unwrap_or(module);
     let (mut module, adapter) = match kind {
         Kind::World => (module.to_vec(), WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER),
         Kind::Program => (program::with_exit_codes(module)?.into_owned(), WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER),
@@ -223,7 +228,14 @@ impl<'a> Summary<'a> {
                     function => function.is_some(),
                 }
             } else if *module == PREVIEW_1_IMPORT {
-                ADAPTER_EXPORTS.contains(name)
+                match adapter_function(name) {
+                    Some(expected) if ty.as_ref() != Some(expected) => {
+                        let found = ty.as_ref().map_or("not a function".to_owned(), print_core);
+                        let (file, expected) = (one_line(file), print_core(expected));
+                        return Err(LoadError::ImportType { file, import, found, expected });
+                    }
+                    function => function.is_some(),
+                }
             } else if let Some(interface) = module.strip_prefix(STANDARD_PREFIX) {
                 interface == without_patch(STATE_IMPORT) || is_wasi(&format!("{interface}.0")) || is_denied(interface)
             } else {
@@ -251,10 +263,25 @@ impl<'a> Summary<'a> {
 }
 
 /// The functions of WASI preview 1 that the adapter has. Its `sock_*` functions trap when called.
-static ADAPTER_EXPORTS: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
+static ADAPTER_FUNCTIONS: LazyLock<HashMap<&'static str, FuncType>> = LazyLock::new(|| {
     let adapter = Summary::read(WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER).expect("the adapter is part of this crate");
-    adapter.exports.into_keys().collect()
+    let functions = adapter.exports.into_iter().filter_map(|(name, item)| match item {
+        Item::Function(ty) => Some((name, ty)),
+        Item::Memory | Item::Other => None,
+    });
+    functions.collect()
 });
+
+/// Returns the type of a function of WASI preview 1, if the adapter has it.
+pub(super) fn adapter_function(name: &str) -> Option<&'static FuncType> {
+    ADAPTER_FUNCTIONS.get(name)
+}
+
+/// Returns the functions of the adapter, with their types.
+#[cfg(test)]
+pub(super) fn adapter_functions() -> &'static HashMap<&'static str, FuncType> {
+    &ADAPTER_FUNCTIONS
+}
 
 /// Removes the patch version from an interface of version 0.x.y.
 fn without_patch(interface: &str) -> &str {

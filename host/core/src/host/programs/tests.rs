@@ -11,7 +11,7 @@ const COUNT: &[u8] = include_bytes!("../../../../../tests/guests/count.wat");
 #[tokio::test]
 async fn simultaneous_callers_share_one_program_until_the_last_releases_it() {
     let engine =
-        Arc::new(Engine::new(PoolLimits { stores: 1, memories: 1, memory_bytes: 1 << 20 }).expect("an engine"));
+        Arc::new(Engine::new(PoolLimits { stores: 1, memories: 2, memory_bytes: 1 << 20 }).expect("an engine"));
     let workload = load("count.wat", COUNT, &LoadLimits::default()).expect("valid");
     let (programs, made) = (Programs::default(), Arc::new(AtomicUsize::new(0)));
     let get = || {
