@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::util::{blocks, lifeboat, root};
 
-const LANGUAGES: [&str; 6] = ["rust", "js", "python", "assemblyscript", "c", "zig"];
+const LANGUAGES: [&str; 7] = ["rust", "js", "python", "assemblyscript", "c", "go", "zig"];
 
 /// Returns the paths of all files below `folder`.
 fn files(folder: &Path) -> BTreeSet<String> {
@@ -100,7 +100,7 @@ fn new_takes_names_of_packages_alone() {
     lifeboat(["new", "cobol", "tally"])
         .within(parent.path())
         .output()
-        .exits_with_one_line(2, &["'cobol' is not one of rust, js, python, assemblyscript, c, zig"]);
+        .exits_with_one_line(2, &["'cobol' is not one of rust, js, python, assemblyscript, c, go, zig"]);
     assert_eq!(files(parent.path()).len(), 0);
 }
 

@@ -3,7 +3,7 @@
 //!
 //! They are a separate suite, since `cargo test --release --workspace` must work without network. They need `npm`,
 //! `python3` with `venv`, `make` and a C compiler, and download the compilers for WebAssembly from npm and PyPI (about
-//! 500 MB). They are never skipped: without these, they fail and report what is missing. `toolchain.rs` has the test of
+//! 600 MB). They are never skipped: without these, they fail and report what is missing. `toolchain.rs` has the test of
 //! the template for Rust.
 //!
 //! ```sh
@@ -55,6 +55,11 @@ fn workload_in_assemblyscript_builds_and_fails_over() {
 #[test]
 fn workload_in_c_builds_and_fails_over() {
     builds_and_fails_over("c");
+}
+
+#[test]
+fn workload_in_go_builds_and_fails_over() {
+    builds_and_fails_over("go");
 }
 
 #[test]

@@ -47,6 +47,7 @@ enum Language {
     Python,
     Assemblyscript,
     C,
+    Go,
     Zig,
 }
 
@@ -87,6 +88,10 @@ impl Language {
             Self::C => files!("c":
                 "Makefile", "counter.c", "counter_test.c", "lifeboat.h", "gitignore" as ".gitignore",
             ),
+            Self::Go => files!("go":
+                "Makefile", "counter.go", "counter_test.go", "context.go", "go.mod", "lifeboat_wasip1.go",
+                "gitignore" as ".gitignore",
+            ),
             Self::Zig => files!("zig": "Makefile", "counter.zig", "lifeboat.zig", "gitignore" as ".gitignore",),
         }
     }
@@ -103,7 +108,7 @@ impl Language {
                 &["cargo test", "rustup target add wasm32-wasip1", "cargo build --release --target wasm32-wasip1"]
             }
             Self::Js => &["npm install", "npm test", "npm run build"],
-            Self::Python | Self::C | Self::Zig => &["make test", "make"],
+            Self::Python | Self::C | Self::Go | Self::Zig => &["make test", "make"],
             Self::Assemblyscript => &["npm install", "npm test"],
         }
     }
@@ -122,6 +127,7 @@ impl Language {
             Self::Zig => 60_000,
             Self::Rust | Self::C => 100_000,
             Self::Assemblyscript => 400_000,
+            Self::Go => 600_000,
             Self::Python => 4_000_000,
             Self::Js => 9_000_000,
         }
