@@ -11,7 +11,7 @@ use lifeboat_api::transaction::{Answer, Denial, Reply, ReplyHash, RequestError};
 use lifeboat_host::answers::{DeduplicationWindow, ID_FLOOR};
 use lifeboat_host::fleet::Machine;
 use lifeboat_host::journal::{QueriesRecord, QueryRecord, TailEntry, TransactionRecord};
-use lifeboat_host::service::{LaunchError, ServiceSpec, Status};
+use lifeboat_host::service::{LaunchError, ServiceSpec, Status, TRIAL_TRANSACTIONS};
 use lifeboat_vm::rehydrate::{Maintenance, REPLAY_FUEL_SLACK, RehydrateError, Rehydrated, ReplayContext, rehydrate};
 use lifeboat_vm::snapshot::Snapshot;
 use lifeboat_vm::workload::{LoadLimits, load};
@@ -453,6 +453,33 @@ async fn an_order_for_a_snapshot_ends_with_one_that_has_all_transactions_before_
         assert!(first.snapshot_sequence.0 >= expected - 1, "{first:?}");
         assert_eq!(second.snapshot_sequence.0, expected, "{second:?}");
     }
+}
+
+#[tokio::test]
+async fn a_new_service_whose_state_would_not_survive_is_reported_and_goes_on() {
+    let (found, mut reasons) = tokio::sync::mpsc::unbounded_channel();
+    let rig = Rig::watched(move |event| {
+        if let Event::Fragile { reason, .. } = event {
+            found.send(reason.clone()).expect("the test waits");
+        }
+    });
+    let sizes = [size("s", 50_000_000, 8 * MIB)];
+    for (guest, words) in [
+        ("forgetful.wat", "the replay diverged at sequence 5, transaction 'host-5': it was ok '5' and is ok '1'"),
+        ("refuse-restore.wat", "the guest's restore returned an error: no thanks"),
+        ("panic-snapshot.wat", "the guest's snapshot failed: "),
+    ] {
+        let service = guest.trim_end_matches(".wat");
+        rig.start(service, guest, &sizes).await;
+        for expected in 1..=TRIAL_TRANSACTIONS {
+            assert_eq!(ok(&rig.send(service, "x").await), expected.to_string());
+        }
+        let reason = reasons.recv().await.expect("it is reported");
+        assert!(reason.contains(words), "{guest}: {reason}");
+        assert_eq!(ok(&rig.send(service, "x").await), (TRIAL_TRANSACTIONS + 1).to_string());
+    }
+    let is_other = |event: &Event| !matches!(event, Event::Fragile { .. } | Event::Created { .. });
+    assert!(!rig.events().iter().any(is_other), "{:?}", rig.events());
 }
 
 /// Starts a guest that loses its count in a restore, in shadow mode.

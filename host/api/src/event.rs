@@ -54,6 +54,14 @@ pub enum Event {
         /// The VM that continues.
         vm: VmId,
     },
+    /// A trial of a new service's state failed: an export and a restore in the background, after its first transactions.
+    /// The service continues as before.
+    Fragile {
+        /// The VM that continues.
+        vm: VmId,
+        /// The reason.
+        reason: String,
+    },
     /// No snapshot of the service succeeds, and its history since the last one takes much of its permitted room.
     JournalFilling(JournalFill),
     /// That room is used up: the service denies transactions until a snapshot succeeds.
@@ -272,6 +280,7 @@ impl Event {
             | Self::Recovered { vm }
             | Self::Unmovable { vm, .. }
             | Self::Movable { vm }
+            | Self::Fragile { vm, .. }
             | Self::NotCured { vm, .. }
             | Self::Created { vm, .. }
             | Self::Restored { vm, .. } => Some(&vm.service),
@@ -305,6 +314,7 @@ impl Event {
         Self::Recovered { .. } => "recovered",
         Self::Unmovable { .. } => "unmovable",
         Self::Movable { .. } => "movable",
+        Self::Fragile { .. } => "fragile",
         Self::JournalFilling(_) => "journal_filling",
         Self::JournalFull(_) => "journal_full",
         Self::JournalRelieved { .. } => "journal_relieved",
@@ -650,6 +660,12 @@ impl fmt::Display for Event {
                 Printable(reason)
             ),
             Self::Movable { vm } => write!(f, "Movable: the state of {vm} was exported and restored again"),
+            Self::Fragile { vm, reason } => write!(
+                f,
+                "Fragile: {vm} continues, but a trial of its state failed: {}; find the cause with `lifeboat check` before \
+                 the service fails over",
+                Printable(reason)
+            ),
             Self::JournalFilling(fill) => write!(f, "Journal filling: {}: {fill}", fill.vm),
             Self::JournalFull(fill) => write!(f, "Journal full: {} denies transactions: {fill}", fill.vm),
             Self::JournalRelieved { vm } => {

@@ -38,6 +38,7 @@ mod reply;
 mod shadow;
 mod snapshots;
 mod spec;
+mod trial;
 mod turns;
 mod waits;
 
@@ -52,6 +53,7 @@ pub(crate) use recover::SnapshotWriterTask;
 pub use reply::Answered;
 pub use shadow::{PROMOTE_FUEL_MAX, SHADOW_STATE_BYTES_MIN};
 pub use spec::{Counts, JournalStatus, LaunchError, ServiceSpec, Status, Waiting};
+pub use trial::TRIAL_TRANSACTIONS;
 
 use crate::answers::{Answers, Caller, ForgottenTimes, IdKey};
 use crate::data::snapshot_writer::SnapshotWriter;
@@ -99,6 +101,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
+use trial::Trial;
 use waits::WaitBoard;
 
 /// The most requests of one user that may wait for a service, unless configured otherwise. A user may have fewer when
@@ -222,6 +225,7 @@ pub(crate) struct Service {
     // The serving VM, and the shadow that may replace it.
     vm: Vm,
     shadow: Option<Shadow>,
+    trial: Trial,
 
     // The history.
     history: History,
@@ -281,6 +285,7 @@ impl Service {
         let answers = Answers::new(spec.deduplication_window, ForgottenTimes::default(), context.clock.now());
         let mut service = Self::new(spec, context, History::new(log, answers), vm);
         service.snapshots = Snapshots::begin(birth);
+        service.trial = Trial::begin();
         let lines = service.vm.instance.take_log();
         service.log(lines);
         Ok(service)
@@ -314,6 +319,7 @@ impl Service {
             doubts: Doubts::default(),
             vm,
             shadow: None,
+            trial: Trial::Over,
             history,
             last_commit: Commit::done(),
             last_sequence: Sequence(0),
@@ -361,6 +367,10 @@ impl Service {
                 biased;
                 () = round_over(&mut self.shadow) => {
                     self.advance_shadow().await;
+                    continue;
+                }
+                found = self.trial.ended() => {
+                    self.end_trial(found);
                     continue;
                 }
                 count = queue.take(&mut turn) => {
@@ -595,6 +605,7 @@ impl Service {
                 // A failed transaction takes up space in the journal, too.
                 if is_alive {
                     self.snapshot_if_long().await;
+                    self.begin_trial_if_due();
                     self.watch_journal();
                 }
             }
@@ -811,6 +822,7 @@ impl Service {
         if answer.is_kept() {
             if work.kind == Kind::Transaction {
                 self.vain_cures = 0;
+                self.trial.note_kept();
             }
             match work.kind {
                 Kind::Transaction => self.vm.charge(fuel_used),
