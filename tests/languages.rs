@@ -1,6 +1,8 @@
 //! Tests that need compilers of other languages: a workload of each template of `lifeboat new` is built by the commands
 //! that it prints, and fails over.
 //!
+//! Programs of others are downloaded as well, and end as `docs/compatibility.md` says.
+//!
 //! They are a separate suite, since `cargo test --release --workspace` must work without network. They need `npm`,
 //! `python3` with `venv`, `make` and a C compiler, and download the compilers for WebAssembly from npm and PyPI (about
 //! 600 MB). They are never skipped: without these, they fail and report what is missing. `toolchain.rs` has the test of
@@ -13,7 +15,10 @@
 #[allow(dead_code, reason = "the other suites use all of it")]
 mod util;
 
-use util::{lifeboat, shell};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use util::{lifeboat, root, shell};
 
 /// Builds a new workload of this language, and runs its transactions in small VMs and in one of size large.
 fn builds_and_fails_over(language: &str) {
@@ -65,4 +70,61 @@ fn workload_in_go_builds_and_fails_over() {
 #[test]
 fn workload_in_zig_builds_and_fails_over() {
     builds_and_fails_over("zig");
+}
+
+/// The cells of a line of a table, without the `\` before a `|` in a cell.
+fn cells(line: &str) -> Vec<String> {
+    let line = line.trim_matches('|').replace("\\|", "\0");
+    line.split('|').map(|cell| cell.trim().replace('\0', "|")).collect()
+}
+
+/// What stands between the first two backquotes.
+fn quoted(cell: &str) -> &str {
+    cell.split('`').nth(1).unwrap_or_else(|| panic!("no backquotes in {cell}"))
+}
+
+/// Downloads a package, such as "npm `left-pad@1.3.0`", and returns its folder within `parent`.
+fn download(package: &str, parent: &std::path::Path) -> PathBuf {
+    let (registry, spec) = package.split_once(' ').expect("a registry and a package");
+    let spec = spec.trim_matches('`');
+    let folder = parent.join(spec.replace('/', "-"));
+    std::fs::create_dir(&folder).expect("it is new");
+    let (fetch, within) = match registry {
+        "npm" => (format!("tar xzf \"$(npm pack --silent {spec})\""), folder.join("package")),
+        "PyPI" => {
+            let fetch = format!("python3 -m pip download --quiet --no-deps {spec} && python3 -m zipfile -e *.whl .");
+            (fetch, folder.clone())
+        }
+        other => panic!("{other} is no registry"),
+    };
+    shell(&format!("set -e\n{fetch}\n")).within(&folder).output().exits(0);
+    within
+}
+
+#[test]
+fn programs_of_others_end_as_the_page_says() {
+    let page = std::fs::read_to_string(root().join("docs/compatibility.md")).expect("the page");
+    let (runs, refused) = page.split_once("## Programs that are refused").expect("two tables");
+    let (_, script) = page.split_once("```php\n").expect("a file");
+    let (script, _) = script.split_once("```").expect("its end");
+    let parent = tempfile::tempdir().expect("a temporary folder");
+    let mut folders = BTreeMap::new();
+    for (table, code, least) in [(runs, 0, 7), (refused, 3, 8)] {
+        let lines: Vec<_> =
+            table.lines().filter(|line| line.starts_with("| npm ") || line.starts_with("| PyPI ")).collect();
+        assert!(lines.len() >= least, "{lines:?}");
+        for line in lines {
+            let cells = cells(line);
+            let [package, _, command, outcome] = &cells[..] else { panic!("four cells: {line}") };
+            let folder = folders.entry(package.clone()).or_insert_with(|| {
+                let folder = download(package, parent.path());
+                std::fs::write(folder.join("hello.php"), script).expect("it is written");
+                folder
+            });
+            let output = shell(quoted(command)).within(&*folder).output();
+            let printed = output.exits(code);
+            let printed = if code == 0 { printed } else { &output.stderr };
+            assert!(printed.contains(quoted(outcome)), "{command}: {printed}");
+        }
+    }
 }

@@ -4,6 +4,7 @@ use crate::rig::{MIB, Rig, cause, ok, size};
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::event::Event;
 use lifeboat_api::size::Size;
+use lifeboat_api::transaction::Answer;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -149,12 +150,11 @@ async fn standard_output_is_logged_once_despite_a_replay() {
 async fn lines_of_the_instantiation_are_logged_before_any_transaction() {
     let rig = Rig::new();
     let text = String::from_utf8(crate::rig::guest_bytes("wasi.wat")).expect("text");
-    let ready = "(global.set $is_ready (i32.const 1))";
-    let hello = "(i32.store (i32.const 272) (i32.const 224))
+    let start = "(func (export \"_initialize\")
+        (i32.store (i32.const 272) (i32.const 224))
         (i32.store (i32.const 276) (i32.const 6))
-        (drop (call $fd_write (i32.const 2) (i32.const 272) (i32.const 1) (i32.const 280)))";
-    assert!(text.contains(ready));
-    let text = text.replacen(ready, &format!("{ready} {hello}"), 1);
+        (drop (call $fd_write (i32.const 2) (i32.const 272) (i32.const 1) (i32.const 280))))";
+    let text = text.replacen("  (global $heap", &format!("  {start}\n  (global $heap"), 1);
     rig.start_bytes("guest", text.as_bytes(), &[size("s", 50_000_000, 8 * MIB)]).await;
     assert_eq!(logged(&rig).0, ["hello"]);
     // A fresh VM repeats it, and says nothing new.
@@ -162,10 +162,49 @@ async fn lines_of_the_instantiation_are_logged_before_any_transaction() {
     assert_eq!(ok(&rig.send("guest", "x").await), "1");
     assert_eq!(logged(&rig).0, ["hello"]);
 
-    let text = text.replacen(hello, &format!("{hello} unreachable"), 1);
+    let text = text.replacen("(i32.const 280))))", "(i32.const 280))) unreachable)", 1);
     let refused = rig.launch("other", "inline", text.as_bytes(), &[size("s", 50_000_000, 8 * MIB)], |_| {}).await;
     let refused = refused.expect_err("its start function traps").to_string();
     assert!(refused.contains("trap: wasm `unreachable` instruction executed; it said: hello"), "{refused}");
+}
+
+/// As Go's runtime does, this guest looks at the clock in `_initialize`, and none of its exports works before.
+#[tokio::test]
+async fn a_guest_of_go_may_use_wasi_before_its_allocator_works() {
+    let rig = Rig::new();
+    let text = String::from_utf8(crate::rig::guest_bytes("wasi.wat")).expect("text");
+    let initialize = "(global $is_ready (mut i32) (i32.const 0))
+      (func (export \"_initialize\")
+        (if (call $clock (i32.const 1) (i64.const 1) (i32.const 256)) (then unreachable))
+        (if (i64.eqz (i64.load (i32.const 256))) (then unreachable))
+        (global.set $is_ready (i32.const 1)))";
+    let with = |text: String, old: &str, new: &str| {
+        assert!(text.contains(old), "no {old}");
+        text.replacen(old, new, 1)
+    };
+    let text = with(text, "  (global $heap", &format!("  {initialize}\n  (global $heap"));
+    let begin = "(local $start i32)\n    (local.set $start";
+    let check =
+        "(local $start i32)\n    (if (i32.eqz (global.get $is_ready)) (then unreachable))\n    (local.set $start";
+    let text = with(text, begin, check);
+    let shared = rig.launch("shared", "inline", text.as_bytes(), &[size("s", 50_000_000, 8 * MIB)], |_| {}).await;
+    assert!(shared.expect_err("its allocator does not work yet").to_string().contains("unreachable"));
+
+    let text = with(text, "(module", "(module (@custom \"go:buildid\" \"1\")");
+    rig.start_bytes("guest", text.as_bytes(), &[size("s", 50_000_000, 8 * MIB)]).await;
+    for expected in 1..=20 {
+        assert_eq!(ok(&rig.send("guest", "x").await), expected.to_string());
+        rig.fail_over("guest").await;
+    }
+    let now: u64 = ok(&rig.send("guest", "time").await).parse().expect("nanoseconds");
+    assert!(now >= 1_700_000_000_000_000_000, "{now}");
+    ok(&rig.send("guest", "random").await);
+    ok(&rig.send("guest", "log").await);
+    assert_eq!(logged(&rig).0, ["hello"]);
+    assert!(cause(&rig.send("guest", "boom").await).contains("unreachable"));
+    let refused = rig.send("guest", "refuse").await.expect("it is answered").answer;
+    assert!(matches!(&refused, Answer::Refused(text) if text == "refused on request"), "{refused:?}");
+    assert_eq!(ok(&rig.send("guest", "x").await), "21");
 }
 
 #[tokio::test]

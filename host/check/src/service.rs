@@ -142,7 +142,7 @@ impl<'a> Service<'a> {
     /// Moves the guest into a fresh instance, as a failover does: by a snapshot and a restore.
     ///
     /// # Errors
-    /// `snapshot` or `restore` fails. The guest is as before then.
+    /// `snapshot` or `restore` fails. The guest is as before then, unless it cannot be brought back.
     pub fn fail_over(&mut self) -> Result<(), MoveError> {
         let snapshot = self.snapshot()?;
         let guest = self.guest;

@@ -160,6 +160,7 @@ impl Host {
                 events,
                 maintenance,
                 spinning: Arc::new(Semaphore::new(1)),
+                trials: Arc::new(Semaphore::new(1)),
                 io: tokio::runtime::Handle::try_current().ok(),
                 time: Arc::new(RuntimeTime::default()),
             },

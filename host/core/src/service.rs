@@ -141,6 +141,8 @@ pub(crate) struct ServiceContext {
     pub(crate) maintenance: Maintenance,
     /// A permit held by the one service that polls for its next request.
     pub(crate) spinning: Arc<Semaphore>,
+    /// Held by the service whose state is tried.
+    pub(crate) trials: Arc<Semaphore>,
     /// The runtime on which calls to the network are made. None if the host was set up outside of one.
     pub(crate) io: Option<tokio::runtime::Handle>,
     /// The time that passes while guests wait for the network.

@@ -1,6 +1,6 @@
 package main
 
-// Context says who asks, and when. It is the same in every replay of a transaction.
+// Context has the caller and the time of a call. It is the same in every replay of a transaction.
 type Context struct {
 	ID, User    string
 	Sequence    uint64

@@ -19,10 +19,11 @@ const StateVersion uint32 = 1
 
 // Execute applies a transaction. An error refuses it; check first, since changes before an error are kept.
 func (c *Counter) Execute(_ Context, transaction []byte) ([]byte, error) {
-	var add int64
-	if err := json.Unmarshal(transaction, &add); err != nil || string(transaction) == "null" {
+	var number *int64
+	if err := json.Unmarshal(transaction, &number); err != nil || number == nil {
 		return nil, errors.New("send a whole number of 64 bits, such as 5")
 	}
+	add := *number
 	sum := c.Total + add
 	if (c.Total^sum)&(add^sum) < 0 {
 		return nil, errors.New("the total would not fit in 64 bits")

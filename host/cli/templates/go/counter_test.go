@@ -20,7 +20,7 @@ func TestNumbersAreAdded(t *testing.T) {
 
 func TestAnyOtherBodyIsRefusedAndChangesNothing(t *testing.T) {
 	counter := Counter{Total: 3}
-	for _, body := range []string{"", "null", "\"five\"", "1.5", "{}", "9223372036854775807"} {
+	for _, body := range []string{"", "null", " null\n", "\"five\"", "1.5", "{}", "9223372036854775807"} {
 		if got := reply(t, &counter, body); got != "refused" || counter.Total != 3 {
 			t.Fatal(body, got, counter)
 		}

@@ -92,7 +92,7 @@ func restore(version uint32) unsafe.Pointer {
 	}
 }
 
-// The host puts arguments where this function says.
+// The host puts arguments where this function returns.
 //
 //go:wasmexport cabi_realloc
 func realloc(old, oldLength, alignment, length uint32) uint32 {

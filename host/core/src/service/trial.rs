@@ -7,20 +7,18 @@
 //!
 //! The trial rehydrates the state after half of these transactions, exports it, restores the export, and replays the
 //! other half there. So a guest whose export has not all of its state is found before the first failover. The service
-//! does not wait for its trial, and goes on as before whatever the trial finds.
+//! does not wait for its trial, and goes on as before whatever the trial finds. One service of a host is tried at a time,
+//! so that trials leave the maintenance pool to failovers.
 
 use super::{ReplayTerms, Service, TAIL_FUEL_MAX};
+use crate::fleet::Fleet;
 use crate::journal::TailEntry;
-use lifeboat_api::clock::Timestamp;
 use lifeboat_api::event::Event;
-use lifeboat_api::id::Sequence;
-use lifeboat_vm::engine::joined;
-use lifeboat_vm::rehydrate::{RehydrateError, rehydrate, replay_fuel};
+use lifeboat_vm::rehydrate::{ExportNeeds, RehydrateError, rehydrate, replay_fuel};
 use lifeboat_vm::snapshot::Snapshot;
-use lifeboat_vm::store::Allowance;
 use std::sync::Arc;
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::task::JoinHandle;
+use tokio::sync::Semaphore;
+use tokio::task::{JoinError, JoinHandle};
 
 /// The number of kept transactions of a new service after which its state is tried.
 pub const TRIAL_TRANSACTIONS: u64 = 8;
@@ -48,10 +46,10 @@ impl Trial {
         }
     }
 
-    /// Waits for the end of the task, and returns what it found. Waits for ever if none is running.
-    pub(super) async fn ended(&mut self) -> Result<(), RehydrateError> {
+    /// Waits for the end of the task, and returns what it found, or its panic. Waits for ever if none is running.
+    pub(super) async fn ended(&mut self) -> Result<Result<(), RehydrateError>, JoinError> {
         let Self::Running(task) = self else { return std::future::pending().await };
-        let found = joined(task).await;
+        let found = task.await;
         *self = Self::Over;
         found
     }
@@ -68,16 +66,23 @@ impl Drop for Trial {
 /// Exports the state after half of `tail`, and replays the other half on a restore of that.
 async fn try_state(
     terms: Arc<ReplayTerms>,
-    permit: impl Future<Output = OwnedSemaphorePermit>,
+    (turns, fleet): (Arc<Semaphore>, Arc<Fleet>),
     birth: Arc<Snapshot>,
     tail: Vec<TailEntry>,
-    at: (Sequence, Timestamp),
-    allowance: Allowance,
 ) -> Result<(), RehydrateError> {
-    let _permit = permit.await;
+    let Ok(_turn) = turns.acquire().await else { return Ok(()) };
+    let _store = fleet.maintenance_store().await;
     let (first, second) = tail.split_at(tail.len() / 2);
     let mut rehydrated = rehydrate(terms.context(), &birth, first).await?;
-    let (sequence, timestamp) = at;
+    // The export sees the time of the last transaction before it.
+    let last = first.iter().rev().find_map(|entry| match entry {
+        TailEntry::Transaction(record) => Some((record.sequence, record.timestamp)),
+        TailEntry::Queries(_) => None,
+    });
+    let (sequence, timestamp) = last.unwrap_or((birth.sequence(), birth.timestamp()));
+    // A failed export of a service is repeated with more. Here it has that at once.
+    let needs = ExportNeeds { is_large: true, is_long: true };
+    let allowance = terms.maintenance.export_allowance(needs);
     let (snapshot, _) = rehydrated.instance.snapshot(sequence, timestamp, allowance).await?;
     // Its place in the pool is needed.
     drop(rehydrated);
@@ -102,20 +107,22 @@ impl Service {
         if replay_fuel(&tail) > TAIL_FUEL_MAX {
             return;
         }
-        let fleet = Arc::clone(&self.context.fleet);
-        let permit = async move { fleet.maintenance_store().await };
-        let at = (self.last_sequence, self.clock.last());
-        let task = try_state(Arc::clone(&self.terms), permit, Arc::clone(birth), tail, at, self.export_allowance());
+        let host = (Arc::clone(&self.context.trials), Arc::clone(&self.context.fleet));
+        let task = try_state(Arc::clone(&self.terms), host, Arc::clone(birth), tail);
         self.trial = Trial::Running(tokio::spawn(task));
     }
 
     /// Reports what the trial found.
-    pub(super) fn end_trial(&mut self, found: Result<(), RehydrateError>) {
-        let Err(error) = found else { return };
-        // Neither is about the state: the host is busy, or a query has ended its instance.
-        if error.is_transient() || matches!(error, RehydrateError::Lost { .. }) {
-            return;
+    pub(super) fn end_trial(&mut self, found: Result<Result<(), RehydrateError>, JoinError>) {
+        let reason = match found {
+            Ok(Ok(())) => return,
+            // Neither is about the state: the host is busy, or a query has ended its instance.
+            Ok(Err(error)) if error.is_transient() || matches!(error, RehydrateError::Lost { .. }) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(panic) => panic.to_string(),
+        };
+        if !self.conditions.is_stopped() {
+            self.emit(Event::Fragile { vm: self.vm.id.clone(), reason });
         }
-        self.emit(Event::Fragile { vm: self.vm.id.clone(), reason: error.to_string() });
     }
 }

@@ -15,7 +15,7 @@ use wit_component::StringEncoding;
 use wit_parser::abi::{AbiVariant, WasmType};
 use wit_parser::{Resolve, WorldId};
 
-use super::error::{LoadError, one_line};
+use super::error::{self, LoadError, one_line};
 use super::{FEATURES, Kind, LoadLimits};
 
 /// The interface that a workload exports.
@@ -248,7 +248,8 @@ fn check_state(file: &str, types: TypesRef<'_>, id: ComponentInstanceTypeId) -> 
         let found = print_item(types, item.ty);
         if found != function.signature {
             let (found, expected) = (one_line(&found), function.signature.clone());
-            return Err(LoadError::ImportType { file: one_line(file), import, found, expected });
+            let (file, owner) = (one_line(file), error::WORLD);
+            return Err(LoadError::ImportType { file, import, found, owner, expected });
         }
     }
     Ok(unknown)

@@ -24,7 +24,7 @@ use super::{Form, Kind, LoadLimits, own_memory, thread};
 pub(super) const COMPONENT_TYPE_SECTION: &str = "component-type";
 /// The prefix of names in the build-target specification of the component model; wit-bindgen can emit them too. Such
 /// names contain only the significant part of a version.
-const STANDARD_PREFIX: &str = "cm32p2|";
+pub(super) const STANDARD_PREFIX: &str = "cm32p2|";
 
 pub(super) struct Converted {
     pub(super) form: Form,
@@ -50,7 +50,7 @@ pub(super) fn to_component(file: &str, module: &[u8], limits: &LoadLimits) -> Re
 
     // The export of a program is the adapter's, also where the program imports nothing.
     let adapted = kind == Kind::Program || summary.imports.iter().any(|(module, ..)| *module == PREVIEW_1_IMPORT);
-    let encoded = survive(|| encode(module, form, kind, adapted));
+    let encoded = survive(|| encode(module, form, kind, adapted, limits));
     match encoded {
         Ok(component) => Ok(Converted { form, component, adapted }),
         Err(cause) => Err(LoadError::Conversion { file: one_line(file), cause: one_line(&cause) }),
@@ -67,12 +67,12 @@ pub(super) fn survive<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, 
         .unwrap_or_else(|panic| Err(format!("the converter failed: {}", thread::message(&*panic))))
 }
 
-fn encode(module: &[u8], form: Form, kind: Kind, adapted: bool) -> Result<Vec<u8>, String> {
+fn encode(module: &[u8], form: Form, kind: Kind, adapted: bool, limits: &LoadLimits) -> Result<Vec<u8>, String> {
     fn chain(cause: impl std::fmt::Display) -> String {
         format!("{cause:#}")
     }
     let own_memory = match form {
-        Form::PlainModule if adapted => own_memory::with_own_memory(module, kind)?,
+        Form::PlainModule if adapted => own_memory::with_own_memory(module, kind, limits)?,
         _ => None,
     };
     let module = own_memory.as_deref().unwrap_or(module);
@@ -223,7 +223,8 @@ impl<'a> Summary<'a> {
                     Some(function) if ty.as_ref() != Some(&function.core) => {
                         let found = ty.as_ref().map_or("not a function".to_owned(), print_core);
                         let (file, expected) = (one_line(file), print_core(&function.core));
-                        return Err(LoadError::ImportType { file, import, found, expected });
+                        let owner = error::WORLD;
+                        return Err(LoadError::ImportType { file, import, found, owner, expected });
                     }
                     function => function.is_some(),
                 }
@@ -232,7 +233,8 @@ impl<'a> Summary<'a> {
                     Some(expected) if ty.as_ref() != Some(expected) => {
                         let found = ty.as_ref().map_or("not a function".to_owned(), print_core);
                         let (file, expected) = (one_line(file), print_core(expected));
-                        return Err(LoadError::ImportType { file, import, found, expected });
+                        let owner = error::PREVIEW_1;
+                        return Err(LoadError::ImportType { file, import, found, owner, expected });
                     }
                     function => function.is_some(),
                 }
@@ -262,12 +264,13 @@ impl<'a> Summary<'a> {
     }
 }
 
-/// The functions of WASI preview 1 that the adapter has. Its `sock_*` functions trap when called.
+/// The functions of WASI preview 1 that the adapter has, without those for the converter. Its `sock_*` functions trap
+/// when called.
 static ADAPTER_FUNCTIONS: LazyLock<HashMap<&'static str, FuncType>> = LazyLock::new(|| {
     let adapter = Summary::read(WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER).expect("the adapter is part of this crate");
     let functions = adapter.exports.into_iter().filter_map(|(name, item)| match item {
-        Item::Function(ty) => Some((name, ty)),
-        Item::Memory | Item::Other => None,
+        Item::Function(ty) if !name.starts_with("cabi_") => Some((name, ty)),
+        Item::Function(_) | Item::Memory | Item::Other => None,
     });
     functions.collect()
 });

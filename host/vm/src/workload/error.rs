@@ -187,7 +187,11 @@ pub enum LoadError {
     },
     /// An import of the world has a different type.
     #[error(
-        "`{file}`: import `{import}` is {found}, the world lifeboat:vm/vm has {expected}: rebuild it from wit/vm.wit"
+        "`{file}`: import `{import}` is {found}, {owner} has {expected}: {}",
+        match *owner {
+            PREVIEW_1 => "build it with a compiler for wasm32-wasip1",
+            _ => "rebuild it from wit/vm.wit",
+        }
     )]
     ImportType {
         /// The name of the file.
@@ -196,7 +200,9 @@ pub enum LoadError {
         import: String,
         /// Its type in the workload.
         found: String,
-        /// The type in the world.
+        /// What has another type for it: [`WORLD`] or [`PREVIEW_1`].
+        owner: &'static str,
+        /// That type.
         expected: String,
     },
     /// The component instantiates something that it receives at run time, so its memory cannot be counted beforehand.
@@ -291,6 +297,10 @@ pub enum LoadError {
         needed_bytes: u64,
     },
 }
+
+/// Those who give an import its type.
+pub(super) const WORLD: &str = "the world lifeboat:vm/vm";
+pub(super) const PREVIEW_1: &str = "WASI preview 1";
 
 /// The bytes of a message from a library or the guest that are shown.
 const TEXT_SHOWN_BYTES: usize = 400;

@@ -6,8 +6,8 @@
 //! AssemblyScript, TinyGo, and wasi-libc before version 20 of its SDK take all memory up to its end when they begin, and
 //! Go's takes all from its data on, so what the adapter has grown by is theirs as well.
 //!
-//! So the module gets a second memory, which it exports as its memory: the adapter and the converter use that one alone.
-//! Functions that are added to the module, the *bridges*, copy arguments and results between the two
+//! So such a module gets a second memory, which it exports as its memory: the adapter and the converter use that one
+//! alone. Functions that are added to the module, the *bridges*, copy arguments and results between the two
 //! (`own_memory/bridge.rs`):
 //!
 //! ```text
@@ -15,11 +15,16 @@
 //! host -- second memory --> bridge -- its memory --> module's export
 //! ```
 //!
+//! This is for modules that could not share their memory: a program without `cabi_realloc`, and a module of Go. Any other
+//! module lends the adapter its allocator, as before. A stored service would notice a change there: a copy costs fuel,
+//! and the second memory counts.
+//!
 //! Each import keeps its index. The module's code calls the bridge in its place, whose index is after all others. Nothing
 //! else in the code changes, not even the length of a call whose operand has room for the new index, as those have that
 //! LLVM's linker writes. So debug information stays true for its modules.
 //!
-//! Only a module whose imports and exports are all known here can be changed: one without a `component-type` section.
+//! Only a module whose imports and exports are all known here can be changed: one without a `component-type` section,
+//! with the canonical names.
 
 mod bridge;
 
@@ -28,32 +33,45 @@ use std::ops::Range;
 
 use wasm_encoder::reencode::{Error, Reencode};
 use wasm_encoder::{
-    CodeSection, ConstExpr, ExportKind, ExportSection, FunctionSection, GlobalSection, GlobalType, MemorySection,
-    MemoryType, Module, RawSection, TypeSection, ValType,
+    CodeSection, ConstExpr, ElementSection, Elements, ExportKind, ExportSection, FunctionSection, GlobalSection,
+    GlobalType, MemorySection, MemoryType, Module, RawSection, TypeSection, ValType,
 };
-use wasmparser::{BinaryReader, ExternalKind, FuncType, FunctionBody, Operator, Parser, Payload, TypeRef};
+use wasmparser::{
+    BinaryReader, CompositeInnerType, ExternalKind, FuncType, FunctionBody, KnownCustom, Operator, Parser, Payload,
+    TypeRef,
+};
 
 use super::contract::{CONTRACT, PREVIEW_1_IMPORT, STATE_IMPORT, WORKLOAD_EXPORT, canonical};
-use super::{Kind, MEMORIES_MAX};
-use bridge::{Code, Layout, PAGES};
+use super::convert::STANDARD_PREFIX;
+use super::{Kind, LoadLimits};
+use bridge::{Code, Layout};
 
 /// The name under which wit-component finds the function that allocates for the adapter, and for nothing else.
 const ADAPTER_REALLOC: &str = "cabi_realloc_adapter";
 const REALLOC: &str = "cabi_realloc";
+/// Other names under which wit-component looks for an allocator, some of them before [`REALLOC`].
+const OTHER_REALLOCS: [&str; 3] = ["cabi_export_realloc", "cabi_import_realloc", "canonical_abi_realloc"];
 const MEMORY: &str = "memory";
 /// The prefix of an export that is called once the result of another one has been read.
 const POST_RETURN: &str = "cabi_post_";
+/// The custom section that Go's linker writes.
+const GO: &str = "go:buildid";
+/// The field and the value of the section `producers` in a module of Go.
+const LANGUAGE: (&str, &str) = ("language", "Go");
 
 /// Returns `module`, which is valid and fits the contract, with the memory and the bridges.
 ///
-/// Returns `None` for a module that must share its memory with the adapter: one with as many memories as a workload may
-/// have, one that asks for its arguments without asking how long they are, and one whose exports carry the names of the
-/// build-target specification.
+/// Returns `None` for a module that shares its memory with the adapter. Such are also one with as many memories as a
+/// workload may have, one that imports `args_get` without `args_sizes_get` (or those for the environment), one without
+/// functions of its own, and one with names of the build-target specification.
 ///
 /// # Errors
 /// The message of the parser. Bytes of a valid module cause none.
-pub(super) fn with_own_memory(module: &[u8], kind: Kind) -> Result<Option<Vec<u8>>, String> {
+pub(super) fn with_own_memory(module: &[u8], kind: Kind, limits: &LoadLimits) -> Result<Option<Vec<u8>>, String> {
     let summary = Summary::read(module).map_err(|error| error.to_string())?;
+    if !summary.needs_own_memory(kind) || u64::from(summary.memories) >= limits.memories {
+        return Ok(None);
+    }
     let Some(added) = Added::new(&summary, kind) else { return Ok(None) };
     added.write(module, &summary).map(Some).map_err(|error| error.to_string())
 }
@@ -61,13 +79,20 @@ pub(super) fn with_own_memory(module: &[u8], kind: Kind) -> Result<Option<Vec<u8
 /// What must be known of a module before anything is added.
 #[derive(Default)]
 struct Summary<'a> {
-    types: u32,
+    types: Vec<Option<FuncType>>,
     /// The module and the name of each imported function.
     imports: Vec<(&'a str, &'a str)>,
-    functions: u32,
+    /// The type of each function.
+    functions: Vec<u32>,
     memories: u32,
     globals: u32,
+    /// The exported functions.
     exports: HashMap<&'a str, u32>,
+    /// The memory that is exported as [`MEMORY`].
+    memory: Option<u32>,
+    is_go: bool,
+    /// Whether an import or an export has a name of the build-target specification.
+    has_standard_name: bool,
 }
 
 impl<'a> Summary<'a> {
@@ -77,16 +102,20 @@ impl<'a> Summary<'a> {
             match payload? {
                 Payload::TypeSection(section) => {
                     for group in section {
-                        summary.types += u32::try_from(group?.types().len()).unwrap_or(u32::MAX);
+                        summary.types.extend(group?.types().map(|ty| match &ty.composite_type.inner {
+                            CompositeInnerType::Func(function) => Some(function.clone()),
+                            _ => None,
+                        }));
                     }
                 }
                 Payload::ImportSection(section) => {
                     for import in section.into_imports() {
                         let import = import?;
+                        summary.has_standard_name |= import.module.starts_with(STANDARD_PREFIX);
                         match import.ty {
-                            TypeRef::Func(_) | TypeRef::FuncExact(_) => {
+                            TypeRef::Func(ty) | TypeRef::FuncExact(ty) => {
                                 summary.imports.push((import.module, import.name));
-                                summary.functions += 1;
+                                summary.functions.push(ty);
                             }
                             TypeRef::Memory(_) => summary.memories += 1,
                             TypeRef::Global(_) => summary.globals += 1,
@@ -94,19 +123,53 @@ impl<'a> Summary<'a> {
                         }
                     }
                 }
-                Payload::FunctionSection(section) => summary.functions += section.count(),
+                Payload::FunctionSection(section) => {
+                    for ty in section {
+                        summary.functions.push(ty?);
+                    }
+                }
                 Payload::MemorySection(section) => summary.memories += section.count(),
                 Payload::GlobalSection(section) => summary.globals += section.count(),
                 Payload::ExportSection(section) => {
                     for export in section {
                         let export = export?;
-                        summary.exports.insert(export.name, export.index);
+                        summary.has_standard_name |= export.name.starts_with(STANDARD_PREFIX.trim_end_matches('|'));
+                        match export.kind {
+                            ExternalKind::Func | ExternalKind::FuncExact => {
+                                summary.exports.insert(export.name, export.index);
+                            }
+                            ExternalKind::Memory if export.name == MEMORY => summary.memory = Some(export.index),
+                            _ => {}
+                        }
+                    }
+                }
+                Payload::CustomSection(section) => {
+                    summary.is_go |= section.name() == GO;
+                    // A module may have anything in a custom section.
+                    if let KnownCustom::Producers(fields) = section.as_known() {
+                        let values = fields.into_iter().flatten().filter(|field| field.name == LANGUAGE.0);
+                        let mut values = values.flat_map(|field| field.values.into_iter().flatten());
+                        summary.is_go |= values.any(|value| value.name == LANGUAGE.1);
                     }
                 }
                 _ => {}
             }
         }
         Ok(summary)
+    }
+
+    /// Returns whether the adapter cannot use the module's memory.
+    fn needs_own_memory(&self, kind: Kind) -> bool {
+        let has_functions = self.functions.len() > self.imports.len();
+        let cannot_share = self.is_go || (kind == Kind::Program && !self.exports.contains_key(REALLOC));
+        cannot_share && has_functions && !self.has_standard_name
+    }
+
+    /// Returns the function that is exported under `name`, if it has this type.
+    fn export_of(&self, name: &str, params: &[wasmparser::ValType], results: &[wasmparser::ValType]) -> Option<u32> {
+        let index = *self.exports.get(name)?;
+        let ty = self.types.get(*self.functions.get(index as usize)? as usize)?.as_ref()?;
+        (ty.params() == params && ty.results() == results).then_some(index)
     }
 }
 
@@ -123,18 +186,17 @@ struct Added {
 
 impl Added {
     fn new(summary: &Summary<'_>, kind: Kind) -> Option<Self> {
-        let guest = *summary.exports.get(MEMORY)?;
-        if u64::from(summary.memories) >= MEMORIES_MAX {
-            return None;
-        }
+        let function = |added: u32| summary.functions.len() as u32 + added;
         let layout = Layout {
-            guest,
+            guest: summary.memory?,
             own: summary.memories,
             top: summary.globals,
             adapter_pages: summary.globals + 1,
-            allocate: summary.functions,
+            reserve: function(0),
+            allocate: function(1),
         };
         let mut added = Self { layout, functions: Vec::new(), instead: HashMap::new(), exports: Vec::new() };
+        added.add(summary, bridge::reserve(layout));
         added.add(summary, bridge::allocate(layout));
         let realloc = added.add(summary, bridge::realloc(layout));
         added.exports.push((REALLOC.to_owned(), realloc));
@@ -169,7 +231,7 @@ impl Added {
                 let name = canonical(WORKLOAD_EXPORT, &function.name);
                 let post_name = format!("{POST_RETURN}{name}");
                 let export = *summary.exports.get(name.as_str())?;
-                let post = summary.exports.get(post_name.as_str()).copied();
+                let post = summary.export_of(&post_name, &[wasmparser::ValType::I32], &[]);
                 let Some(bridge) = bridge::of_export(layout, function, export, guest_realloc?, post) else { continue };
                 let bridge = added.add(summary, bridge);
                 added.exports.push((name, bridge));
@@ -182,12 +244,13 @@ impl Added {
 
     fn add(&mut self, summary: &Summary<'_>, function: (FuncType, Code)) -> u32 {
         self.functions.push(function);
-        summary.functions + u32::try_from(self.functions.len()).unwrap_or(u32::MAX) - 1
+        // A module has fewer than 2^32 functions, and a few dozen are added.
+        (summary.functions.len() + self.functions.len()) as u32 - 1
     }
 
     fn write(mut self, module: &[u8], summary: &Summary<'_>) -> Result<Vec<u8>, Error> {
         let mut written = Module::new();
-        let mut has_globals = false;
+        let (mut has_globals, mut has_elements) = (false, false);
         let mut bodies = Vec::new();
         let mut code = 0..0;
         for payload in Parser::new(0).parse_all(module) {
@@ -206,7 +269,7 @@ impl Added {
                 Payload::FunctionSection(section) => {
                     let mut functions = FunctionSection::new();
                     self.parse_function_section(&mut functions, section)?;
-                    for (index, _) in (summary.types..).zip(&self.functions) {
+                    for (index, _) in (summary.types.len() as u32..).zip(&self.functions) {
                         functions.function(index);
                     }
                     written.section(&functions);
@@ -220,7 +283,8 @@ impl Added {
                     let mut memories = MemorySection::new();
                     self.parse_memory_section(&mut memories, section)?;
                     memories.memory(MemoryType {
-                        minimum: PAGES,
+                        // It grows on demand, so that it does not count as initial memory.
+                        minimum: 0,
                         maximum: None,
                         memory64: false,
                         shared: false,
@@ -246,15 +310,25 @@ impl Added {
                     written.section(&wasm_encoder::StartSection { function_index });
                 }
                 Payload::ElementSection(section) => {
-                    let mut elements = wasm_encoder::ElementSection::new();
+                    let mut elements = ElementSection::new();
                     self.parse_element_section(&mut elements, section)?;
-                    written.section(&elements);
+                    written.section(self.declare(&mut elements, summary));
+                    has_elements = true;
                 }
                 Payload::CodeSectionStart { range, count, .. } => {
+                    if !has_elements {
+                        written.section(self.declare(&mut ElementSection::new(), summary));
+                    }
                     code = range;
                     bodies.reserve(count as usize);
-                    if count == 0 {
-                        written.section(&RawSection { id: 10, data: &self.code(module, code.clone(), &[])? });
+                }
+                Payload::DataCountSection { .. } => {
+                    if !has_elements {
+                        written.section(self.declare(&mut ElementSection::new(), summary));
+                        has_elements = true;
+                    }
+                    if let Some((id, range)) = section {
+                        written.section(&RawSection { id, data: &module[range] });
                     }
                 }
                 Payload::CodeSectionEntry(body) => {
@@ -279,7 +353,7 @@ impl Added {
         for export in section {
             let export = export?;
             let is_replaced = self.exports.iter().any(|(name, _)| name == export.name);
-            if is_replaced || export.name == MEMORY {
+            if is_replaced || export.name == MEMORY || OTHER_REALLOCS.contains(&export.name) {
                 continue;
             }
             let (kind, index) = match export.kind {
@@ -298,6 +372,17 @@ impl Added {
             exports.export(name, ExportKind::Func, *index);
         }
         Ok(exports)
+    }
+
+    /// Declares the functions whose exports were replaced or dropped: an export is a declaration too, which `ref.func`
+    /// needs.
+    fn declare<'s>(&self, elements: &'s mut ElementSection, summary: &Summary<'_>) -> &'s ElementSection {
+        let is_gone =
+            |name: &str| OTHER_REALLOCS.contains(&name) || self.exports.iter().any(|(other, _)| other == name);
+        let gone = summary.exports.iter().filter(|(name, _)| is_gone(name));
+        let mut functions: Vec<u32> = gone.map(|(_, index)| *index).collect();
+        functions.sort_unstable();
+        elements.declared(Elements::Functions(functions.into()))
     }
 
     /// Returns the contents of the code section at `range`: the bodies of the module, and those that are added.
@@ -414,10 +499,17 @@ mod tests {
         bodies.collect()
     }
 
+    /// Returns the module with a memory of its own for the adapter, which is valid, if it gets one.
+    fn changed(module: &[u8], kind: Kind) -> Option<Vec<u8>> {
+        let changed = with_own_memory(module, kind, &LoadLimits::default()).expect("a valid module")?;
+        wasmparser::Validator::new_with_features(crate::workload::FEATURES).validate_all(&changed).expect("valid");
+        Some(changed)
+    }
+
     #[test]
     fn code_of_llvm_keeps_its_lengths() {
         let wordcount = include_bytes!("../../../../workloads/prebuilt/wordcount.wasm");
-        let changed = with_own_memory(wordcount, Kind::Program).expect("valid").expect("it can be changed");
+        let changed = changed(wordcount, Kind::Program).expect("it can be changed");
         let (before, after) = (lengths(wordcount), lengths(&changed));
         assert_eq!(before, after[..before.len()]);
         assert!(after.len() > before.len());
@@ -436,21 +528,63 @@ mod tests {
             (export "again" (func $random))
             FUNCTIONS)"#;
         let module = wat::parse_str(text.replace("FUNCTIONS", &"(func)".repeat(200))).expect("valid text");
-        let changed = with_own_memory(&module, Kind::Program).expect("valid").expect("it can be changed");
-        wasmparser::Validator::new_with_features(crate::workload::FEATURES).validate_all(&changed).expect("valid");
+        let changed = changed(&module, Kind::Program).expect("it can be changed");
         let (before, after) = (lengths(&module), lengths(&changed));
         assert_eq!(after[0], before[0] + 2);
         assert_eq!(before[1..], after[1..before.len()]);
     }
 
+    const RANDOM: &str =
+        r#"(import "wasi_snapshot_preview1" "random_get" (func $random (param i32 i32) (result i32)))"#;
+
+    fn program(imports: &str, more: &str) -> Vec<u8> {
+        let text = format!(r#"(module {imports} (memory (export "memory") 1) {more} (func (export "_start")))"#);
+        wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+
     #[test]
-    fn a_module_that_must_share_its_memory_is_left_as_it_is() {
-        let memories = "(memory 1)".repeat(MEMORIES_MAX as usize - 1);
+    fn a_module_that_shares_its_memory_is_left_as_it_is() {
+        let memories = "(memory 1)".repeat(crate::workload::MEMORIES_MAX as usize - 1);
+        let realloc = r#"(func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) unreachable)"#;
         let strings = r#"(import "wasi_snapshot_preview1" "args_get" (func (param i32 i32) (result i32)))"#;
-        for (imports, more) in [("", memories.as_str()), (strings, "")] {
-            let text = format!(r#"(module {imports} (memory (export "memory") 1) {more} (func (export "_start")))"#);
-            let module = wat::parse_str(text).expect("valid text");
-            assert!(with_own_memory(&module, Kind::Program).expect("valid").is_none());
+        let standard = r#"(import "cm32p2|wasi:cli/environment@0.2" "x" (func))"#;
+        for (imports, more) in [("", memories.as_str()), (RANDOM, realloc), (strings, ""), (standard, "")] {
+            assert!(changed(&program(imports, more), Kind::Program).is_none(), "{imports} {more}");
+        }
+        let only_imports = r#"(module
+            (import "wasi_snapshot_preview1" "reset_adapter_state" (func $reset))
+            (memory (export "memory") 1)
+            (export "_start" (func $reset)))"#;
+        assert!(changed(&wat::parse_str(only_imports).expect("valid text"), Kind::Program).is_none());
+    }
+
+    #[test]
+    fn a_module_of_go_has_a_memory_of_its_own_whatever_it_exports() {
+        let realloc = r#"(func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) unreachable)"#;
+        for section in ["\"go:buildid\" \"\"", "\"producers\" \"\\01\\08language\\01\\02Go\\01\\31\""] {
+            let more = format!("{realloc} (@custom {section})");
+            assert!(changed(&program(RANDOM, &more), Kind::Program).is_some(), "{section}");
+        }
+        let more = format!(r#"{realloc} (@custom "producers" "\01\08language\01\01C\00")"#);
+        assert!(changed(&program(RANDOM, &more), Kind::Program).is_none());
+    }
+
+    #[test]
+    fn modules_of_every_shape_stay_valid() {
+        for more in [
+            "(global $count (mut i32) (i32.const 0)) (data (i32.const 0) \"x\")",
+            "(func $begin) (start $begin)",
+            "(table 2 funcref) (elem (i32.const 0) func $random $random) (elem declare func $random)",
+            "(table 1 funcref (ref.func $random)) (elem funcref (ref.func $random) (ref.null func))",
+            "(global funcref (ref.func $random)) (export \"again\" (func $random))",
+            "(func (param i32 i32) (result i32) local.get 0 local.get 1 return_call $random)",
+            "(data $text \"x\") (func (memory.init $text (i32.const 0) (i32.const 0) (i32.const 1)))",
+            "(func $free (export \"canonical_abi_realloc\")) (func (drop (ref.func $free)))",
+            "(func $free (export \"cabi_import_realloc\")) (table 1 funcref) (elem (i32.const 0) func $free)",
+            "(memory 1) (export \"second\" (memory 1))",
+        ] {
+            let module = program(RANDOM, more);
+            assert!(changed(&module, Kind::Program).is_some(), "{more}");
         }
     }
 

@@ -577,6 +577,9 @@ fn imports_of_another_type_are_refused() {
     refused(&text, &["lifeboat:vm/state@0.1.0#read` is [i32 i32] -> [i32]", "has [i32 i32] -> []"]);
     let text = with(COMPONENT, "(param \"chunk\" (list u8))", "(param \"bytes\" (list u8))");
     refused(text, &["func(bytes: list<u8>)", "func(chunk: list<u8>)"]);
+    let import = r#"(import "wasi_snapshot_preview1" "sock_accept" (func (param i32 i32) (result i32)))"#;
+    let words = ["#sock_accept` is [i32 i32] -> [i32], WASI preview 1 has [i32 i32 i32] -> [i32]", "for wasm32-wasip1"];
+    refused(importing(import), &words);
 }
 
 #[test]
