@@ -84,8 +84,12 @@ fn every_guest_or_workload_of_the_repository_is_accepted() {
     for file in files {
         let report = inspected(&file);
         assert_eq!(report["name"], file.display().to_string());
-        let is_program = file.ends_with("program.wat");
-        let export = if is_program { "wasi:cli/run@0.2.12" } else { "lifeboat:vm/workload@0.1.0" };
+        let export = match file.file_name().and_then(|name| name.to_str()) {
+            Some("program.wat") => "wasi:cli/run@0.2.12",
+            Some("tcp.wat") => "wasi:cli/run@0.2.0",
+            _ => "lifeboat:vm/workload@0.1.0",
+        };
+        let is_program = export.starts_with("wasi:");
         assert_eq!(report["exports"], json!([export]));
         assert_eq!(report["kind"], if is_program { "program" } else { "world" });
         assert!(report["fits_sizes"].as_array().expect("a list").contains(&json!("small")), "{report}");

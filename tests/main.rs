@@ -5,7 +5,7 @@
 //!   the error messages of all subcommands.
 //! - `failover`: the reactions of a service to its meters. `model`: random histories against a simple model. `wasi`:
 //!   what a guest sees of WASI. `disk`: what it sees of its virtual disk. `http`: what it sees of HTTP.
-//! - `calls`: calls of services to the network. `doubts`: those in doubt.
+//! - `sockets`: TCP of a program that runs once. `calls`: calls of services to the network. `doubts`: those in doubt.
 //! - `allow_lists`: which addresses an operator lets a service call. No call is made.
 //! - `edges`: transactions just within each limit, live and after a recovery.
 //! - `verify`: proofs and portable snapshots, on a disk that corrupts data and loses power.
@@ -81,6 +81,7 @@ mod server;
 mod server_disk;
 mod serving;
 mod site;
+mod sockets;
 mod tutorial;
 mod util;
 mod verify;

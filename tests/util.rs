@@ -246,8 +246,14 @@ impl Running {
     /// Writes a line to standard input.
     #[track_caller]
     pub(crate) fn send(&mut self, line: &str) {
+        self.send_bytes(format!("{line}\n").as_bytes());
+    }
+
+    /// Writes bytes to standard input.
+    #[track_caller]
+    pub(crate) fn send_bytes(&mut self, bytes: &[u8]) {
         let stdin = self.stdin.as_mut().expect("standard input is open");
-        if let Err(error) = stdin.write_all(format!("{line}\n").as_bytes()) {
+        if let Err(error) = stdin.write_all(bytes) {
             let code = self.child.wait().expect("a child can be waited for").code();
             self.printed.extend(self.stderr.iter().flatten());
             panic!("the run reads no more ({error}), exit code {code:?}: {}", String::from_utf8_lossy(&self.printed));

@@ -1,8 +1,10 @@
-//! The network of a service: calls over HTTP to the addresses that its operator allows, and to no others.
+//! The network of a service: calls over HTTP to the addresses that its operator allows, and to no others. A program that
+//! is run once takes the form of its addresses from here ([`Endpoint`]), and how their names are resolved.
 //!
 //! ```text
 //!   origin.rs    scheme, host and port of a request, in one canonical form
 //!   allow.rs     the allow-list of a service
+//!   endpoint.rs  host and port of a server for TCP
 //!   secret.rs    secrets, put into headers at sending
 //!   request.rs   the request on the wire, from a grant and the guest's request
 //!   resolve.rs   names to addresses
@@ -27,6 +29,7 @@
 mod address;
 mod allow;
 mod client;
+mod endpoint;
 mod exchange;
 mod origin;
 mod request;
@@ -38,6 +41,7 @@ mod traffic;
 pub use address::is_public;
 pub use allow::{ALLOWED_TARGETS_MAX, AllowList, Allowed, Target, TooManyTargets};
 pub use client::{ADDRESSES_MAX, CALLS_PER_HOST_MAX, CONNECT_MAX, Called, Client, Limits};
+pub use endpoint::Endpoint;
 pub use exchange::{HEAD_BYTES_MAX, RESPONSE_FIELDS_MAX};
 pub use origin::{AUTHORITY_BYTES_MAX, Host, Origin, TargetError};
 pub use request::{Grant, METHOD_BYTES_MAX, PATH_BYTES_MAX, REQUEST_FIELDS_MAX};

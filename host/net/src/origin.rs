@@ -8,6 +8,7 @@ use lifeboat_api::call::Scheme;
 use lifeboat_api::text::{SHOWN_CHARS_MAX, shortened};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
 use thiserror::Error;
 use tokio_rustls::rustls::pki_types::DnsName;
 
@@ -118,8 +119,36 @@ impl fmt::Display for Authority<'_> {
     }
 }
 
+impl FromStr for Host {
+    type Err = TargetError;
+
+    /// Parses a host alone: a name, an IPv4 address, or an IPv6 address, in brackets or not.
+    ///
+    /// # Errors
+    /// As for [`Origin::new`], and for a port.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parsed = match text.parse::<Ipv6Addr>() {
+            Ok(_) => ipv6(text).map(|host| (host, None)),
+            Err(_) => split(text),
+        };
+        match parsed {
+            Ok((host, None)) => Ok(host),
+            Ok((_, Some(_))) => Err(TargetError::new(text, "it has a port; write the host alone")),
+            Err(reason) => Err(TargetError::new(text, reason)),
+        }
+    }
+}
+
 /// Parses host and port. The error is the reason and the remedy.
 pub(crate) fn parse(scheme: Scheme, text: &str) -> Result<(Host, u16), String> {
+    let (host, port) = split(text)?;
+    let port = port
+        .map_or(Ok(scheme.default_port()), |port| parse_port(port).map_err(|reason| format!("{reason}, or no ':'")));
+    Ok((host, port?))
+}
+
+/// Parses a host, and returns what follows its ':' if there is one. The error is the reason and the remedy.
+pub(crate) fn split(text: &str) -> Result<(Host, Option<&str>), String> {
     if text.len() > AUTHORITY_BYTES_MAX {
         return Err(format!("it is {} bytes long; write at most {AUTHORITY_BYTES_MAX}", text.len()));
     }
@@ -146,14 +175,15 @@ pub(crate) fn parse(scheme: Scheme, text: &str) -> Result<(Host, u16), String> {
             (name_or_ipv4(host)?, port)
         }
     };
-    Ok((host, port.map_or(Ok(scheme.default_port()), parse_port)?))
+    Ok((host, port))
 }
 
-fn parse_port(text: &str) -> Result<u16, String> {
+/// Parses a port. The error is the reason and the remedy.
+pub(crate) fn parse_port(text: &str) -> Result<u16, String> {
     let is_decimal = !text.is_empty() && !text.starts_with('0') && text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|_| is_decimal).ok_or_else(|| {
         let shown = shortened(text, SHOWN_CHARS_MAX);
-        format!("its port is '{shown}'; write a number from 1 to 65535 without leading zeros, or no ':'")
+        format!("its port is '{shown}'; write a number from 1 to 65535 without leading zeros")
     })
 }
 

@@ -22,7 +22,7 @@ pub use turns::LET_PAST_PER_BYTE;
 
 use crate::instance::CommandLine;
 use crate::store::{StoreData, VmPre, add_to_linker};
-use crate::wasi::denied;
+use crate::wasi::{denied, sockets};
 use crate::workload::{
     CONVERTER_TABLES, CORE_INSTANCES_MAX, Kind, LoadError, LoadLimits, MEMORIES_MAX, MODULE_BYTES_MAX,
     PROGRAM_FUNCTION, TABLE_ELEMENTS_MAX, TABLES_MAX, Workload, is_program_export,
@@ -302,6 +302,8 @@ pub struct Engine {
     wasmtime: wasmtime::Engine,
     linker: Linker<StoreData>,
     guests: Option<tokio::runtime::Runtime>,
+    /// Whether programs get sockets.
+    has_sockets: bool,
     /// The turns to compile small workloads, and those for large ones.
     small: Turns,
     large: Turns,
@@ -323,6 +325,19 @@ impl Engine {
     /// # Errors
     /// [`EngineError::SetUp`] if the address space cannot be reserved or the threads cannot be started.
     pub fn new(limits: PoolLimits) -> Result<Self, EngineError> {
+        Self::set_up(limits, false)
+    }
+
+    /// Does the same as [`Engine::new`] for programs that are run once and may have a
+    /// [`TcpNetwork`](crate::instance::TcpNetwork): the guests' threads also wait for sockets.
+    ///
+    /// # Errors
+    /// As for [`Engine::new`].
+    pub fn with_sockets(limits: PoolLimits) -> Result<Self, EngineError> {
+        Self::set_up(limits, true)
+    }
+
+    fn set_up(limits: PoolLimits, has_sockets: bool) -> Result<Self, EngineError> {
         let largest_bytes = limits.memory_bytes.next_multiple_of(PAGE_BYTES);
         let slot_bytes = slot_bytes(largest_bytes);
         let fail = |reason: String| EngineError::SetUp {
@@ -335,15 +350,17 @@ impl Engine {
         let wasmtime = wasmtime::Engine::new(&config).map_err(|error| fail(without_mapping(one_line(&error))))?;
         let mut linker = Linker::new(&wasmtime);
         add_to_linker(&mut linker).map_err(|error| fail(one_line(&error)))?;
-        let guests = tokio::runtime::Builder::new_multi_thread()
-            .thread_name("lifeboat-guest")
-            .enable_time()
-            .build()
-            .map_err(|error| fail(error.to_string()))?;
+        let mut guests = tokio::runtime::Builder::new_multi_thread();
+        guests.thread_name("lifeboat-guest").enable_time();
+        if has_sockets {
+            guests.enable_io();
+        }
+        let guests = guests.build().map_err(|error| fail(error.to_string()))?;
         Ok(Self {
             wasmtime,
             linker,
             guests: Some(guests),
+            has_sockets,
             small: Turns::new(SMALL_AT_ONCE_MAX),
             large: Turns::new(LARGE_AT_ONCE_MAX),
             compiled: AtomicU64::new(0),
@@ -508,7 +525,12 @@ impl Engine {
                 return self.linker.instantiate_pre(&component);
             }
             let mut linker = self.linker.clone();
-            denied::define(&mut linker, &component, &workload.denied)?;
+            let mut denied = workload.denied.clone();
+            if self.has_sockets && workload.is_program() {
+                sockets::add_to_linker(&mut linker)?;
+                denied.retain(|import| !sockets::is_granted(import));
+            }
+            denied::define(&mut linker, &component, &denied)?;
             linker.instantiate_pre(&component)
         };
         let linked = component.and_then(instantiable).and_then(|pre| Entry::new(&workload, pre));

@@ -29,6 +29,10 @@ use crate::snapshot::{STATE_BYTES_MAX, Section, SectionKind, Snapshot};
 use crate::stop::Stop;
 use crate::store::{self, Allowance, Caller, StateStream, StoreData, new_store};
 pub use crate::wasi::Observed;
+pub use crate::wasi::sockets::{
+    KERNEL_BUFFER_BYTES_MAX, LINGER_MAX, NAME_ADDRESSES_MAX, NAME_TIME_MAX, Peer, Peers, SOCKET_BUFFER_BYTES_MAX,
+    SOCKETS_MAX, TcpNetwork, is_granted,
+};
 use crate::wasi::{CallContext, Phase};
 pub use crate::wasi::{ERRORS_BYTES_MAX, Machine, OwnStreams};
 use bytes::Bytes;

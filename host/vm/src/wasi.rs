@@ -1,9 +1,10 @@
 //! The part of WASI that a guest sees: a clock that stands still, seeded random numbers, the virtual disk, HTTP, and the
-//! standard streams. There is nothing else.
+//! standard streams. There is nothing else in a service.
 //!
 //! Every interface is linked individually, so this file lists everything that a guest can reach. What the command line
 //! and the standard streams are depends on the guest (`wasi/process.rs`). Of any other interface, such as sockets, a
-//! guest gets functions that deny (`wasi/denied.rs`).
+//! guest gets functions that deny (`wasi/denied.rs`). Only a program that is run once may get sockets
+//! (`wasi/sockets.rs`).
 //!
 //! Determinism rests on this file: the same transaction gives the same reply on any machine, in every replay. Only a
 //! program that is run once may get the clocks and random numbers of the machine (`wasi/machine.rs`).
@@ -19,6 +20,7 @@ mod files;
 mod http;
 mod machine;
 mod process;
+pub(crate) mod sockets;
 mod streams;
 
 use files::Files;
@@ -28,6 +30,7 @@ use machine::Due;
 pub use machine::Machine;
 pub(crate) use process::{CallStreams, Process, StandardStreams};
 pub use process::{ERRORS_BYTES_MAX, OwnStreams};
+use sockets::Sockets;
 use streams::Stream;
 
 use crate::network::Network;
@@ -184,6 +187,8 @@ pub(crate) struct Wasi {
     pub(crate) process: Process,
     /// The clocks and random numbers of the machine, for a program that is run once.
     machine: Option<Box<dyn Machine>>,
+    /// The sockets of a program that is run once.
+    sockets: Option<Box<Sockets>>,
     secret: [u8; 32],
     phase: Phase,
     sequence: Sequence,
@@ -224,6 +229,7 @@ impl Wasi {
             streams: HashMap::new(),
             process: Process::default(),
             machine: None,
+            sockets: None,
             secret,
             phase: Phase::Init,
             sequence: Sequence(0),
@@ -348,6 +354,9 @@ impl Wasi {
         if self.owed_log_fuel.load(Ordering::Relaxed) > 0 {
             fuel = fuel.saturating_add(self.owed_log_fuel.swap(0, Ordering::Relaxed));
         }
+        if let Some(sockets) = &self.sockets {
+            fuel = fuel.saturating_add(sockets.take_fuel());
+        }
         fuel
     }
 
@@ -451,7 +460,7 @@ impl io::poll::Host for Wasi {
         }
         self.owed_fuel += FUEL_PER_POLLABLE * pollables.len() as u64;
         if self.machine.is_some() {
-            // Time passes by itself, and every call to the network is denied at once.
+            // Time passes by itself, peers answer by themselves, and every request by HTTP is denied at once.
             return io::poll::Host::poll(&mut self.table, pollables).await;
         }
         let mut ready = Vec::new();

@@ -26,15 +26,21 @@ pub(crate) struct NetworkArguments {
     /// it; ",private" lets the name resolve to addresses that are not public; repeatable [default: no address]
     #[arg(long = "allow-net", value_name = "TARGET[,private]")]
     allow: Vec<Allowed>,
-    /// What the service does about a call in doubt, whose result is lost (as by a crash): ask, it denies the transaction
-    /// until an operator settles the call (lifeboat doubts); never, it does not make the call again, and the guest gets
-    /// an error; idempotent, it makes the call again with the same Idempotency-Key [default: ask; of a service without
-    /// --data: never]
-    #[arg(long, value_name = "MODE")]
+    #[arg(long, value_name = "MODE", help = RETRY_HELP)]
     retry: Option<Retry>,
 }
 
+/// The help for `--retry`.
+pub(crate) const RETRY_HELP: &str = "\
+What the service does about a call in doubt, whose result is lost (as by a crash): ask, it denies the transaction until an \
+operator settles the call (lifeboat doubts); never, it does not make the call again, and the guest gets an error; \
+idempotent, it makes the call again with the same Idempotency-Key [default: ask; of a service without --data: never]";
+
 impl NetworkArguments {
+    pub(crate) fn new(allow: Vec<Allowed>, retry: Option<Retry>) -> Self {
+        Self { allow, retry }
+    }
+
     /// Returns the settings, with the defaults for options that are left out.
     ///
     /// # Errors
@@ -48,16 +54,6 @@ impl NetworkArguments {
     pub(crate) fn parameters(&self) -> (Option<String>, Option<String>) {
         let allow: Vec<String> = self.allow.iter().map(ToString::to_string).collect();
         ((!allow.is_empty()).then(|| allow.join(" ")), self.retry.map(|retry| retry.to_string()))
-    }
-
-    /// Returns whether any of these options was given.
-    pub(crate) fn is_given(&self) -> bool {
-        !self.allow.is_empty() || self.retry.is_some()
-    }
-
-    /// Returns the mode of retries, if an option names one.
-    pub(crate) fn retry(&self) -> Option<Retry> {
-        self.retry
     }
 
     /// Returns whether an option has another value than `settings`. Options that are left out have none.

@@ -6,6 +6,7 @@ use lifeboat_api::size::{Bytes, Size, grouped};
 use lifeboat_api::sla::THRESHOLD_DEFAULT;
 use lifeboat_host::failover::HEADROOM_POINTS;
 use lifeboat_vm::engine::{Engine, PoolLimits};
+use lifeboat_vm::instance::is_granted;
 use lifeboat_vm::workload::{Form, Kind, Wasi, Workload};
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -63,8 +64,14 @@ fn json(workload: &Workload, sizes: &[String]) -> anyhow::Result<String> {
     let mut report = serde_json::to_value(workload)?;
     if let Some(report) = report.as_object_mut() {
         report.insert("fits_sizes".into(), sizes.into());
+        report.insert("allowed_by_allow_net".into(), allowed_by_allow_net(workload).into());
     }
     Ok(lifeboat_api::lines::json_lines(&report)?)
+}
+
+/// Returns the denied imports that `run --allow-net` grants to a program that runs once.
+fn allowed_by_allow_net(workload: &Workload) -> Vec<String> {
+    workload.denied.iter().filter(|import| workload.is_program() && is_granted(import)).cloned().collect()
 }
 
 fn kind(workload: &Workload) -> &'static str {
@@ -96,6 +103,12 @@ fn lines(workload: &Workload, sizes: &[String]) -> String {
         None => "no declared maximum".into(),
     };
     let list = |items: &[String]| if items.is_empty() { "none".into() } else { items.join("\n              ") };
+    let granted = allowed_by_allow_net(workload);
+    let denied = |import: &String| match granted.contains(import) {
+        true => format!("{import} (unless it runs once, with --allow-net)"),
+        false => import.clone(),
+    };
+    let denied: Vec<String> = workload.denied.iter().map(denied).collect();
     let rows = [
         ("workload", workload.name.escape_debug().to_string()),
         ("hash", workload.hash.to_string()),
@@ -109,7 +122,7 @@ fn lines(workload: &Workload, sizes: &[String]) -> String {
         ("start", if workload.has_start { "has a start function" } else { "no start function" }.into()),
         ("exports", list(&workload.exports)),
         ("imports", list(&workload.imports)),
-        ("denied", list(&workload.denied)),
+        ("denied", list(&denied)),
         ("fits sizes", if sizes.is_empty() { "none of the built-in ones".into() } else { sizes.join(", ") }),
     ];
     let text = rows.iter().map(|(name, value)| format!("{name:<13} {value}\n")).collect();

@@ -1,6 +1,7 @@
 //! `lifeboat run`: runs one workload as one service of a local host, and sends it lines of input; or runs a program once.
 
 pub(super) mod lines;
+mod network;
 pub(super) mod program;
 
 use super::arguments::{NetworkArguments, network_text};
@@ -36,6 +37,7 @@ use lifeboat_host::network::{NetworkSettings, Retry};
 use lifeboat_host::service::{ServiceSpec, Status};
 use lifeboat_vm::workload::{Kind, Workload};
 use lines::Lines;
+use network::RunNetwork;
 use program::{Once, Variable};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -94,7 +96,7 @@ pub(crate) struct Run {
     #[arg(long, value_name = "MODE")]
     failover: Option<FailoverMode>,
     #[command(flatten)]
-    network: NetworkArguments,
+    network: RunNetwork,
     /// The user of transactions that name none
     #[arg(long, value_name = "NAME", default_value = "operator")]
     user: Name,
@@ -122,9 +124,9 @@ fn after_help() -> String {
     format!(
         "\
 A program is a WASI command: its file exports wasi:cli/run or _start. It runs once, with the limits of size huge, and this
-command ends with its exit code: 134 if the host ended it, 141 if nobody reads its output. With --transactions, --data or
---service it is a service instead: each transaction is one run, with the body on standard input and the reply on standard
-output, and its files are the state.
+command ends with its exit code: 134 if the host ended it, 141 if nobody reads its output. With --allow-net HOST:PORT it
+may connect there by TCP. With --transactions, --data or --service it is a service instead: each transaction is one run,
+with the body on standard input and the reply on standard output, and its files are the state.
 
 A line of input is the body of a transaction, byte for byte. With --envelope it is a JSON object:
   {{\"id\"?: ID, \"user\"?: NAME, \"query\"?: true, and one of \"json\": ANY | \"text\": STRING | \"base64\": STRING}}
@@ -205,11 +207,7 @@ impl Run {
                 if let Some(option) = self.once.option() {
                     let text = format!(
                         "{option} is for a program that runs once, and this is a service; leave it out{}",
-                        match self.is_service() {
-                            true =>
-                                ", or leave out --transactions, --data (or LIFEBOAT_DATA), --service and --envelope",
-                            false => "",
-                        }
+                        self.how_to_run_once()
                     );
                     return Err(UsageError(text).into());
                 }
@@ -228,9 +226,7 @@ impl Run {
         [
             (self.threshold.is_some(), "--threshold"),
             (self.failover.is_some(), "--failover"),
-            (self.network_calls.is_some(), "--network-calls"),
-            (self.network_bytes.is_some(), "--network-bytes"),
-            (self.network.is_given(), "--allow-net or --retry"),
+            (self.network.retry.is_some(), "--retry"),
         ]
         .into_iter()
         .find_map(|(is_given, option)| is_given.then_some(option))
@@ -239,6 +235,19 @@ impl Run {
     /// Returns whether an option makes a program a service.
     fn is_service(&self) -> bool {
         self.transactions.is_some() || self.data.is_some() || self.service.is_some() || self.envelope
+    }
+
+    /// Returns what a message about an option of a program that runs once adds for a service.
+    fn how_to_run_once(&self) -> &'static str {
+        match self.is_service() {
+            true => ", or leave out --transactions, --data (or LIFEBOAT_DATA), --service and --envelope",
+            false => "",
+        }
+    }
+
+    /// Returns the options for the network of a service.
+    fn network_of_service(&self) -> Result<NetworkArguments, UsageError> {
+        self.network.of_service(self.how_to_run_once())
     }
 
     async fn serve(self, loaded: Option<(Workload, Vec<u8>)>) -> anyhow::Result<ExitCode> {
@@ -298,7 +307,7 @@ impl Run {
         let settings = ServiceSettings { deduplication_window: DeduplicationWindow::default(), ..settings.clone() };
         let spec = ServiceSpec::new(service.clone(), program, &settings, random()?, Epoch::default());
         // Nobody could settle a call in doubt of a service that ends with this command.
-        let retry = self.network.retry().unwrap_or(Retry::Never);
+        let retry = self.network.retry.unwrap_or(Retry::Never);
         let network = host.network_of(service, &NetworkSettings { retry, ..settings.network.clone() });
         host.create_service(ServiceSpec { network, disk: self.disk_of(&settings)?, ..spec }).await?;
         Ok(host)
@@ -391,7 +400,7 @@ impl Run {
             ))
             .into());
         }
-        if self.network.differ_from(&entry.settings.network) {
+        if self.network_of_service()?.differ_from(&entry.settings.network) {
             return Err(UsageError(format!(
                 "service '{service}' has {}, and `run` does not change that: leave these options out, or create another \
                  service; a server whose configuration has the service in [[service]] changes it",
@@ -447,7 +456,7 @@ impl Run {
             thresholds: Thresholds::all(self.threshold.unwrap_or(THRESHOLD_DEFAULT)),
             deduplication_window: DeduplicationWindow::durable(),
             failover: self.failover.unwrap_or_default(),
-            network: self.network.settings()?,
+            network: self.network_of_service()?.settings()?,
             program: self.program_settings(kind)?,
         })
     }

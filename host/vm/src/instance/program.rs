@@ -16,15 +16,17 @@ use crate::network::Network;
 use crate::snapshot::{Section, SectionKind, Snapshot};
 use crate::stop::{ClosedPipe, Stop};
 use crate::store::{Allowance, Inputs, StoreData, new_store};
+use crate::wasi::sockets::{LINGER_MAX, TcpNetwork};
 use crate::wasi::{CallContext, CallStreams, Machine, Observed, OwnStreams, Phase, Preopen, Process, StandardStreams};
 use crate::workload::Workload;
 use bytes::Bytes;
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::id::{Epoch, Sequence};
-use lifeboat_api::meter::Levels;
+use lifeboat_api::meter::{Levels, NetworkAmount};
 use lifeboat_api::transaction::{Answer, Cause};
 use lifeboat_disk::{Disk, Error as DiskError, Ino, Type};
 use std::sync::Arc;
+use tokio::time::Instant;
 use wasmtime::Store;
 
 /// The version of the state that a program's snapshot has: the memory of the last kept run, in bytes, as 8 bytes, the
@@ -286,15 +288,22 @@ pub struct Run {
     pub preopens: Vec<(String, String)>,
     /// The limits.
     pub allowance: Allowance,
-    /// The clocks and random numbers.
+    /// The clocks, the random numbers and the network.
     pub surroundings: Surroundings,
 }
 
-/// The clocks and random numbers of a program that is run once.
+/// The clocks, the random numbers and the network of a program that is run once.
 pub enum Surroundings {
-    /// Those of the machine.
-    Machine(Box<dyn Machine>),
-    /// Those of a transaction at this time, with random numbers keyed by this secret.
+    /// The clocks and random numbers of the machine.
+    Machine {
+        /// The machine.
+        machine: Box<dyn Machine>,
+        /// What the program reaches by TCP. It needs an engine of
+        /// [`Engine::with_sockets`](crate::engine::Engine::with_sockets).
+        network: Option<TcpNetwork>,
+    },
+    /// Those of a transaction at this time, with random numbers keyed by this secret. There is no network, whose peers
+    /// another run could not repeat.
     Fixed {
         /// The time.
         now: Timestamp,
@@ -306,7 +315,9 @@ pub enum Surroundings {
 impl std::fmt::Debug for Surroundings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Machine(_) => f.write_str("Machine"),
+            Self::Machine { network, .. } => {
+                f.debug_struct("Machine").field("network", network).finish_non_exhaustive()
+            }
             Self::Fixed { now, .. } => f.debug_struct("Fixed").field("now", now).finish_non_exhaustive(),
         }
     }
@@ -323,6 +334,11 @@ pub struct Ran {
     pub fuel_used: u64,
     /// The memory at the end, which is its peak, and the disk in use.
     pub levels: Levels,
+    /// The use of the network: connections and look-ups that the program began, and bytes that it wrote and read.
+    pub network: NetworkAmount,
+    /// Whether a peer had not taken all that the program sent when the host stopped waiting for it. Then the rest may
+    /// be lost. It is false if the program did not end by itself: then the host does not wait.
+    pub has_unsent: bool,
 }
 
 /// How a run ended.
@@ -354,9 +370,11 @@ pub async fn run_once(program: &Program, run: Run) -> Result<Ran, DiskError> {
         }
         opened.push(Preopen { name, ino: stat.ino });
     }
-    let (now, secret, machine) = match surroundings {
-        Surroundings::Fixed { now, secret } => (now, secret, None),
-        Surroundings::Machine(mut machine) => (Timestamp(machine.wall_ns()), [0; 32], Some(machine)),
+    let (now, secret, machine, network) = match surroundings {
+        Surroundings::Fixed { now, secret } => (now, secret, None, None),
+        Surroundings::Machine { mut machine, network } => {
+            (Timestamp(machine.wall_ns()), [0; 32], Some(machine), network)
+        }
     };
     let mut instance = Instance::of_program(program, secret, disk);
     let call_context = CallContext { phase: Phase::Execute, sequence: Sequence(1), epoch: Epoch::default(), now };
@@ -366,11 +384,22 @@ pub async fn run_once(program: &Program, run: Run) -> Result<Ran, DiskError> {
     if let Some(machine) = machine {
         wasi.set_machine(machine);
     }
+    if let Some(network) = network {
+        wasi.set_network(network);
+    }
     let CommandLine { arguments, environment } = command_line;
     let process = Process { arguments, environment, streams: StandardStreams::Own(streams), exit: None };
+    let begun = Instant::now();
     let (fuel_used, end) = instance.run_process(process, allowance).await;
+    let mut has_unsent = false;
+    if let RunEnd::Exit(_) = end {
+        let time_left =
+            allowance.inputs.deadline().map_or(LINGER_MAX, |deadline| deadline.saturating_sub(begun.elapsed()));
+        has_unsent = !instance.store.data_mut().wasi.linger(time_left.min(LINGER_MAX)).await;
+    }
+    let network = instance.store.data().wasi.network_used();
     let disk = instance.disk().clone();
     let memory_bytes = instance.store.data().limiter.memory_bytes;
     let levels = Levels { memory_bytes, disk_bytes: disk.used_bytes() };
-    Ok(Ran { end, disk, fuel_used, levels })
+    Ok(Ran { end, disk, fuel_used, levels, network, has_unsent })
 }

@@ -283,7 +283,7 @@ impl Machine for Counting {
 #[tokio::test]
 async fn a_single_run_may_have_the_clocks_of_the_machine() {
     let (mut of_c, stdout, _) = run(b"c");
-    of_c.surroundings = Surroundings::Machine(Box::new(Counting::default()));
+    of_c.surroundings = Surroundings::Machine { machine: Box::new(Counting::default()), network: None };
     assert_eq!(run_once(&*compiled().await, of_c).await.unwrap().end, RunEnd::Exit(0));
     let output = stdout.contents();
     let [wall, monotonic] = [0, 8].map(|at| u64::from_le_bytes(output[at..at + 8].try_into().unwrap()));

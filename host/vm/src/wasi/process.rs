@@ -27,8 +27,8 @@ use wasmtime_wasi_io::streams::{
 /// The most bytes of a program's standard error that a refusal shows.
 pub const ERRORS_BYTES_MAX: usize = 4 * 1024;
 
-/// The bytes of standard input or output that a program in a service moves for one unit of fuel.
-const BYTES_PER_FUEL: u64 = 8;
+/// The bytes of standard input or output that a program in a service moves for one unit of fuel, and those of a socket.
+pub(super) const BYTES_PER_FUEL: u64 = 8;
 
 /// The fuel of each argument, and of each name and value of the environment, that a guest asks for.
 const FUEL_PER_TEXT: u64 = 20;

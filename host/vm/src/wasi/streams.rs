@@ -1,5 +1,5 @@
 //! `wasi:io/streams`: streams over files of the virtual disk, over bodies of HTTP and over the body and reply of a call,
-//! and Wasmtime's own for other standard input and output.
+//! and Wasmtime's own for other standard input and output and for sockets.
 //!
 //! A stream of Wasmtime sees only itself, and could reach neither the disk nor the meter. So a stream over a file or a
 //! body has a stand-in in the resource table, and its place in [`Wasi::streams`], by the number of that entry. Each
@@ -112,6 +112,9 @@ impl Wasi {
             Some(Stream::File(FileStream { ino, call, .. })) => self.files.closed(Some(call), Some(ino)),
             Some(Stream::Incoming(stream)) => self.close_incoming(&stream),
             Some(Stream::Outgoing(_) | Stream::Input | Stream::Output(_)) | None => {}
+        }
+        if let Some(sockets) = &mut self.sockets {
+            sockets.close(rep);
         }
     }
 }

@@ -8,13 +8,16 @@ use lifeboat_api::clock::{Clock, SystemClock, Timestamp};
 use lifeboat_api::http::DiskListing;
 use lifeboat_api::id::Sequence;
 use lifeboat_api::lines::json_line;
+use lifeboat_api::meter::{NetworkAmount, NetworkUsage, Unit, Usage};
 use lifeboat_api::size::{Bytes, BytesBeside, Size, grouped};
 use lifeboat_api::transaction::Cause;
 use lifeboat_client::FilePart;
 use lifeboat_disk::{Disk, Error};
 use lifeboat_host::files::{self, Part};
 use lifeboat_vm::engine::{Engine, PoolLimits, joined};
-use lifeboat_vm::instance::{self, CommandLine, Machine, OwnStreams, Ran, RunEnd, Surroundings, run_once};
+use lifeboat_vm::instance::{
+    self, CommandLine, LINGER_MAX, Machine, OwnStreams, Ran, RunEnd, Surroundings, TcpNetwork, is_granted, run_once,
+};
 use lifeboat_vm::store::{Allowance, Inputs};
 use lifeboat_vm::workload::Workload;
 use std::ffi::OsString;
@@ -161,6 +164,7 @@ impl Run {
                 format!("{option} is for a service, and this program runs once; leave it out, or add --transactions");
             return Err(UsageError(text).into());
         }
+        let network = self.network_of_program(&size)?;
         let file = Path::new(&self.workload_and_arguments[0]);
         let shown = file.display().to_string();
         if let Some(out) = &self.once.save
@@ -182,9 +186,16 @@ impl Run {
         let command_line = CommandLine { arguments: texts(&arguments)?, environment: environment(&self.environment) };
         let disk = pack::disk(&self.dirs, size.disk_bytes, SystemClock.now())?.unwrap_or_else(|| Disk::new(0));
         let before = disk.clone();
+        let has_network = network.is_some();
+        if has_network && !workload.denied.iter().any(|import| is_granted(import)) {
+            output::note(&format!(
+                "lifeboat: {shown}: --allow-net has no effect, because the program imports no wasi:sockets of WASI \
+                 0.2; preview 1 has no connections"
+            ));
+        }
         let surroundings = match self.once.deterministic {
             true => Surroundings::Fixed { now: FIXED_TIME, secret: FIXED_SECRET },
-            false => Surroundings::Machine(Box::new(ThisMachine(SystemClock))),
+            false => Surroundings::Machine { machine: Box::new(ThisMachine(SystemClock)), network },
         };
         let deadline = self.once.timeout.unwrap_or(Duration::MAX);
         let run = instance::Run {
@@ -206,7 +217,8 @@ impl Run {
         };
 
         let memories = workload.footprint.memories;
-        let engine = Engine::new(PoolLimits { stores: 1, memories, memory_bytes: size.memory_bytes })?;
+        let limits = PoolLimits { stores: 1, memories, memory_bytes: size.memory_bytes };
+        let engine = if has_network { Engine::with_sockets(limits) } else { Engine::new(limits) }?;
         let engine = Arc::new(engine.with_cache(code_cache::of_user()?));
         let program = engine.compile(workload).await?;
         let running = joined(engine.spawn(async move { run_once(&program, run).await }));
@@ -228,8 +240,19 @@ impl Run {
                 exit::ENDED_BY_HOST
             }
         };
+        if ran.has_unsent {
+            output::note(&format!(
+                "lifeboat: {shown}: network: a peer did not take all that the program sent within {} s after its end, \
+                 or within --timeout; the rest may be lost; let the program wait for the answer of its peer",
+                LINGER_MAX.as_secs()
+            ));
+        }
         if self.once.usage {
-            let text = if self.json { json_line(&usage_json(&ran, &size))? } else { usage(&ran, &size) };
+            let allowance = if has_network { size.network() } else { NetworkAmount::default() };
+            let text = match self.json {
+                true => json_line(&usage_json(&ran, &size, allowance))?,
+                false => usage(&ran, &size, allowance),
+            };
             drop(io::stderr().write_all(text.as_bytes()));
         }
         self.save(&ran, &before)?;
@@ -265,7 +288,28 @@ impl Run {
         size.fuel = self.fuel.unwrap_or(size.fuel);
         size.memory_bytes = self.memory.unwrap_or(size.memory_bytes);
         size.disk_bytes = self.disk.unwrap_or(size.disk_bytes);
+        size.network_calls = self.network_calls.unwrap_or(size.network_calls);
+        size.network_bytes = self.network_bytes.unwrap_or(size.network_bytes);
         Ok(size)
+    }
+
+    /// Returns the network of a program that runs once, if it has one.
+    fn network_of_program(&self, size: &Size) -> anyhow::Result<Option<TcpNetwork>> {
+        let network = self.network.of_program(size.network())?;
+        if network.is_some() && self.once.deterministic {
+            let text = "--allow-net and --deterministic exclude each other, because no second run gets the same \
+                        answers from a network; leave out one of them";
+            return Err(UsageError(text.into()).into());
+        }
+        let limits = [(self.network_calls, "--network-calls"), (self.network_bytes, "--network-bytes")];
+        let limit = limits.into_iter().find_map(|(limit, option)| limit.and(Some(option)));
+        if let (None, Some(option)) = (&network, limit) {
+            let text = format!(
+                "{option} is for a service, or for a program with a network; leave it out, or add --allow-net HOST:PORT"
+            );
+            return Err(UsageError(text).into());
+        }
+        Ok(network)
     }
 }
 
@@ -283,11 +327,24 @@ fn ended(cause: &Cause) -> String {
         Cause::Deadline { deadline } => {
             format!("deadline: not finished within {} ms; give it more with --timeout", deadline.as_millis())
         }
+        Cause::Network { limit_calls, limit_bytes } => format!(
+            "network: it used up its allowance of {} calls and {}; give it more with --network-calls or \
+             --network-bytes",
+            grouped(*limit_calls),
+            Bytes(*limit_bytes)
+        ),
         cause => cause.detailed(),
     }
 }
 
-fn usage(ran: &Ran, size: &Size) -> String {
+/// Returns the use of the network in the unit that is fuller. A program without a network has no allowance.
+fn network_usage(ran: &Ran, allowance: NetworkAmount) -> (Unit, Usage) {
+    let mut usage = NetworkUsage::new(allowance);
+    (usage.calls.used, usage.bytes.used) = (ran.network.calls, ran.network.bytes);
+    usage.fuller()
+}
+
+fn usage(ran: &Ran, size: &Size, allowance: NetworkAmount) -> String {
     let row = |name: &str, used: u64, limit: u64, texts: [String; 2]| {
         let percent = if limit == 0 { 0.0 } else { used as f64 * 100.0 / limit as f64 };
         let [used, limit] = texts;
@@ -299,17 +356,23 @@ fn usage(ran: &Ran, size: &Size) -> String {
     let Ran { fuel_used, levels, .. } = ran;
     let mut text = String::from("\n");
     text += &row("cpu", *fuel_used, size.fuel, [grouped(*fuel_used), format!("{} fuel", grouped(size.fuel))]);
-    text += &row("network", 0, 0, ["0".to_owned(), "0 calls".to_owned()]);
+    text += &match network_usage(ran, allowance) {
+        (Unit::Bytes, Usage { used, limit }) => bytes("network", used, limit),
+        (_, Usage { used, limit }) => row("network", used, limit, [grouped(used), format!("{} calls", grouped(limit))]),
+    };
     text += &bytes("memory", levels.memory_bytes, size.memory_bytes);
     text += &bytes("disk", levels.disk_bytes, size.disk_bytes);
     text
 }
 
-fn usage_json(ran: &Ran, size: &Size) -> serde_json::Value {
+fn usage_json(ran: &Ran, size: &Size, allowance: NetworkAmount) -> serde_json::Value {
     let row = |used: u64, limit: u64| serde_json::json!({ "used": used, "limit": limit });
     serde_json::json!({ "usage": {
         "cpu": row(ran.fuel_used, size.fuel),
-        "network": row(0, 0),
+        "network": {
+            "calls": row(ran.network.calls, allowance.calls),
+            "bytes": row(ran.network.bytes, allowance.bytes),
+        },
         "memory": row(ran.levels.memory_bytes, size.memory_bytes),
         "disk": row(ran.levels.disk_bytes, size.disk_bytes),
     }})
