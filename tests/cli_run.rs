@@ -87,6 +87,26 @@ fn trap_fails_its_transaction_without_a_change_of_state() {
 }
 
 #[test]
+fn a_trap_has_the_source_position_that_the_compiler_left_in_the_module() {
+    // A line table of DWARF 4: all addresses from 1 on are line 7 of `src/lib.rs`.
+    const TABLE: &str = concat!(
+        r"9\00\00\00\04\00\22\00\00\00\01\01\01\fb\0e\0d\00\01\01\01\01\00\00\00\01\00\00\01\00",
+        r"src/lib.rs\00\00\00\00\00\00\05\02\01\00\00\00\03\06\01\02\ff\ff\03\00\01\01",
+    );
+    let folder = tempfile::tempdir().expect("a folder");
+    let text = std::fs::read_to_string(guest("panic-execute.wat")).expect("a guest");
+    let file = folder.path().join("panics.wat");
+    let execute = r#"(export "lifeboat:vm/workload@0.1.0#execute")"#;
+    let named = text.replace(&format!("(func {execute}"), &format!("(func $execute {execute}"));
+    let module = named.trim_end().strip_suffix(')').expect("it is a module");
+    std::fs::write(&file, format!("{module} (@custom \".debug_line\" \"{TABLE}\"))")).expect("a file");
+    let output = run_file(&[], &file).input("boom\n").output();
+    let failed: Value = serde_json::from_str(output.exits(1)).expect("JSON");
+    let cause = failed["cause"].as_str().expect("a text");
+    assert!(cause.ends_with("; in execute (src/lib.rs:7)"), "{cause}");
+}
+
+#[test]
 fn a_denied_call_fails_its_transaction_and_names_itself() {
     let output = run_file(&[], &guest("denied.wat")).input("a\nnet\nboom\na\n").output();
     let lines: Vec<&str> = output.exits(1).lines().collect();

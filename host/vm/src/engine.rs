@@ -632,6 +632,10 @@ impl Program {
         &self.workload
     }
 
+    pub(crate) fn shared_workload(&self) -> Arc<Workload> {
+        Arc::clone(&self.workload)
+    }
+
     pub(crate) fn entry(&self) -> &Entry {
         &self.entry
     }

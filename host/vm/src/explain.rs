@@ -1,11 +1,14 @@
 //! What is known about a trap beside its message: what the guest said about it, and where it was.
 //!
 //! Only operators of the service see it, since it may contain parts of the state. It is no part of what a replay
-//! compares: a replay skips failed transactions.
+//! compares: a replay skips failed transactions. It depends on the workload alone, and on no setting of the host.
 
-use lifeboat_api::text::shortened;
+mod lines;
+
+use lifeboat_api::text::{Printable, shortened};
 use lifeboat_api::transaction::Cause;
-use wasmtime::WasmBacktrace;
+use lines::{Place, Position, positions};
+use wasmtime::{FrameInfo, WasmBacktrace};
 
 /// The most characters of the details of a cause.
 const DETAILS_CHARS_MAX: usize = 2_000;
@@ -19,8 +22,11 @@ const FRAMES_MAX: usize = 16;
 /// The characters that are shown of the name of a function. Names of generic functions may be longer.
 const NAME_CHARS_MAX: usize = 100;
 
+/// The characters that are shown of the path of a source file, its last ones.
+const PATH_CHARS_MAX: usize = 60;
+
 /// The functions that Rust calls for a panic. They say nothing about its place.
-const OF_PANICS: [&str; 9] = [
+const OF_PANICS: [&str; 10] = [
     "__rust_",
     "__rustc",
     "abort",
@@ -29,6 +35,7 @@ const OF_PANICS: [&str; 9] = [
     "core::result::unwrap_failed",
     "rust_panic",
     "std::panicking::",
+    "std::process::abort",
     "std::sys::",
 ];
 
@@ -36,33 +43,68 @@ const OF_PANICS: [&str; 9] = [
 const NOTE: &str = "note: run with `RUST_BACKTRACE";
 
 /// Adds to the cause of a trap or an exit what the guest wrote to standard error during the call, and the functions
-/// that it was in.
-pub(crate) fn explained(cause: Cause, error: &wasmtime::Error, said: &str) -> Cause {
+/// that it was in, with source positions where `component` has them.
+pub(crate) fn explained(cause: Cause, error: &wasmtime::Error, said: &str, component: &[u8]) -> Cause {
     if !matches!(cause, Cause::Trap { .. } | Cause::Exit { .. }) {
         return cause;
     }
-    let names = error.downcast_ref::<WasmBacktrace>().map(names).unwrap_or_default();
-    match details(said, names) {
+    let frames = error.downcast_ref::<WasmBacktrace>().map(|trace| frames(trace, component)).unwrap_or_default();
+    match details(said, &frames) {
         Some(details) => Cause::Explained { summary: cause.to_string(), details },
         None => cause,
     }
 }
 
-/// Returns the names of the functions that the guest was in, the innermost first. Functions without a name are left
-/// out: a number would help nobody.
-fn names(trace: &WasmBacktrace) -> Vec<String> {
-    let named = trace.frames().iter().filter_map(|frame| frame.func_name());
-    named.map(|name| format!("{:#}", rustc_demangle::demangle(name))).collect()
+/// A function that the guest was in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Frame {
+    name: String,
+    position: Option<Position>,
 }
 
-fn details(said: &str, names: Vec<String>) -> Option<String> {
+/// Returns the name of a frame's function, if it has one.
+fn name_of(frame: &FrameInfo) -> Option<String> {
+    frame.func_name().map(|name| format!("{:#}", rustc_demangle::demangle(name)))
+}
+
+/// Returns the functions that the guest was in, the innermost first, without those of a panic. Functions without a name
+/// are left out: a number would help nobody.
+fn frames(trace: &WasmBacktrace, component: &[u8]) -> Vec<Frame> {
+    let named = trace.frames().iter().filter_map(|frame| Some((name_of(frame)?, frame)));
     let is_of_panic = |name: &String| OF_PANICS.iter().any(|function| name.starts_with(function));
-    let names = names.into_iter().skip_while(is_of_panic).take(FRAMES_MAX);
-    let names: Vec<String> = names.map(|name| shortened(&name, NAME_CHARS_MAX)).collect();
-    let place = (!names.is_empty()).then(|| format!("in {}", names.join(" < ")));
+    let (names, frames): (Vec<_>, Vec<_>) = named.skip_while(|(name, _)| is_of_panic(name)).take(FRAMES_MAX).unzip();
+    // An adapter that Wasmtime made has offsets of its own. The component has no function of this index there.
+    let place = |frame: &&FrameInfo| Place {
+        offset: frame.module_offset().unwrap_or(usize::MAX),
+        function: frame.func_index(),
+    };
+    let positions = positions(component, &frames.iter().map(place).collect::<Vec<_>>());
+    names.into_iter().zip(positions).map(|(name, position)| Frame { name, position }).collect()
+}
+
+fn details(said: &str, frames: &[Frame]) -> Option<String> {
+    let shown = |frame: &Frame| {
+        let name = shortened(&frame.name, NAME_CHARS_MAX);
+        match &frame.position {
+            Some(Position { file, line }) => format!("{name} ({}:{line})", short_path(file)),
+            None => name,
+        }
+    };
+    let functions: Vec<String> = frames.iter().map(shown).collect();
+    let place = (!functions.is_empty()).then(|| format!("in {}", functions.join(" < ")));
     let parts: Vec<String> =
         last_words(said).map(|words| format!("it said: {words}")).into_iter().chain(place).collect();
     (!parts.is_empty()).then(|| shortened(&parts.join("; "), DETAILS_CHARS_MAX))
+}
+
+/// Returns the end of a path, printable. It says more than the beginning.
+fn short_path(path: &str) -> String {
+    let length = path.chars().count();
+    if length <= PATH_CHARS_MAX {
+        return Printable(path).to_string();
+    }
+    let end: String = path.chars().skip(length - PATH_CHARS_MAX).collect();
+    format!("...{}", Printable(&end))
 }
 
 /// Returns the last lines of standard error on one line: a panic of Rust with its message, or the last few.
@@ -79,39 +121,41 @@ fn last_words(said: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn of(said: &str, names: &[&str]) -> String {
-        details(said, names.iter().map(|name| format!("{:#}", rustc_demangle::demangle(name))).collect())
-            .unwrap_or_default()
+    fn frame(name: &str) -> Frame {
+        Frame { name: name.to_owned(), position: None }
     }
 
     #[test]
     fn a_panic_is_its_message_and_the_functions_that_led_to_it() {
         let said = "starting\n\nthread '<unnamed>' (1) panicked at src/lib.rs:14:9:\nattempt to add with overflow\nnote: run \
                     with `RUST_BACKTRACE=1` environment variable to display a backtrace\n";
-        let names = [
-            "__rust_start_panic",
-            "rust_panic",
-            "_ZN4core9panicking9panic_fmt17h0123456789abcdefE",
-            "_ZN7counter7Counter3add17h0123456789abcdefE",
-            "lifeboat:vm/workload@0.1.0#execute",
-        ];
+        let frames = [frame("counter::Counter::add"), frame("lifeboat:vm/workload@0.1.0#execute")];
         let expected = "it said: thread '<unnamed>' (1) panicked at src/lib.rs:14:9: attempt to add with overflow; in \
                         counter::Counter::add < lifeboat:vm/workload@0.1.0#execute";
-        assert_eq!(of(said, &names), expected);
+        assert_eq!(details(said, &frames).as_deref(), Some(expected));
     }
 
     #[test]
     fn a_guest_that_said_nothing_has_its_functions_alone_or_nothing() {
-        assert_eq!(of("", &["execute"]), "in execute");
-        assert_eq!(of("Traceback\n a\n b\n c\n d\n", &[]), "it said: a b c d");
-        assert_eq!(details(" \n", Vec::new()), None);
+        assert_eq!(details("", &[frame("execute")]).as_deref(), Some("in execute"));
+        assert_eq!(details("Traceback\n a\n b\n c\n d\n", &[]).as_deref(), Some("it said: a b c d"));
+        assert_eq!(details(" \n", &[]), None);
+    }
+
+    #[test]
+    fn a_function_has_its_source_position_with_the_end_of_a_long_path() {
+        let at = |file: &str| Frame { position: Some(Position { file: file.into(), line: 14 }), ..frame("add") };
+        assert_eq!(details("", &[at("src/lib.rs")]).as_deref(), Some("in add (src/lib.rs:14)"));
+        let long = format!("/{}\u{1b}/lib.rs", "x".repeat(1_000));
+        let found = details("", &[at(&long)]).expect("known");
+        assert_eq!(found, format!("in add (...{}\\u{{1b}}/lib.rs:14)", "x".repeat(PATH_CHARS_MAX - 8)));
     }
 
     #[test]
     fn whatever_a_guest_says_the_details_are_one_short_printable_line() {
         let long = format!("panicked at \u{1b}[2J {}", "x".repeat(100_000));
-        let deep: Vec<String> = (0..100).map(|index| format!("f{index}{}", "y".repeat(1_000))).collect();
-        let details = details(&long, deep).expect("known");
+        let deep: Vec<Frame> = (0..100).map(|index| frame(&format!("f{index}{}", "y".repeat(1_000)))).collect();
+        let details = details(&long, &deep).expect("known");
         assert!(details.chars().count() <= DETAILS_CHARS_MAX + 3, "{details}");
         assert!(!details.contains('\u{1b}') && details.contains("...; in f0y"), "{details}");
     }

@@ -217,7 +217,7 @@ impl Instance {
             ProgramEntry::World(pre) => pre,
             ProgramEntry::Program { .. } => return Ok(Self::of_program(program, secret, disk)),
         };
-        let mut store = new_store(program.engine(), secret, allowance, disk, Arc::clone(&turns.is_long));
+        let mut store = new_store(program, secret, allowance, disk, Arc::clone(&turns.is_long));
         let instantiated = turns.run(allowance.inputs.deadline(), entry::instantiate(pre, &mut store)).await;
         store.data_mut().wasi.leave(true);
         match instantiated {
@@ -590,7 +590,8 @@ impl Timer {
 
 /// Converts an error of wasmtime into the cause for which a call did not finish, with what the guest said about it.
 fn cause_in(store: &Store<StoreData>, error: &wasmtime::Error, allowance: Allowance) -> Cause {
-    explained(cause_of(error, allowance), error, &store.data().wasi.last_errors())
+    let data = store.data();
+    explained(cause_of(error, allowance), error, &data.wasi.last_errors(), &data.workload.component)
 }
 
 /// Converts an error of wasmtime into the cause for which a call did not finish.

@@ -2,10 +2,11 @@
 //!
 //! `new_store` is the only place that creates a `Store`, so that no limit can be forgotten.
 
+use crate::engine::Program;
 use crate::snapshot::{CHUNK_BYTES_MAX, SectionKind, Snapshot};
 use crate::stop::Stop;
 use crate::wasi::{HasWasi, Wasi};
-use crate::workload::{CONVERTER_TABLES, CORE_INSTANCES_MAX, MEMORIES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX};
+use crate::workload::{CONVERTER_TABLES, CORE_INSTANCES_MAX, MEMORIES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX, Workload};
 use lifeboat_api::transaction::{Cause, REPLY_BYTES_MAX};
 use lifeboat_disk::Disk;
 use std::future::ready;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
-use wasmtime::{CallHook, CallHookHandler, Engine, ResourceLimiter, Store, StoreContextMut, Trap};
+use wasmtime::{CallHook, CallHookHandler, ResourceLimiter, Store, StoreContextMut, Trap};
 
 #[allow(missing_docs, unreachable_pub, reason = "generated; host/wit/vm.wit is the documentation")]
 mod bindings {
@@ -69,7 +70,7 @@ pub struct Allowance {
     pub inputs: Inputs,
 }
 
-/// Creates a store with every limit that applies to a guest; `allowance` holds until the next call replaces it. The
+/// Creates a store for `program` with every limit that applies to a guest; `allowance` holds until the next call replaces it. The
 /// guest finds `disk` at `/`.
 ///
 /// The limits set here are fuel and the yield interval, the quota of the disk, linear memory, table elements, core
@@ -77,7 +78,7 @@ pub struct Allowance {
 /// component handles, and resource-table capacity. The engine limits the stack and the pool's slots. State chunks, logs
 /// and random bytes are limited where they arise.
 pub(crate) fn new_store(
-    engine: &Engine,
+    program: &Program,
     secret: [u8; 32],
     allowance: Allowance,
     disk: Disk,
@@ -88,8 +89,9 @@ pub(crate) fn new_store(
         wasi: Wasi::new(secret, HANDLES_MAX, disk, allowance.disk_bytes),
         state: StateStream::Closed,
         charges: Charges::new(allowance.fuel, is_long),
+        workload: program.shared_workload(),
     };
-    let mut store = Store::new(engine, data);
+    let mut store = Store::new(program.engine(), data);
     store.limiter(|data| &mut data.limiter);
     store.set_fuel(allowance.fuel).expect("the engine consumes fuel");
     store.fuel_async_yield_interval(Some(FUEL_YIELD_INTERVAL)).expect("the interval is above zero");
@@ -258,6 +260,8 @@ pub(crate) struct StoreData {
     pub(crate) wasi: Wasi,
     pub(crate) state: StateStream,
     pub(crate) charges: Charges,
+    /// What runs in the store.
+    pub(crate) workload: Arc<Workload>,
 }
 
 impl HasWasi for StoreData {

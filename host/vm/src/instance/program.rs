@@ -252,7 +252,7 @@ impl Instance {
 /// Creates a store for the next run. `enter` sets its limits.
 pub(super) fn empty_store(program: &Program, secret: [u8; 32], disk: Disk, turns: &Turns) -> Store<StoreData> {
     let allowance = Allowance { fuel: 0, memory_bytes: 0, disk_bytes: 0, inputs: Inputs::Replay };
-    let mut store = new_store(program.engine(), secret, allowance, disk, Arc::clone(&turns.is_long));
+    let mut store = new_store(program, secret, allowance, disk, Arc::clone(&turns.is_long));
     store.data_mut().wasi.leave(true);
     store
 }
