@@ -34,6 +34,7 @@ mod input;
 mod kind;
 mod lab;
 mod network;
+mod profile;
 mod report;
 mod service;
 mod trace;
@@ -41,13 +42,14 @@ mod trace;
 pub use input::{Input, InputError, Transaction, default_user};
 pub use kind::Kind;
 pub use network::Script;
+pub use profile::{Profile, Spent};
 pub use report::{Finding, Outcomes, Report};
 pub use service::Service;
 pub use trace::{EXPORTED_BYTES_MAX, MOVES_MAX, QUERIES_MAX};
 
 use lab::Lab;
 use lifeboat_api::size::Size;
-use lifeboat_vm::engine::{Engine, EngineError, PoolLimits};
+use lifeboat_vm::engine::{CodeCache, Engine, EngineError, PoolLimits};
 use lifeboat_vm::instance::MoveError;
 use lifeboat_vm::snapshot::Snapshot;
 use lifeboat_vm::workload::{ReadError, Workload};
@@ -115,13 +117,29 @@ impl Guest {
     /// # Errors
     /// The compiler refuses it, or the engine cannot be set up.
     pub fn new(workload: Workload, size: Size) -> Result<Self, GuestError> {
+        Self::with_engine(workload, size, Engine::new)
+    }
+
+    /// Compiles a workload for a profile, or takes its code from `cache`. Its first VM has `size`.
+    ///
+    /// # Errors
+    /// The compiler refuses it, or the engine cannot be set up.
+    pub fn for_profile(workload: Workload, size: Size, cache: Option<Arc<CodeCache>>) -> Result<Self, GuestError> {
+        Self::with_engine(workload, size, |limits| Ok(Engine::with_deep_traces(limits)?.with_cache(cache)))
+    }
+
+    fn with_engine(
+        workload: Workload,
+        size: Size,
+        engine: impl FnOnce(PoolLimits) -> Result<Engine, EngineError>,
+    ) -> Result<Self, GuestError> {
         let largest_bytes = Size::built_in().iter().map(|size| size.memory_bytes).max().unwrap_or_default();
         let limits = PoolLimits {
             stores: STORES,
             memories: workload.footprint.memories,
             memory_bytes: largest_bytes.max(size.memory_bytes),
         };
-        let engine = Arc::new(Engine::new(limits)?);
+        let engine = Arc::new(engine(limits)?);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         let program = runtime.block_on(engine.compile(workload))?;
         Ok(Self { lab: Lab::new(engine, program, size), runtime })
@@ -147,6 +165,16 @@ impl Guest {
         progress: &dyn Fn(&'static str, usize, usize),
     ) -> Result<Report, MoveError> {
         self.runtime.block_on(check::check(&self.lab, input, older, progress))
+    }
+
+    /// Executes the transactions, and then each query once, and finds out where the guest burns its fuel. Reports its
+    /// progress as [`check_with`](Self::check_with) does. The same input has the same profile. Stacks are cut at a few
+    /// functions unless the guest was made by [`for_profile`](Self::for_profile).
+    ///
+    /// # Errors
+    /// The guest cannot be started.
+    pub fn profile(&self, input: &Input, progress: &dyn Fn(&'static str, usize, usize)) -> Result<Profile, MoveError> {
+        self.runtime.block_on(profile::profile(&self.lab, input, progress))
     }
 
     /// Executes the transactions and returns a snapshot of the state after them, for

@@ -7,6 +7,7 @@ use lifeboat_vm::network::{HostTime, Landing, LiveNetwork, Network, Timeline, Wi
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -72,6 +73,7 @@ pub(crate) struct Scripted {
     script: Script,
     wishes: UnboundedReceiver<Wish>,
     timeline: Arc<Timeline>,
+    bytes: Arc<AtomicU64>,
 }
 
 impl Scripted {
@@ -80,7 +82,12 @@ impl Scripted {
         let (sender, wishes) = unbounded_channel();
         let timeline = Arc::new(Timeline::new(Arc::new(StillTime)));
         let network = Network::Live(LiveNetwork { known, wishes: sender, timeline: Arc::clone(&timeline) });
-        (network, Self { script, wishes, timeline })
+        (network, Self { script, wishes, timeline, bytes: Arc::default() })
+    }
+
+    /// Returns the counter of the bytes of requests and responses.
+    pub(crate) fn bytes(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.bytes)
     }
 
     /// Answers requests until `attempt` ends.
@@ -97,8 +104,11 @@ impl Scripted {
 
     fn answer(&self, wish: Wish) {
         let seen: Timestamp = self.timeline.read().plus(self.script.time());
+        let result = self.script.result(&wish.request);
+        let received_bytes = result.as_ref().map_or(0, |response| response.bytes());
+        self.bytes.fetch_add(wish.request.bytes() + received_bytes, Ordering::Relaxed);
         // A guest that has ended meanwhile needs no answer.
-        let _ = wish.landing.send(Landing { seen, result: self.script.result(&wish.request) });
+        let _ = wish.landing.send(Landing { seen, result });
     }
 }
 

@@ -30,6 +30,7 @@ use crate::workload::{
 use cache::Source;
 use lifeboat_api::size::Bytes;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -297,6 +298,13 @@ fn load_within(name: &str, bytes: &[u8], deadline: Duration) -> Result<Workload,
     })
 }
 
+/// What an engine has beside that of a service.
+#[derive(Debug, Clone, Copy, Default)]
+struct Extras {
+    has_sockets: bool,
+    has_deep_traces: bool,
+}
+
 /// Compiles workloads and runs guests.
 pub struct Engine {
     wasmtime: wasmtime::Engine,
@@ -325,7 +333,7 @@ impl Engine {
     /// # Errors
     /// [`EngineError::SetUp`] if the address space cannot be reserved or the threads cannot be started.
     pub fn new(limits: PoolLimits) -> Result<Self, EngineError> {
-        Self::set_up(limits, false)
+        Self::set_up(limits, Extras::default())
     }
 
     /// Does the same as [`Engine::new`] for programs that are run once and may have a
@@ -334,10 +342,19 @@ impl Engine {
     /// # Errors
     /// As for [`Engine::new`].
     pub fn with_sockets(limits: PoolLimits) -> Result<Self, EngineError> {
-        Self::set_up(limits, true)
+        Self::set_up(limits, Extras { has_sockets: true, ..Extras::default() })
     }
 
-    fn set_up(limits: PoolLimits, has_sockets: bool) -> Result<Self, EngineError> {
+    /// Creates an engine whose traces have as many functions as a profile keeps. Its compiled code is that of
+    /// [`Engine::new`].
+    ///
+    /// # Errors
+    /// As for [`Engine::new`].
+    pub fn with_deep_traces(limits: PoolLimits) -> Result<Self, EngineError> {
+        Self::set_up(limits, Extras { has_deep_traces: true, ..Extras::default() })
+    }
+
+    fn set_up(limits: PoolLimits, extras: Extras) -> Result<Self, EngineError> {
         let largest_bytes = limits.memory_bytes.next_multiple_of(PAGE_BYTES);
         let slot_bytes = slot_bytes(largest_bytes);
         let fail = |reason: String| EngineError::SetUp {
@@ -346,13 +363,16 @@ impl Engine {
             limit_bytes: address_space_limit(),
             reason,
         };
-        let config = config(limits, slot_bytes).map_err(&fail)?;
+        let mut config = config(limits, slot_bytes).map_err(&fail)?;
+        if extras.has_deep_traces {
+            config.wasm_backtrace_max_frames(NonZeroUsize::new(lifeboat_profile::DEPTH_MAX));
+        }
         let wasmtime = wasmtime::Engine::new(&config).map_err(|error| fail(without_mapping(one_line(&error))))?;
         let mut linker = Linker::new(&wasmtime);
         add_to_linker(&mut linker).map_err(|error| fail(one_line(&error)))?;
         let mut guests = tokio::runtime::Builder::new_multi_thread();
         guests.thread_name("lifeboat-guest").enable_time();
-        if has_sockets {
+        if extras.has_sockets {
             guests.enable_io();
         }
         let guests = guests.build().map_err(|error| fail(error.to_string()))?;
@@ -360,7 +380,7 @@ impl Engine {
             wasmtime,
             linker,
             guests: Some(guests),
-            has_sockets,
+            has_sockets: extras.has_sockets,
             small: Turns::new(SMALL_AT_ONCE_MAX),
             large: Turns::new(LARGE_AT_ONCE_MAX),
             compiled: AtomicU64::new(0),

@@ -63,7 +63,7 @@ struct Frame {
 }
 
 /// Returns the name of a frame's function, if it has one.
-fn name_of(frame: &FrameInfo) -> Option<String> {
+pub(crate) fn name_of(frame: &FrameInfo) -> Option<String> {
     frame.func_name().map(|name| format!("{:#}", rustc_demangle::demangle(name)))
 }
 

@@ -25,9 +25,10 @@ pub use program::{
 use crate::engine::{Entry as ProgramEntry, Program};
 use crate::explain::explained;
 use crate::network::Network;
+use crate::profile::Profiler;
 use crate::snapshot::{STATE_BYTES_MAX, Section, SectionKind, Snapshot};
 use crate::stop::Stop;
-use crate::store::{self, Allowance, Caller, StateStream, StoreData, new_store};
+use crate::store::{self, Allowance, Caller, FUEL_YIELD_INTERVAL, StateStream, StoreData, new_store};
 pub use crate::wasi::Observed;
 pub use crate::wasi::sockets::{
     KERNEL_BUFFER_BYTES_MAX, LINGER_MAX, NAME_ADDRESSES_MAX, NAME_TIME_MAX, Peer, Peers, SOCKET_BUFFER_BYTES_MAX,
@@ -49,7 +50,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use thiserror::Error;
@@ -399,10 +400,31 @@ impl Instance {
         self.store.data_mut().wasi.take_log()
     }
 
+    /// Makes a profile of every call from now on. The program should be one of [`Engine::with_deep_traces`].
+    ///
+    /// [`Engine::with_deep_traces`]: crate::engine::Engine::with_deep_traces
+    pub fn start_profile(&mut self, profiler: Box<Profiler>) {
+        self.turns.count = Some(profiler.turns());
+        self.store.data_mut().profiler = Some(profiler);
+    }
+
+    /// Ends the profile, if one is being made, also that of a dead instance.
+    pub fn end_profile(&mut self) -> Option<Box<Profiler>> {
+        self.turns.count = None;
+        let profiler = self.store.data_mut().profiler.take()?;
+        self.store.fuel_async_yield_interval(Some(FUEL_YIELD_INTERVAL)).expect("the interval is above zero");
+        Some(profiler)
+    }
+
     fn enter(&mut self, call_context: CallContext, allowance: Allowance, network: Network) {
         // This holds until `leave` resets it: if the future of the call is dropped, the store cannot be entered again.
         self.is_dead = true;
         self.store.set_fuel(allowance.fuel).expect("the engine consumes fuel");
+        if let Some(profiler) = &mut self.store.data_mut().profiler {
+            profiler.enter(allowance.fuel);
+            let interval = profiler.interval();
+            self.store.fuel_async_yield_interval(Some(interval)).expect("the interval is above zero");
+        }
         let data = self.store.data_mut();
         data.limiter.memory_limit_bytes = allowance.memory_bytes;
         data.wasi.enter(call_context, allowance.inputs, allowance.disk_bytes, network);
@@ -418,6 +440,9 @@ impl Instance {
         let fuel_used = (allowance.fuel - fuel_left).saturating_add(self.store.data_mut().collect_charges());
         if fuel_used > DROPPED_FUEL_MAX {
             drop_elsewhere((undone, released));
+        }
+        if let Some(profiler) = &mut self.store.data_mut().profiler {
+            profiler.leave(fuel_used.min(allowance.fuel));
         }
         match called {
             // Host calls are charged when they are made, but the guest's own fuel check does not include them. The
@@ -525,6 +550,8 @@ struct Turns {
     timer: Timer,
     /// Whether the next turn is a long one, as the store's [`Charges`] report.
     is_long: Arc<AtomicBool>,
+    /// Counts the turns for a profile.
+    count: Option<Arc<AtomicU64>>,
 }
 
 impl Turns {
@@ -534,6 +561,9 @@ impl Turns {
         // and never read the clock.
         let mut end = None;
         poll_fn(|cx| {
+            if let Some(count) = &self.count {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
             let polled = match self.is_long.load(Ordering::Relaxed) {
                 false => call.as_mut().poll(cx),
                 true => beside(|| call.as_mut().poll(cx)),

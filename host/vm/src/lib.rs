@@ -21,6 +21,7 @@
 //! | [`network`] | a guest's calls to the network, between it and its service |
 //! | [`snapshot`] | a state that a guest exported |
 //! | [`tail`] | the transactions and queries after a snapshot, as they happened |
+//! | [`profile`] | looks at the stack of a guest while it burns its fuel |
 //! | [`rehydrate`] | rebuilds the state from a snapshot and its tail |
 
 pub mod engine;
@@ -29,6 +30,7 @@ mod explain;
 pub mod fuzzing;
 pub mod instance;
 pub mod network;
+pub mod profile;
 pub mod rehydrate;
 pub mod snapshot;
 mod stop;

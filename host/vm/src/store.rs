@@ -3,6 +3,7 @@
 //! `new_store` is the only place that creates a `Store`, so that no limit can be forgotten.
 
 use crate::engine::Program;
+use crate::profile::Profiler;
 use crate::snapshot::{CHUNK_BYTES_MAX, SectionKind, Snapshot};
 use crate::stop::Stop;
 use crate::wasi::{HasWasi, Wasi};
@@ -90,6 +91,7 @@ pub(crate) fn new_store(
         state: StateStream::Closed,
         charges: Charges::new(allowance.fuel, is_long),
         workload: program.shared_workload(),
+        profiler: None,
     };
     let mut store = Store::new(program.engine(), data);
     store.limiter(|data| &mut data.limiter);
@@ -177,6 +179,9 @@ fn charge_host_call(mut store: StoreContextMut<'_, StoreData>, hook: CallHook) -
         CallHook::ReturningFromHost => false,
         CallHook::CallingWasm | CallHook::ReturningFromWasm => return Ok(Turn::Goes),
     };
+    if let Some(profiler) = store.data_mut().profiler.take() {
+        return crate::profile::pass(store, profiler, hook).map(|()| Turn::Goes);
+    }
     let fuel_left = store.get_fuel()?;
     let data = store.data_mut();
     if is_entry {
@@ -217,7 +222,7 @@ impl Charges {
         self.is_long.store(false, Ordering::Relaxed);
     }
 
-    fn add(&mut self, fuel: u64) {
+    pub(crate) fn add(&mut self, fuel: u64) {
         self.fuel = self.fuel.saturating_add(fuel);
     }
 
@@ -226,7 +231,7 @@ impl Charges {
     /// A bulk operation burns one unit of fuel for each byte before it begins. If an interval is over, it then yields,
     /// which enters the host. Nothing else burns this much between two entries, except a function of megabytes without
     /// a loop.
-    fn note_fuel(&mut self, fuel_left: u64) {
+    pub(crate) fn note_fuel(&mut self, fuel_left: u64) {
         let burnt = self.fuel_left.saturating_sub(fuel_left);
         self.fuel_left = fuel_left;
         let is_long = burnt > BULK_BYTES_MAX;
@@ -262,6 +267,8 @@ pub(crate) struct StoreData {
     pub(crate) charges: Charges,
     /// What runs in the store.
     pub(crate) workload: Arc<Workload>,
+    /// What is made of the guest's calls, if anybody wants to know.
+    pub(crate) profiler: Option<Box<Profiler>>,
 }
 
 impl HasWasi for StoreData {

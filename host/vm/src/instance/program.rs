@@ -245,6 +245,7 @@ impl Instance {
         }
         let mut store = empty_store(&runs.program, runs.secret, disk, &self.turns);
         store.data_mut().wasi.adopt_log(&self.store.data().wasi);
+        store.data_mut().profiler = self.store.data_mut().profiler.take();
         std::mem::replace(&mut self.store, store)
     }
 }

@@ -1,0 +1,180 @@
+//! Profiles: where a guest burns its fuel.
+//!
+//! Wasmtime stops a guest when it has burnt its yield interval, at the next beginning of a function or head of a loop.
+//! Ordinarily that lets other guests run. A profiled store has another interval before each of these stops, and looks at
+//! the guest's stack there. So the code that runs is that of every other store, and what it burns is the same.
+//!
+//! These stops are not charged, because an ordinary run has others. All other charges are.
+
+use crate::explain::name_of;
+use crate::store::{FUEL_PER_HOST_CALL, StoreData};
+use lifeboat_api::text::Printable;
+use lifeboat_profile::{NodeId, Sampler, Tree};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use wasmtime::{CallHook, FrameInfo, StoreContextMut, Trap, WasmBacktrace};
+
+/// The most functions that a profile knows by name. Further ones are called `(others)`.
+const FUNCTIONS_MAX: usize = 100_000;
+
+/// A profile that is being made of the calls into an instance.
+pub struct Profiler {
+    sampler: Sampler,
+    names: Names,
+    /// How often the guest was continued after it had stopped.
+    turns: Arc<AtomicU64>,
+    /// The number of `turns` at the last entry into the host.
+    turns_at_entry: u64,
+    /// The fuel in the guest's tank at the last entry into the host, or exit from it.
+    fuel_left: u64,
+    /// What was counted of the call so far.
+    counted: u64,
+    limit_fuel: u64,
+}
+
+impl std::fmt::Debug for Profiler {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Profiler").field("sampler", &self.sampler).finish_non_exhaustive()
+    }
+}
+
+impl Profiler {
+    /// Creates a profiler that adds to a sampler.
+    #[must_use]
+    pub fn new(sampler: Sampler) -> Self {
+        Self {
+            sampler,
+            names: Names::default(),
+            turns: Arc::default(),
+            turns_at_entry: 0,
+            fuel_left: 0,
+            counted: 0,
+            limit_fuel: 0,
+        }
+    }
+
+    /// Returns the sampler.
+    pub fn sampler(&mut self) -> &mut Sampler {
+        &mut self.sampler
+    }
+
+    /// Returns the sampler, to which nothing more is added.
+    #[must_use]
+    pub fn into_sampler(self) -> Sampler {
+        self.sampler
+    }
+
+    pub(crate) fn turns(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.turns)
+    }
+
+    /// Returns the fuel after which the guest is to be stopped.
+    pub(crate) fn interval(&self) -> u64 {
+        self.sampler.wanted_after()
+    }
+
+    pub(crate) fn enter(&mut self, fuel: u64) {
+        (self.fuel_left, self.limit_fuel, self.counted) = (fuel, fuel, 0);
+    }
+
+    /// Ends a call, which used this fuel.
+    pub(crate) fn leave(&mut self, fuel_used: u64) {
+        let rest = fuel_used.saturating_sub(self.counted);
+        self.counted = self.counted.saturating_add(rest);
+        self.sampler.leave(rest);
+    }
+
+    /// Counts fuel, and returns how much of it the call had.
+    fn count(&mut self, fuel: u64) -> u64 {
+        let fuel = fuel.min(self.limit_fuel.saturating_sub(self.counted));
+        self.counted += fuel;
+        fuel
+    }
+}
+
+/// The names of functions as a profile shows them.
+#[derive(Default)]
+struct Names {
+    /// By the index of the function in its module.
+    known: HashMap<u32, Vec<(Option<String>, String)>>,
+    count: usize,
+}
+
+impl Names {
+    fn get(&mut self, frame: &FrameInfo) -> &str {
+        let of_index = self.known.entry(frame.func_index()).or_default();
+        let position = of_index.iter().position(|(name, _)| name.as_deref() == frame.func_name());
+        let position = match position {
+            Some(position) => position,
+            None if self.count >= FUNCTIONS_MAX => return lifeboat_profile::OTHERS,
+            None => {
+                self.count += 1;
+                of_index.push((frame.func_name().map(str::to_owned), shown(frame)));
+                of_index.len() - 1
+            }
+        };
+        &of_index[position].1
+    }
+}
+
+fn shown(frame: &FrameInfo) -> String {
+    let name = name_of(frame).unwrap_or_else(|| {
+        let module = frame.module().name().map(|name| format!("{name}!")).unwrap_or_default();
+        format!("{module}func[{}]", frame.func_index())
+    });
+    Printable(&name).to_string()
+}
+
+/// Adds the stack of a guest to a tree.
+fn stack(tree: &mut Tree, names: &mut Names, trace: &WasmBacktrace) -> NodeId {
+    let mut stack = Tree::ROOT;
+    let frames = trace.frames();
+    if frames.len() >= lifeboat_profile::DEPTH_MAX {
+        stack = tree.child(stack, lifeboat_profile::CUT);
+    }
+    for frame in frames.iter().rev() {
+        stack = tree.child(stack, names.get(frame));
+    }
+    stack
+}
+
+/// Charges an entry into the host, or an exit from it, as every store does, and counts it for the profile.
+pub(crate) fn pass(
+    mut store: StoreContextMut<'_, StoreData>,
+    mut profiler: Box<Profiler>,
+    hook: CallHook,
+) -> wasmtime::Result<()> {
+    let fuel_left = store.get_fuel()?;
+    let owed = store.data_mut().wasi.take_owed_fuel();
+    match hook {
+        CallHook::CallingHost => {
+            let data = store.data_mut();
+            data.wasi.note_time();
+            data.charges.note_fuel(fuel_left);
+            // What is owed before the first entry is for the start of the call.
+            data.charges.add(owed);
+            let owed = profiler.count(owed);
+            profiler.sampler.charge(owed);
+            let burnt = profiler.fuel_left.saturating_sub(fuel_left);
+            let burnt = profiler.count(burnt);
+            profiler.turns_at_entry = profiler.turns.load(Ordering::Relaxed);
+            let Profiler { sampler, names, .. } = &mut *profiler;
+            sampler.pass(burnt, |tree| stack(tree, names, &WasmBacktrace::force_capture(&store)));
+        }
+        _ => {
+            // A host function that waits has charged something by then.
+            let has_stopped = owed == 0 && profiler.turns.load(Ordering::Relaxed) != profiler.turns_at_entry;
+            let charge = if has_stopped { 0 } else { owed.saturating_add(FUEL_PER_HOST_CALL) };
+            store.data_mut().charges.add(charge);
+            let charge = profiler.count(charge);
+            profiler.sampler.charge(charge);
+        }
+    }
+    profiler.fuel_left = fuel_left;
+    let interval = profiler.interval();
+    let charged = store.data_mut().collect_charges();
+    store.data_mut().profiler = Some(profiler);
+    store.fuel_async_yield_interval(Some(interval))?;
+    if fuel_left < charged { Err(Trap::OutOfFuel.into()) } else { Ok(()) }
+}
