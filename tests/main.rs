@@ -46,6 +46,7 @@ mod cli_init;
 mod cli_inspect;
 mod cli_messages;
 mod cli_new;
+mod cli_profile;
 mod cli_run;
 mod cli_simulate;
 mod client;

@@ -21,6 +21,7 @@ mod on_disk;
 mod operate;
 mod output;
 mod pack;
+mod profile;
 mod query;
 mod remote;
 mod remove;
@@ -70,6 +71,8 @@ enum Command {
     New(new::New),
     /// Find the bugs of a workload that only a host would meet.
     Check(check::Check),
+    /// Show which functions of a workload burn its fuel, and what its transactions need.
+    Profile(profile::Profile),
     /// Show, check, copy and repair the contents of a data directory, without a server.
     Data(data::Data),
     /// Set up a server: a configuration file, and a data directory with the first admin.
@@ -152,6 +155,7 @@ impl Cli {
             Command::Inspect(inspect) => inspect.execute(),
             Command::New(new) => new.execute(),
             Command::Check(check) => check.execute(),
+            Command::Profile(profile) => profile.execute(),
             Command::Data(data) => data.execute(),
             Command::Init(init) => init.execute(),
             Command::Config(config) => config.execute(),

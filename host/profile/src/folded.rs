@@ -1,23 +1,37 @@
 //! Folded stacks, one a line: the text format that tools for flame graphs read.
 
-use crate::tree::Tree;
-use std::fmt::Write;
+use crate::UNKNOWN;
+use crate::tree::{NodeId, Tree};
+use std::io::{self, Write};
 
-/// Returns the stacks with fuel of their own, one a line and sorted: the functions, the outermost first and separated by
-/// semicolons, a space, and the fuel. A semicolon in a name becomes a colon.
-#[must_use]
-pub fn folded(tree: &Tree) -> String {
-    let mut lines = Vec::new();
-    for (stack, node) in tree.nodes().filter(|(_, node)| node.fuel > 0) {
-        let names: Vec<String> =
-            tree.names(stack).into_iter().map(|name| name.replace(';', ":").replace(['\n', '\r'], " ")).collect();
-        let names = if names.is_empty() { "(unknown)".to_owned() } else { names.join(";") };
-        let mut line = names;
-        write!(line, " {}", node.fuel).expect("a string takes everything");
-        lines.push(line + "\n");
+/// Writes the stacks with fuel of their own, one a line, callers first and siblings by name: the functions, the
+/// outermost first and separated by semicolons, a space, and the fuel. A semicolon in a name becomes a colon.
+///
+/// # Errors
+/// Those of `out`.
+pub fn folded(tree: &Tree, out: &mut impl Write) -> io::Result<()> {
+    let mut children: Vec<Vec<NodeId>> = vec![Vec::new(); tree.len()];
+    for (stack, node) in tree.nodes() {
+        if let Some(parent) = node.parent {
+            children[Tree::index(parent)].push(stack);
+        }
     }
-    lines.sort_unstable();
-    lines.concat()
+    let fuel: Vec<u64> = tree.nodes().map(|(_, node)| node.fuel).collect();
+    let mut open = vec![Tree::ROOT];
+    while let Some(stack) = open.pop() {
+        let own = fuel[Tree::index(stack)];
+        if own > 0 {
+            let names: Vec<String> =
+                tree.names(stack).into_iter().map(|name| name.replace(';', ":").replace(['\n', '\r'], " ")).collect();
+            let names = if names.is_empty() { UNKNOWN.to_owned() } else { names.join(";") };
+            writeln!(out, "{names} {own}")?;
+        }
+        let mut below = std::mem::take(&mut children[Tree::index(stack)]);
+        // The last one is the next.
+        below.sort_unstable_by(|one, other| tree.name(*other).cmp(tree.name(*one)));
+        open.extend(below);
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -27,10 +41,13 @@ mod tests {
     #[test]
     fn lines_are_sorted_and_names_cannot_break_them() {
         let mut tree = Tree::default();
-        for (names, fuel) in [(&["z"][..], 3), (&["a", "<[u8; 4]>::f"], 5), (&["a", "none"], 0)] {
+        for (names, fuel) in [(&["z"][..], 3), (&["a", "<[u8; 4]>::f"], 5), (&["a", "none"], 0), (&["a"], 2), (&[], 1)]
+        {
             let stack = tree.stack(names.iter().copied());
             tree.add(stack, fuel);
         }
-        assert_eq!(folded(&tree), "a;<[u8: 4]>::f 5\nz 3\n");
+        let mut lines = Vec::new();
+        folded(&tree, &mut lines).expect("memory takes everything");
+        assert_eq!(String::from_utf8(lines).expect("text"), "(unknown) 1\na 2\na;<[u8: 4]>::f 5\nz 3\n");
     }
 }

@@ -34,5 +34,8 @@ pub const CUT: &str = "(cut)";
 /// The label of fuel that was burnt between two bursts when there was no further burst.
 pub const UNSAMPLED: &str = "(not sampled)";
 
+/// The label of fuel that was burnt where no stack was known.
+pub const UNKNOWN: &str = "(unknown)";
+
 /// The label of what the host charged because the guest yielded.
 pub const YIELDS: &str = "(yields)";

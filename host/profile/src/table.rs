@@ -1,5 +1,6 @@
 //! Functions by their own fuel.
 
+use crate::UNKNOWN;
 use crate::tree::{NodeId, Tree};
 use std::collections::BTreeMap;
 
@@ -14,11 +15,14 @@ pub struct Row<'a> {
     pub total: u64,
 }
 
-/// Returns the functions with the most fuel of their own first; of equal ones, by name.
+/// Returns the functions with the most fuel of their own first; of equal ones, by name. Their own fuel adds up to that
+/// of the tree.
 #[must_use]
 pub fn table(tree: &Tree) -> Vec<Row<'_>> {
     let totals = tree.totals();
     let mut rows: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    let of_root = tree.nodes().next().map_or(0, |(_, root)| root.fuel);
+    rows.insert(UNKNOWN, (of_root, of_root));
     for (stack, node) in tree.nodes().skip(1) {
         let (own, total) = rows.entry(tree.name(stack)).or_default();
         *own = own.saturating_add(node.fuel);
@@ -41,6 +45,16 @@ fn is_in_itself(tree: &Tree, stack: NodeId) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fuel_without_a_known_stack_has_a_row() {
+        let mut tree = Tree::default();
+        let stack = tree.stack(["main"].into_iter());
+        tree.add(stack, 1);
+        tree.add(Tree::ROOT, 2);
+        assert_eq!(table(&tree)[0], Row { name: "(unknown)", own: 2, total: 2 });
+        assert_eq!(table(&tree).iter().map(|row| row.own).sum::<u64>(), tree.total());
+    }
 
     #[test]
     fn the_hottest_function_is_first_and_recursion_counts_once() {

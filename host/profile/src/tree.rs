@@ -1,8 +1,8 @@
 //! The stacks of a run, as a tree in which stacks with the same beginning share it.
 
 use crate::{CUT, OTHERS};
+use std::borrow::Cow;
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 
 /// The most functions of a stack. Of a deeper one the innermost are kept, below a function `(cut)`.
 pub const DEPTH_MAX: usize = 256;
@@ -10,7 +10,7 @@ pub const DEPTH_MAX: usize = 256;
 /// The most different stacks, and beginnings of stacks, of a profile. Further ones count for `(others)`.
 pub const STACKS_MAX: usize = 100_000;
 
-/// The most characters of the name of a function.
+/// The most characters of the name of a function. Of a longer one both ends are kept.
 pub const LABEL_CHARS_MAX: usize = 200;
 
 /// A stack, by its place in the tree.
@@ -75,21 +75,18 @@ impl Tree {
     }
 
     fn label(&mut self, function: &str) -> usize {
-        if let Some(&known) = self.label_indices.get(function) {
+        let short = shortened(function);
+        if let Some(&known) = self.label_indices.get(&*short) {
             return known;
         }
         // Every stack that is kept has at most one new name, but those beyond the limit must not add any.
         if self.nodes.len() >= STACKS_MAX && function != OTHERS {
             return usize::MAX;
         }
-        let short: String = function.chars().take(LABEL_CHARS_MAX).collect();
-        match self.label_indices.entry(short.clone()) {
-            Entry::Occupied(known) => *known.get(),
-            Entry::Vacant(vacant) => {
-                self.labels.push(short);
-                *vacant.insert(self.labels.len() - 1)
-            }
-        }
+        let label = self.labels.len();
+        self.labels.push(short.clone().into_owned());
+        self.label_indices.insert(short.into_owned(), label);
+        label
     }
 
     /// Adds fuel that was burnt in a stack.
@@ -157,6 +154,22 @@ impl Tree {
     }
 }
 
+/// Returns a name of at most [`LABEL_CHARS_MAX`] characters. Names of generic functions differ at their ends as often
+/// as at their beginnings.
+fn shortened(name: &str) -> Cow<'_, str> {
+    // No character is shorter than a byte.
+    if name.len() <= LABEL_CHARS_MAX {
+        return name.into();
+    }
+    let length = name.chars().count();
+    if length <= LABEL_CHARS_MAX {
+        return name.into();
+    }
+    let half = (LABEL_CHARS_MAX - 2) / 2;
+    let end = name.chars().skip(length - (LABEL_CHARS_MAX - 2 - half));
+    name.chars().take(half).chain("..".chars()).chain(end).collect::<String>().into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -202,5 +215,9 @@ mod tests {
         let mut tree = Tree::default();
         let stack = tree.stack(["é".repeat(1_000).as_str()].into_iter());
         assert_eq!(tree.name(stack).chars().count(), LABEL_CHARS_MAX);
+        let generic = |argument: &str| format!("core::<{}>::call::<{argument}>", "x".repeat(1_000));
+        let (one, other) = (tree.child(Tree::ROOT, &generic("u8")), tree.child(Tree::ROOT, &generic("u16")));
+        assert!(one != other && tree.name(one).starts_with("core::<x") && tree.name(one).ends_with("::call::<u8>"));
+        assert_eq!(tree.child(Tree::ROOT, &generic("u8")), one);
     }
 }

@@ -13,7 +13,7 @@ use lifeboat_profile::{NodeId, Sampler, Tree};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use wasmtime::{CallHook, FrameInfo, StoreContextMut, Trap, WasmBacktrace};
+use wasmtime::{CallHook, FrameInfo, Module, StoreContextMut, Trap, WasmBacktrace};
 
 /// The most functions that a profile knows by name. Further ones are called `(others)`.
 const FUNCTIONS_MAX: usize = 100_000;
@@ -96,31 +96,39 @@ impl Profiler {
 /// The names of functions as a profile shows them.
 #[derive(Default)]
 struct Names {
-    /// By the index of the function in its module.
-    known: HashMap<u32, Vec<(Option<String>, String)>>,
-    count: usize,
+    /// The modules whose functions were met, in that order. A component has few.
+    modules: Vec<Module>,
+    /// By the places of modules in `modules`, and the indices of functions in them.
+    known: HashMap<(usize, u32), String>,
 }
 
 impl Names {
     fn get(&mut self, frame: &FrameInfo) -> &str {
-        let of_index = self.known.entry(frame.func_index()).or_default();
-        let position = of_index.iter().position(|(name, _)| name.as_deref() == frame.func_name());
-        let position = match position {
-            Some(position) => position,
-            None if self.count >= FUNCTIONS_MAX => return lifeboat_profile::OTHERS,
-            None => {
-                self.count += 1;
-                of_index.push((frame.func_name().map(str::to_owned), shown(frame)));
-                of_index.len() - 1
-            }
-        };
-        &of_index[position].1
+        let module = self.modules.iter().position(|known| Module::same(known, frame.module()));
+        let module = module.unwrap_or_else(|| {
+            self.modules.push(frame.module().clone());
+            self.modules.len() - 1
+        });
+        let key = (module, frame.func_index());
+        if self.known.len() >= FUNCTIONS_MAX && !self.known.contains_key(&key) {
+            return lifeboat_profile::OTHERS;
+        }
+        let unnamed_before = || self.modules[..module].iter().filter(|module| module.name().is_none()).count();
+        self.known.entry(key).or_insert_with(|| shown(frame, unnamed_before))
     }
 }
 
-fn shown(frame: &FrameInfo) -> String {
+/// Returns the name of a function as a profile shows it. `unnamed_before` counts the modules without a name that were
+/// met before its own.
+fn shown(frame: &FrameInfo, unnamed_before: impl FnOnce() -> usize) -> String {
     let name = name_of(frame).unwrap_or_else(|| {
-        let module = frame.module().name().map(|name| format!("{name}!")).unwrap_or_default();
+        let module = match frame.module().name() {
+            Some(name) => format!("{name}!"),
+            None => match unnamed_before() {
+                0 => String::new(),
+                place => format!("module[{place}]!"),
+            },
+        };
         format!("{module}func[{}]", frame.func_index())
     });
     Printable(&name).to_string()

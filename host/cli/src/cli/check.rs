@@ -89,6 +89,12 @@ pub(crate) struct UnstartableWorkload {
     error: MoveError,
 }
 
+impl UnstartableWorkload {
+    pub(super) fn new(file: &Path, error: MoveError) -> Self {
+        Self { file: file.display().to_string(), error }
+    }
+}
+
 impl Check {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
         let size = arguments::built_in_size(self.size.as_deref().unwrap_or("small"))?;
@@ -99,7 +105,7 @@ impl Check {
             GuestError::Engine(error) => anyhow::Error::from(error),
             error => error.into(),
         })?;
-        let bar = self.bar();
+        let bar = bar(self.json);
         let progress = |stage: &'static str, done: usize, of: usize| {
             bar.set_length(of as u64);
             bar.set_position(done as u64);
@@ -107,8 +113,7 @@ impl Check {
         };
         let report = guest.check_with(&input, older.as_ref().map(|older| &older.snapshot), &progress);
         bar.finish_and_clear();
-        let report =
-            report.map_err(|error| UnstartableWorkload { file: self.workload.display().to_string(), error })?;
+        let report = report.map_err(|error| UnstartableWorkload::new(&self.workload, error))?;
         let text = if self.json { json_lines(&self.json_of(&report))? } else { self.text_of(&report) };
         is_pipe_open(io::stdout().write_all(text.as_bytes()))?;
         let is_ok = if self.strict { report.findings.is_empty() } else { report.is_sound() };
@@ -116,29 +121,11 @@ impl Check {
     }
 
     fn input(&self) -> Result<Input, UsageError> {
-        let text = read(&self.transactions)?;
-        let file = self.transactions.display().to_string();
-        let input = Input::read(&text, self.envelope, &self.user);
-        let mut input = input.map_err(|error| UsageError(format!("{}: {error}", file.escape_debug())))?;
-        if input.transactions.is_empty() {
-            let file = file.escape_debug();
-            return Err(UsageError(format!("{file}: it has no transactions; write one on each line")));
-        }
+        let mut input = read_input(&self.transactions, self.envelope, &self.user)?;
         for query in &self.queries {
             input.add_query(self.user.clone(), query.clone().into());
         }
         Ok(input)
-    }
-
-    /// Returns a bar that shows the progress on a terminal.
-    fn bar(&self) -> ProgressBar {
-        if self.json || !io::stderr().is_terminal() {
-            return ProgressBar::hidden();
-        }
-        let style = ProgressStyle::with_template("{msg:12} {bar:20} {human_pos} of {human_len}");
-        let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
-        bar.set_style(style.expect("a literal template").progress_chars("━━╌"));
-        bar
     }
 
     fn json_of(&self, report: &Report) -> serde_json::Value {
@@ -184,6 +171,30 @@ impl Check {
     }
 }
 
+/// Returns a bar that shows the progress on a terminal, unless the output is for a program.
+pub(super) fn bar(is_json: bool) -> ProgressBar {
+    if is_json || !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{msg:12} {bar:20} {human_pos} of {human_len}");
+    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+    bar.set_style(style.expect("a literal template").progress_chars("━━╌"));
+    bar
+}
+
+/// Reads a file with transactions, and with queries if its lines are envelopes.
+pub(super) fn read_input(path: &Path, is_envelope: bool, user: &Name) -> Result<Input, UsageError> {
+    let text = read(path)?;
+    let file = path.display().to_string();
+    let input = Input::read(&text, is_envelope, user);
+    let input = input.map_err(|error| UsageError(format!("{}: {error}", file.escape_debug())))?;
+    if input.transactions.is_empty() {
+        let file = file.escape_debug();
+        return Err(UsageError(format!("{file}: it has no transactions; write one on each line")));
+    }
+    Ok(input)
+}
+
 /// Reads a file of limited length.
 fn read(path: &Path) -> Result<Vec<u8>, UsageError> {
     let file = path.display().to_string();
@@ -194,7 +205,7 @@ fn read(path: &Path) -> Result<Vec<u8>, UsageError> {
     File::open(path).and_then(|opened| opened.take(FILE_BYTES_MAX + 1).read_to_end(&mut text)).map_err(unreadable)?;
     if text.len() as u64 > FILE_BYTES_MAX {
         let (file, limit) = (file.escape_debug(), Bytes(FILE_BYTES_MAX));
-        return Err(UsageError(format!("{file}: it is over {limit} long, the limit; check with fewer transactions")));
+        return Err(UsageError(format!("{file}: it is over {limit} long, the limit; use fewer transactions")));
     }
     Ok(text)
 }

@@ -141,6 +141,15 @@ const COMMANDS: &[(&str, Codes)] = &[
         ],
     ),
     (
+        "profile",
+        &[
+            (OK, "the profile is printed, also if transactions were refused or failed"),
+            FILE_WRONG,
+            (WORKLOAD, "the loader refused the workload, or it cannot be read or started"),
+            HOST_FAILED,
+        ],
+    ),
+    (
         "data",
         &[
             (OK, "success"),

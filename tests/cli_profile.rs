@@ -1,0 +1,151 @@
+//! The output of `lifeboat profile`: its tables, JSON, folded stacks and flame graph. The parts that need no guest are
+//! tested in `host/profile`.
+
+use crate::util::{guest, lifeboat, prebuilt, transactions};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+struct Profiled {
+    json: Value,
+    folded: String,
+    svg: String,
+}
+
+/// Profiles a workload, and reads what that has written.
+fn profiled(folder: &Path, more: &[&str], transactions: &Path, workload: &Path) -> Profiled {
+    let (folded, svg) = (folder.join("folded"), folder.join("svg"));
+    let arguments = ["profile", "--json", "--top", "1000", "--transactions"];
+    let run = lifeboat(arguments).arg(transactions).args(more);
+    let run = run.args(["--folded"]).arg(&folded).args(["--svg"]).arg(&svg).arg(workload).output();
+    let json = serde_json::from_str(run.exits(0)).expect("JSON");
+    let read = |file: &Path| std::fs::read_to_string(file).expect("it was written");
+    Profiled { json, folded: read(&folded), svg: read(&svg) }
+}
+
+/// Returns the sum of the numbers at the ends of folded stacks.
+fn sum_of(folded: &str) -> u64 {
+    folded.lines().map(|line| line.rsplit_once(' ').expect("two parts").1.parse::<u64>().expect("a number")).sum()
+}
+
+/// Returns the fuel of all requests of `lifeboat run`.
+fn fuel_of_run(transactions: &Path, workload: &Path) -> u64 {
+    let run = lifeboat(["run", "--json", "--size", "huge", "--transactions"]).arg(transactions).arg(workload);
+    let output = run.output();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    lines.map(|line| line["fuel_used"].as_u64().expect("a number")).sum()
+}
+
+/// Checks that each tag of an XML text is closed in its turn, and that nothing but entities begins with an ampersand.
+fn assert_well_formed(xml: &str) {
+    let mut open: Vec<&str> = Vec::new();
+    for part in xml.split('<').skip(1) {
+        let (tag, text) = part.split_once('>').expect("a tag ends");
+        assert!(!text.contains('>') || !open.is_empty(), "{text}");
+        for entity in part.split('&').skip(1) {
+            assert!(["amp;", "lt;", "gt;", "quot;"].iter().any(|known| entity.starts_with(known)), "{entity}");
+        }
+        let name = tag.trim_start_matches('/').split([' ', '/']).next().expect("a name");
+        if tag.starts_with('?') || tag.ends_with('/') {
+            continue;
+        } else if tag.starts_with('/') {
+            assert_eq!(open.pop(), Some(name));
+        } else {
+            assert_eq!(tag.matches('"').count() % 2, 0, "{tag}");
+            open.push(name);
+        }
+    }
+    assert_eq!(open, Vec::<&str>::new());
+}
+
+fn write(folder: &Path, name: &str, text: &str) -> PathBuf {
+    let file = folder.join(name);
+    std::fs::write(&file, text).expect("a file");
+    file
+}
+
+#[test]
+fn the_hottest_function_is_first_and_all_numbers_add_up() {
+    let folder = tempfile::tempdir().expect("a folder");
+    // The first file has every checkpoint, and the second one is so long that parts of it are looked at.
+    for (rounds, is_exact) in [("1000", true), ("4000000", false)] {
+        let file = write(folder.path(), "transactions", &format!("{rounds}\nrefuse\n{rounds}\n5\n"));
+        let work = guest("work.wat");
+        let Profiled { json, folded, svg } = profiled(folder.path(), &["--query", "q"], &file, &work);
+        assert_eq!(json["exact"], is_exact);
+        let fuel = json["fuel"].as_u64().expect("a number");
+        assert_eq!(json["transactions"]["fuel"]["total"], fuel_of_run(&file, &work));
+        assert_eq!(sum_of(&folded), fuel);
+        let functions = json["functions"].as_array().expect("a list");
+        let own = |function: &Value| function["own"].as_u64().expect("a number");
+        assert_eq!((&functions[0]["name"], functions.iter().map(own).sum::<u64>()), (&"work".into(), fuel));
+        assert!(own(&functions[0]) * 100 > fuel * 90, "{json}");
+        let not_sampled = functions.iter().find(|function| function["name"] == "(not sampled)").map_or(0, own);
+        assert!(not_sampled * 1_000 < fuel, "{not_sampled} of {fuel}");
+        assert_eq!((&json["transactions"]["outcomes"]["refused"], &json["queries"]["count"]), (&1.into(), &1.into()));
+        assert_well_formed(&svg);
+        assert!(svg.contains("<title>work: "), "{svg}");
+        let again = profiled(folder.path(), &["--query", "q"], &file, &work);
+        assert_eq!((again.json, again.folded, again.svg), (json, folded, svg), "two profiles are equal");
+    }
+}
+
+#[test]
+fn a_profile_of_a_guest_that_calls_the_host_and_fails_has_the_fuel_of_its_run() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, is_exact) in [("notes", true), ("crunch", false)] {
+        let (file, workload) = (transactions(name), prebuilt(name));
+        let Profiled { json, folded, svg } = profiled(folder.path(), &["--size", "huge"], &file, &workload);
+        assert_eq!(json["transactions"]["fuel"]["total"], fuel_of_run(&file, &workload), "{name}");
+        assert_eq!((sum_of(&folded), &json["exact"]), (json["fuel"].as_u64().expect("a number"), &is_exact.into()));
+        assert!(json["peak"]["memory_bytes"].as_u64().expect("a number") >= 1 << 20, "{json}");
+        assert_well_formed(&svg);
+    }
+    let file = write(folder.path(), "transactions", "10\nboom\n20\n");
+    let (work, of_run) = (guest("work.wat"), fuel_of_run(&file, &guest("work.wat")));
+    let Profiled { json, folded, .. } = profiled(folder.path(), &[], &file, &work);
+    assert_eq!((sum_of(&folded), &json["transactions"]["outcomes"]["failed"]), (of_run, &1.into()));
+}
+
+#[test]
+fn a_program_is_profiled_run_by_run() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = write(folder.path(), "transactions", "one two\nthree\n");
+    let wordcount = prebuilt("wordcount");
+    let Profiled { json, folded, .. } = profiled(folder.path(), &[], &file, &wordcount);
+    // Its environment has other values than in `lifeboat run`, so it burns about as much.
+    let of_run = fuel_of_run(&file, &wordcount);
+    assert_eq!(sum_of(&folded), json["fuel"].as_u64().expect("a number"));
+    assert!(sum_of(&folded).abs_diff(of_run) < of_run / 50, "{folded}");
+    assert_eq!((&json["transactions"]["count"], &json["exact"]), (&2.into(), &true.into()));
+}
+
+#[test]
+fn the_tables_fit_80_columns() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let run = lifeboat(["profile", "--top", "5", "--query", r#""summary""#, "--transactions"]);
+    let output = run.arg(transactions("crunch")).arg(prebuilt("crunch")).output();
+    let text = output.exits(0);
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    assert!(text.starts_with("       own fuel") && text.contains("\ntransactions "), "{text}");
+    assert!(text.contains("more functions; --top COUNT shows them") && text.contains("\npeak memory "), "{text}");
+    assert_eq!(output.stderr, "");
+    let nowhere = folder.path().join("none/svg");
+    let run = lifeboat(["profile", "--svg"]).arg(&nowhere).arg("--transactions").arg(transactions("counter"));
+    run.arg(prebuilt("counter")).output().exits_with_one_line(2, &["svg: cannot be written: ", "name a file"]);
+}
+
+#[test]
+fn the_files_of_a_profile_are_neither_its_inputs_nor_one_another() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (file, work) = (write(folder.path(), "transactions", "10\n"), folder.path().join("work.wat"));
+    std::fs::copy(guest("work.wat"), &work).expect("copied");
+    let out = folder.path().join("out");
+    for (folded, svg) in [(&file, &out), (&out, &work), (&out, &out)] {
+        let run = lifeboat(["profile", "--folded"]).arg(folded).arg("--svg").arg(svg);
+        let output = run.arg("--transactions").arg(&file).arg(&work).output();
+        output.exits_with_one_line(2, &["cannot be written: it is the same file as '", "name another file"]);
+    }
+    assert_eq!(std::fs::read_to_string(&file).expect("it is there"), "10\n");
+    assert_eq!(std::fs::read(&work).expect("it is there"), std::fs::read(guest("work.wat")).expect("a guest"));
+}
