@@ -3,7 +3,7 @@
 //! - `cli_run`, `cli_check`, `cli_inspect`, `cli_new`, `cli_simulate`: the output of that subcommand of the built binary.
 //!   `cli_data`: the subcommands that work on a data directory. `cli_init`: those that set up a server. `cli_messages`:
 //!   the error messages of all subcommands.
-//! - `failover`: the reactions of a service to its meters. `model`: random histories against a simple model. `wasi`:
+//! - `replace`: another workload for a running service. `failover`: the reactions of a service to its meters. `model`: random histories against a simple model. `wasi`:
 //!   what a guest sees of WASI. `disk`: what it sees of its virtual disk. `http`: what it sees of HTTP.
 //! - `sockets`: TCP of a program that runs once. `calls`: calls of services to the network. `doubts`: those in doubt.
 //! - `allow_lists`: which addresses an operator lets a service call. No call is made.
@@ -77,6 +77,7 @@ mod programs;
 mod queries;
 mod queue;
 mod readme;
+mod replace;
 mod rig;
 mod server;
 mod server_disk;

@@ -18,7 +18,9 @@ use lifeboat_host::fleet::Machine;
 use lifeboat_host::host::{Host, HostConfig};
 use lifeboat_host::journal::Log;
 use lifeboat_host::network::NetworkSettings;
-use lifeboat_host::service::{Doubt, LaunchError, ServiceSpec, SettleError, Settlement, Status};
+use lifeboat_host::service::{
+    Doubt, LaunchError, ReplaceError, Replaced, ServiceSpec, SettleError, Settlement, Status,
+};
 use lifeboat_vm::workload::{LoadLimits, load};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -224,6 +226,14 @@ impl Rig {
     /// Does the same on a disk that may fail.
     pub(crate) async fn try_fail_over(&self, service: &str) -> Result<Status, RequestError> {
         self.host.fail_over(self.token.reveal(), service).await
+    }
+
+    /// Replaces the workload of a service by a guest from its bytes.
+    pub(crate) async fn replace(&self, service: &str, guest: &[u8]) -> Result<Replaced, ReplaceError> {
+        let workload = load("inline", guest, &LoadLimits::default()).expect("the loader takes it");
+        let program = self.host.compile(workload).await.expect("it compiles");
+        let ada = self.host.authenticate(self.token.reveal()).expect("valid");
+        self.host.replace_workload(&ada, service, program).await
     }
 
     pub(crate) async fn snapshot(&self, service: &str) -> Status {

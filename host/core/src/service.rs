@@ -13,7 +13,7 @@
 //!
 //! A service's store is replaced in three ways, all in `service/moves.rs`: rollback (rehydrate the state in the
 //! journal), snapshot (export, restore into a fresh store), and failover (a snapshot, then a fresh VM: number, size,
-//! slot, tank).
+//! slot, tank). `service/replace.rs` adds a fourth, a store of another workload.
 //!
 //! `service/conditions.rs` draws the conditions of a running service. It is *degraded* after a crossing that no
 //! failover cured, and *unmovable* after a failed snapshot or restore. Its journal may fill up. It is *stopped* if its
@@ -34,6 +34,7 @@ mod queries;
 mod queue;
 mod recover;
 mod repetitions;
+mod replace;
 mod reply;
 mod shadow;
 mod snapshots;
@@ -50,6 +51,7 @@ pub use handle::{Ordered, Pending};
 pub use logs::{LOG_BURST_BYTES, LOG_BYTES_PER_SECOND, LOG_DROPPED_INTERVAL, LOG_LINE_BYTES};
 pub use queries::{QUERIES_HELD_BYTES_MAX, QUERIES_HELD_FUEL_MAX, QUERIES_HELD_MAX};
 pub(crate) use recover::SnapshotWriterTask;
+pub use replace::{ReplaceError, Replaced};
 pub use reply::Answered;
 pub use shadow::{PROMOTE_FUEL_MAX, SHADOW_STATE_BYTES_MIN};
 pub use spec::{Counts, JournalStatus, LaunchError, ServiceSpec, Status, Waiting};
@@ -76,7 +78,7 @@ use lifeboat_api::id::{Epoch, Sequence, VmId};
 use lifeboat_api::meter::{Resource, Unit, Usage};
 use lifeboat_api::name::Name;
 use lifeboat_api::size::Size;
-use lifeboat_api::sla::FailoverMode;
+use lifeboat_api::sla::{FailoverMode, Thresholds};
 use lifeboat_api::text::Printable;
 use lifeboat_api::transaction::{Answer, Cause, Denial, Kind, OutcomeUnknown, Reply, ReplyHash, Request, RequestError};
 use lifeboat_journal::adaptive_spin::AdaptiveSpin;
@@ -187,7 +189,8 @@ impl Work {
     }
 }
 
-/// The inputs of every replay beside the service's history. They stay the same as long as the service runs.
+/// The inputs of every replay beside the service's history. They stay the same as long as the service runs, unless its
+/// workload is replaced.
 struct ReplayTerms {
     program: Arc<Program>,
     secret: [u8; 32],
@@ -542,6 +545,7 @@ impl Service {
                     Err(error) => drop(done.send(Err(error))),
                 }
             }
+            Message::Replace { program, done, .. } => drop(done.send(self.replace(program).await)),
             Message::Find { user, incarnation, id, found, .. } => {
                 self.find(&Caller { user, incarnation }, id, found).await;
             }
@@ -1081,8 +1085,17 @@ enum Admitted {
 
 /// Checks that the size of the first VM holds the workload.
 fn check_size(spec: &ServiceSpec) -> Result<(), lifeboat_vm::workload::LoadError> {
-    let level = spec.thresholds.memory.less_points(HEADROOM_POINTS);
-    spec.program.workload().check_size(&spec.size.name, spec.size.memory_bytes, level.whole_points())
+    check_memory(&spec.program, &spec.size, &spec.thresholds)
+}
+
+/// Checks that `size` holds the workload of `program`, with headroom below the threshold of memory.
+fn check_memory(
+    program: &Program,
+    size: &Size,
+    thresholds: &Thresholds,
+) -> Result<(), lifeboat_vm::workload::LoadError> {
+    let level = thresholds.memory.less_points(HEADROOM_POINTS);
+    program.workload().check_size(&size.name, size.memory_bytes, level.whole_points())
 }
 
 impl std::fmt::Debug for Service {

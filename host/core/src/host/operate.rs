@@ -7,7 +7,7 @@ use super::registry::{Rest, STOPPED_BY_OPERATOR};
 use crate::auth::Identity;
 use crate::catalog::{Room, ServiceEntry};
 use crate::data::{DataDirectory, DataError};
-use crate::service::{Doubt, LaunchError, SettleError, Settlement, Status};
+use crate::service::{Doubt, LaunchError, ReplaceError, Replaced, SettleError, Settlement, Status};
 use lifeboat_api::access::Grant;
 use lifeboat_api::event::Event;
 use lifeboat_api::id::{Epoch, Sequence};
@@ -15,6 +15,7 @@ use lifeboat_api::name::Name;
 use lifeboat_api::text::chain;
 use lifeboat_api::transaction::Denial;
 use lifeboat_disk::Disk;
+use lifeboat_vm::engine::Program;
 use std::collections::BTreeMap;
 use std::future::ready;
 use std::sync::{Arc, PoisonError};
@@ -118,6 +119,36 @@ impl Host {
         settlement: Settlement,
     ) -> Result<Result<(), SettleError>, Denial> {
         self.enter(by, service, Grant::Operate)?.settle(by.user.clone(), user, id, index, settlement).await
+    }
+
+    /// Replaces the workload of a service by `program`, which this host has compiled, after all earlier requests to it.
+    /// The service continues with its state and its answers in its next VM, which has the size of the last one and a
+    /// full tank. A program keeps its arguments and variables.
+    ///
+    /// # Errors
+    /// [`ReplaceError`]: the service continues with the workload that it had, unless it is stopped. Among the reasons are
+    /// a missing grant to operate, and a durable service.
+    pub async fn replace_workload(
+        &self,
+        by: &Identity,
+        service: &str,
+        program: Arc<Program>,
+    ) -> Result<Replaced, ReplaceError> {
+        self.enter(by, service, Grant::Operate)?.replace(program).await
+    }
+
+    /// Ends a service whose history is in memory, after all earlier requests to it. Its state and its answers are gone,
+    /// and its name is free. A durable service and one that does not run are left unchanged.
+    ///
+    /// # Errors
+    /// [`DataError::Stopping`].
+    pub async fn end_service(&self, name: &Name) -> Result<(), DataError> {
+        let _turn = self.turn(name).await?;
+        let is_in_memory = self.look().get(name).is_some_and(|running| running.snapshot_writer.is_none());
+        if is_in_memory {
+            self.discard(name, None).await;
+        }
+        Ok(())
     }
 
     /// Ends a durable service with a snapshot, after all earlier requests to it, and releases its VM and slot. The

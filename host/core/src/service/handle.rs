@@ -3,13 +3,14 @@
 use super::queue::{Entrance, Queued, Refused};
 use super::reply::{Answered, ReplySender};
 use super::waits::WaitBoard;
-use super::{Caller, Doubt, SettleError, Settlement, Status};
+use super::{Caller, Doubt, ReplaceError, Replaced, SettleError, Settlement, Status};
 use crate::budget::Account;
 use crate::journal::{Commit, JournalError};
 use lifeboat_api::id::{Sequence, VmId};
 use lifeboat_api::name::Name;
 use lifeboat_api::transaction::{Denial, Kind, OutcomeUnknown, Reply, Request, RequestError};
 use lifeboat_disk::Disk;
+use lifeboat_vm::engine::Program;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -106,6 +107,12 @@ pub(super) enum Message {
         index: u32,
         settlement: Settlement,
         done: oneshot::Sender<Result<(), SettleError>>,
+        _place: OwnedSemaphorePermit,
+    },
+    /// Continues with another workload.
+    Replace {
+        program: Arc<Program>,
+        done: oneshot::Sender<Result<Replaced, ReplaceError>>,
         _place: OwnedSemaphorePermit,
     },
     Stop {
@@ -329,7 +336,7 @@ impl ServiceHandle {
         })
     }
 
-    fn order(&self, message: Message) -> Result<(), Denial> {
+    pub(super) fn order(&self, message: Message) -> Result<(), Denial> {
         if self.queue.0.order(message) { Ok(()) } else { Err(self.gone()) }
     }
 
@@ -337,7 +344,7 @@ impl ServiceHandle {
         Arc::clone(&self.looks).acquire_owned().await.expect("the semaphore is never closed")
     }
 
-    async fn order_place(&self) -> OwnedSemaphorePermit {
+    pub(super) async fn order_place(&self) -> OwnedSemaphorePermit {
         Arc::clone(&self.orders).acquire_owned().await.expect("the semaphore is never closed")
     }
 

@@ -324,7 +324,7 @@ impl Service {
         self.report(due);
     }
 
-    fn recover(&mut self) {
+    pub(super) fn recover(&mut self) {
         let due = self.conditions.failed_over(&self.vm.id);
         self.report(due);
     }
