@@ -56,7 +56,9 @@ fn new_prints_commands_from_the_folder_to_a_run() {
         assert_eq!(commands[0], "cd my-tally", "{language}");
         let run = commands.last().expect("there are commands");
         assert!(run.starts_with("lifeboat run --fuel ") && run.ends_with("tally.wasm"), "{run}");
-        assert_eq!(output.stderr, "wrote my-tally; now test, build and run it:\n");
+        let notes = "wrote my-tally; now test, build and run it:\n\
+            while you change it: lifeboat dev builds and serves it anew at each change\n";
+        assert_eq!(output.stderr, notes);
     }
 }
 

@@ -1,10 +1,11 @@
 //! End-to-end tests, in one binary. This list states which test belongs where:
 //!
-//! - `cli_run`, `cli_check`, `cli_inspect`, `cli_new`, `cli_simulate`: the output of that subcommand of the built binary.
-//!   `cli_data`: the subcommands that work on a data directory. `cli_init`: those that set up a server. `cli_messages`:
-//!   the error messages of all subcommands.
-//! - `replace`: another workload for a running service. `failover`: the reactions of a service to its meters. `model`: random histories against a simple model. `wasi`:
-//!   what a guest sees of WASI. `disk`: what it sees of its virtual disk. `http`: what it sees of HTTP.
+//! - `cli_run`, `cli_check`, `cli_dev`, `cli_inspect`, `cli_new`, `cli_profile`, `cli_simulate`: the output of that
+//!   subcommand of the built binary. `cli_data`: the subcommands that work on a data directory. `cli_init`: those that
+//!   set up a server. `cli_messages`: the error messages of all subcommands.
+//! - `replace`: another workload for a running service. `failover`: the reactions of a service to its meters. `model`:
+//!   random histories against a simple model. `wasi`: what a guest sees of WASI. `disk`: what it sees of its virtual
+//!   disk. `http`: what it sees of HTTP.
 //! - `sockets`: TCP of a program that runs once. `calls`: calls of services to the network. `doubts`: those in doubt.
 //! - `allow_lists`: which addresses an operator lets a service call. No call is made.
 //! - `edges`: transactions just within each limit, live and after a recovery.
@@ -41,6 +42,7 @@ mod calls;
 mod children;
 mod cli_check;
 mod cli_data;
+mod cli_dev;
 mod cli_disk;
 mod cli_init;
 mod cli_inspect;

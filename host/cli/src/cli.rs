@@ -7,6 +7,7 @@ mod code_cache;
 mod config;
 mod data;
 mod deploy;
+mod dev;
 mod disk;
 mod doubts;
 mod events;
@@ -14,6 +15,7 @@ pub(crate) mod exit;
 mod help;
 mod init;
 mod inspect;
+mod limits;
 mod login;
 mod new;
 mod old_forms;
@@ -69,6 +71,8 @@ enum Command {
     Inspect(inspect::Inspect),
     /// Write a workload to start from, in one of several languages.
     New(new::New),
+    /// Build a guest, run it, and move its state into each new build.
+    Dev(dev::Dev),
     /// Find the bugs of a workload that only a host would meet.
     Check(check::Check),
     /// Show which functions of a workload burn its fuel, and what its transactions need.
@@ -154,6 +158,7 @@ impl Cli {
             Command::Simulate(simulate) => simulate.execute(),
             Command::Inspect(inspect) => inspect.execute(),
             Command::New(new) => new.execute(),
+            Command::Dev(dev) => dev.execute(),
             Command::Check(check) => check.execute(),
             Command::Profile(profile) => profile.execute(),
             Command::Data(data) => data.execute(),

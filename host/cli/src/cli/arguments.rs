@@ -50,6 +50,10 @@ impl NetworkArguments {
         Ok(NetworkSettings { allow, retry: self.retry.unwrap_or_default() })
     }
 
+    pub(crate) fn retry(&self) -> Option<Retry> {
+        self.retry
+    }
+
     /// Returns the addresses and the mode as parameters of a deployment.
     pub(crate) fn parameters(&self) -> (Option<String>, Option<String>) {
         let allow: Vec<String> = self.allow.iter().map(ToString::to_string).collect();

@@ -131,6 +131,19 @@ const COMMANDS: &[(&str, Codes)] = &[
         ],
     ),
     (
+        "dev",
+        &[
+            (OK, "every transaction was ok, and the last build runs"),
+            (
+                SOME_NOT_OK,
+                "some transaction was refused, failed or denied, or the last build failed or does not run, or a command \
+                 was unknown",
+            ),
+            FILE_WRONG,
+            (HOST, "the host failed, or the replies cannot be written"),
+        ],
+    ),
+    (
         "check",
         &[
             (OK, "nothing was found, except for warnings without --strict"),

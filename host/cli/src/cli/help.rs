@@ -13,7 +13,7 @@ const COLUMNS_MIN: usize = 40;
 
 /// The commands in the order and the groups of `lifeboat --help`.
 const GROUPS: [(&str, &[&str]); 4] = [
-    ("Workloads and data directories:", &["run", "simulate", "inspect", "new", "check", "profile", "data"]),
+    ("Workloads and data directories:", &["run", "simulate", "inspect", "new", "dev", "check", "profile", "data"]),
     ("A server:", &["init", "config", "serve"]),
     ("Users of a server:", &["login", "logout", "whoami", "user"]),
     (

@@ -160,7 +160,8 @@ impl New {
         }
         let (fuel, module) = (self.language.fuel(), self.language.module(&self.name));
         commands += &format!("lifeboat run --fuel {fuel} --transactions transactions.jsonl {module}\n");
-        is_pipe_open(io::stdout().write_all(commands.as_bytes()))?;
+        is_pipe_open(io::stdout().write_all(commands.as_bytes()).and_then(|()| io::stdout().flush()))?;
+        let _ = writeln!(io::stderr(), "while you change it: lifeboat dev builds and serves it anew at each change");
         Ok(ExitCode::from(exit::OK))
     }
 

@@ -5,6 +5,7 @@ mod network;
 pub(super) mod program;
 
 use super::arguments::{NetworkArguments, network_text};
+use super::limits::LimitArguments;
 use super::on_disk::{Beside, Needs, bring_up, largest};
 use super::pack::{self, Dir};
 use super::stop::Stop;
@@ -259,7 +260,7 @@ impl Run {
             None => (self.host_in_memory(loaded, &service, &settings, &failovers).await?, false),
             Some(directory) => self.host_on_disk(directory, loaded, &service, &settings, &failovers).await?,
         };
-        let mut users = Users { host: &host, service: &service, tokens: HashMap::new() };
+        let mut users = Users::new(&host, &service);
         let operator = users.token(&self.user)?;
         let fed = self.feed(&mut users, input).await;
         if let Ok(Fed { interrupted: Some(interrupted), .. }) = &fed
@@ -463,30 +464,10 @@ impl Run {
 
     /// Returns the size of the first VM, and the larger built-in ones.
     fn sizes(&self) -> anyhow::Result<Vec<Size>> {
-        let built_in = Size::built_in();
-        let named = arguments::built_in_size(self.size.as_deref().unwrap_or("small"))?;
-        let mut first = named.clone();
-        if let Some(memory_bytes) = self.memory {
-            first.memory_bytes = memory_bytes;
-            // A service with this option that an earlier release created has the same.
-            let network = Size::network_for(memory_bytes);
-            (first.network_calls, first.network_bytes) = (network.calls, network.bytes);
-        }
-        if let Some(disk_bytes) = self.disk {
-            first.disk_bytes = disk_bytes;
-        }
-        if first.levels() != named.levels() {
-            first.name = "custom".into();
-        }
-        let larger = built_in.iter().filter(|size| size.levels().exceed(first.levels())).cloned();
-        let mut sizes: Vec<Size> = std::iter::once(first.clone()).chain(larger).collect();
-        // A tank and an allowance set by the user apply to every size that the service may move to.
-        for size in &mut sizes {
-            size.fuel = self.fuel.unwrap_or(size.fuel);
-            size.network_calls = self.network_calls.unwrap_or(size.network_calls);
-            size.network_bytes = self.network_bytes.unwrap_or(size.network_bytes);
-        }
-        Ok(sizes)
+        let Self { size, fuel, memory, disk, network_calls, network_bytes, threshold, failover, .. } = self;
+        let (fuel, memory, disk, threshold, failover) = (*fuel, *memory, *disk, *threshold, *failover);
+        let (size, network_calls, network_bytes) = (size.clone(), *network_calls, *network_bytes);
+        LimitArguments { size, fuel, memory, disk, network_calls, network_bytes, threshold, failover }.sizes()
     }
 
     fn unreadable(&self, error: &io::Error) -> UsageError {
@@ -736,14 +717,18 @@ struct Pending<'a> {
 }
 
 /// Creates the users that lines name, and grants them to transact: the user of `lifeboat run` owns the service.
-struct Users<'a> {
+pub(super) struct Users<'a> {
     host: &'a Host,
     service: &'a Name,
     tokens: HashMap<Name, Token>,
 }
 
-impl Users<'_> {
-    fn token(&mut self, user: &Name) -> anyhow::Result<Token> {
+impl<'a> Users<'a> {
+    pub(super) fn new(host: &'a Host, service: &'a Name) -> Self {
+        Self { host, service, tokens: HashMap::new() }
+    }
+
+    pub(super) fn token(&mut self, user: &Name) -> anyhow::Result<Token> {
         if let Some(token) = self.tokens.get(user) {
             return Ok(token.clone());
         }
@@ -795,30 +780,35 @@ fn event_printer(json: bool, service: Name, directory: Option<PathBuf>, failover
             }
             _ => event,
         };
-        let line = if json {
-            json_line(event).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}\n"))
-        } else if matches!(event, Event::Failover(_)) {
-            // It stays one line, so that text copied from a terminal has it on one line too.
-            format!("{event}\n")
-        } else {
-            output::fitting_error(format!("{event}\n"))
-        };
+        let line = event_line(event, json);
         // A failed write is ignored: standard error is closed.
         let _ = io::stderr().write_all(line.as_bytes());
     })
 }
 
+/// Returns the line in which an event is printed on standard error.
+pub(super) fn event_line(event: &Event, json: bool) -> String {
+    if json {
+        json_line(event).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}\n"))
+    } else if matches!(event, Event::Failover(_)) {
+        // It stays one line, so that text copied from a terminal has it on one line too.
+        format!("{event}\n")
+    } else {
+        output::fitting_error(format!("{event}\n"))
+    }
+}
+
 /// The closing table of a run.
-struct Usage<'a> {
-    status: &'a Status,
+pub(super) struct Usage<'a> {
+    pub(super) status: &'a Status,
     /// The number of lines with each outcome. The key None counts those whose outcome is unknown.
-    outcomes: &'a BTreeMap<Option<Outcome>, u64>,
-    failovers: u64,
-    is_durable: bool,
+    pub(super) outcomes: &'a BTreeMap<Option<Outcome>, u64>,
+    pub(super) failovers: u64,
+    pub(super) is_durable: bool,
 }
 
 impl Usage<'_> {
-    fn print(&self, json: bool) -> anyhow::Result<()> {
+    pub(super) fn print(&self, json: bool) -> anyhow::Result<()> {
         let text = if json { json_line(&self.json())? } else { self.table() };
         is_pipe_open(io::stderr().write_all(text.as_bytes()))?;
         Ok(())

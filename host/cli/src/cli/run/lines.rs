@@ -56,7 +56,7 @@ impl Lines {
 
 /// Reads up to a line feed, which is dropped, or to the end. Holds at most `bytes_max` bytes. Of a longer line, only
 /// the length is returned.
-fn read_line(input: &mut impl BufRead, bytes_max: usize) -> io::Result<Option<Result<Vec<u8>, usize>>> {
+pub(crate) fn read_line(input: &mut impl BufRead, bytes_max: usize) -> io::Result<Option<Result<Vec<u8>, usize>>> {
     let mut line = Vec::new();
     let mut length = 0;
     let mut is_at_end = true;
