@@ -69,7 +69,7 @@ async fn workload_that_refuses_the_state_leaves_the_old_one() {
     for (guest, words) in [("refuse-restore.wat", "restore returned an error"), ("panic-restore.wat", "restore failed")]
     {
         let error = rig.replace("ant", &guest_bytes(guest)).await.expect_err("refused");
-        assert!(matches!(error, ReplaceError::Restore { .. }) && error.is_of_state(), "{error}");
+        assert!(matches!(error, ReplaceError::Restore { .. }), "{error}");
         assert!(error.to_string().contains(words), "{error}");
     }
     assert_eq!(ok(&rig.send("ant", "x").await), "3");
@@ -82,7 +82,7 @@ async fn workload_that_cannot_export_its_state_goes_on() {
     rig.start("ant", "refuse-snapshot.wat", &small()).await;
     assert_eq!(ok(&rig.send("ant", "x").await), "1");
     let error = rig.replace("ant", &counts_tens()).await.expect_err("there is no state");
-    assert!(matches!(error, ReplaceError::Export { .. }) && error.is_of_state(), "{error}");
+    assert!(matches!(error, ReplaceError::Export { .. }), "{error}");
     assert_eq!(ok(&rig.send("ant", "x").await), "2");
 }
 
@@ -102,7 +102,19 @@ async fn workload_too_large_for_the_size_leaves_the_old_one() {
         .expect("text")
         .replace("(memory (export \"memory\") 1)", "(memory (export \"memory\") 300)");
     let error = rig.replace("ant", text.as_bytes()).await.expect_err("too large");
-    assert!(matches!(error, ReplaceError::Size(_)) && !error.is_of_state(), "{error}");
+    assert!(matches!(error, ReplaceError::Size(_)), "{error}");
+    assert_eq!(ok(&rig.send("ant", "x").await), "3");
+}
+
+#[tokio::test]
+async fn workload_that_grows_beyond_the_size_as_it_restores_leaves_the_old_one() {
+    let rig = counted_to_two().await;
+    let text = String::from_utf8(counts_tens()).expect("text");
+    let restored = "(global.set $count (i64.load (i32.const 32)))";
+    assert!(text.contains(restored));
+    let text = text.replace(restored, &format!("{restored} (drop (memory.grow (i32.const 300)))"));
+    let error = rig.replace("ant", text.as_bytes()).await.expect_err("too large");
+    assert!(matches!(error, ReplaceError::Memory { .. }), "{error}");
     assert_eq!(ok(&rig.send("ant", "x").await), "3");
 }
 
@@ -110,7 +122,7 @@ async fn workload_too_large_for_the_size_leaves_the_old_one() {
 async fn workload_of_a_durable_service_is_not_replaced() {
     let rig = start_with(&SimulatedStorage::new(1), FailoverMode::Direct, 0, |_| {}).await.expect("it starts");
     let error = rig.replace("ant", &counts_tens()).await.expect_err("it is durable");
-    assert!(matches!(error, ReplaceError::Durable { .. }) && !error.is_of_state(), "{error}");
+    assert!(matches!(error, ReplaceError::Durable { .. }), "{error}");
     rig.host.end_service(&name("ant")).await.expect("left alone");
     assert_eq!(ok(&rig.send("ant", "x").await), "1");
 }

@@ -621,7 +621,13 @@ impl Timer {
 /// Converts an error of wasmtime into the cause for which a call did not finish, with what the guest said about it.
 fn cause_in(store: &Store<StoreData>, error: &wasmtime::Error, allowance: Allowance) -> Cause {
     let data = store.data();
-    explained(cause_of(error, allowance), error, &data.wasi.last_errors(), &data.workload.component)
+    match cause_of(error, allowance) {
+        // To read the source positions takes tens of milliseconds in the worst case.
+        cause @ (Cause::Trap { .. } | Cause::Exit { .. }) => {
+            beside(|| explained(cause, error, &data.wasi.last_errors(), &data.workload.component))
+        }
+        cause => cause,
+    }
 }
 
 /// Converts an error of wasmtime into the cause for which a call did not finish.

@@ -276,8 +276,8 @@ impl Service {
         }
     }
 
-    /// Makes a fresh VM of the serving store: the next number, `size`, a slot, and a full tank. Nothing else refills a
-    /// tank.
+    /// Makes a fresh VM of the serving store: the next number, `size`, a slot, and a full tank. Only a replacement of the
+    /// workload refills a tank as well.
     ///
     /// # Errors
     /// Another service took the room for a larger size in the meantime. Nothing has changed.

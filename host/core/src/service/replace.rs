@@ -3,7 +3,7 @@
 //! ```text
 //!   snapshot of the old workload -> restore in an instance of the new one -> the next VM, with a full tank
 //!        |                               |
-//!        +-- it fails                    +-- refused: the old workload continues, and nothing has changed
+//!        +-- it fails                    +-- refused: the old workload continues, and its state is unchanged
 //! ```
 //!
 //! The order takes its place in the queue, so it is carried out between two transactions. The new workload need not
@@ -19,6 +19,7 @@ use crate::service::Status;
 use crate::service::moves::Moved;
 use lifeboat_api::id::VmId;
 use lifeboat_api::name::Name;
+use lifeboat_api::size::Bytes;
 use lifeboat_api::transaction::Denial;
 use lifeboat_vm::engine::Program;
 use lifeboat_vm::instance::{Instance, MoveError};
@@ -69,6 +70,21 @@ pub enum ReplaceError {
     /// The size of the serving VM does not hold the new workload.
     #[error(transparent)]
     Size(#[from] LoadError),
+    /// The new workload takes more memory for the state than the serving VM has.
+    #[error(
+        "the new workload of '{service}' takes {} of memory for the state, and size {size} has {}; begin with a larger size",
+        Bytes(*used_bytes), Bytes(*limit_bytes)
+    )]
+    Memory {
+        /// The name of the service.
+        service: Name,
+        /// The memory after the restore, in bytes.
+        used_bytes: u64,
+        /// The name of the VM's size.
+        size: String,
+        /// The memory of that size, in bytes.
+        limit_bytes: u64,
+    },
     /// The old workload cannot export its state.
     #[error("the state of '{service}' cannot be exported: {reason}")]
     Export {
@@ -93,20 +109,6 @@ pub enum ReplaceError {
         /// The error of the instance.
         error: MoveError,
     },
-}
-
-impl ReplaceError {
-    /// Returns whether the new workload could serve with an empty state.
-    #[must_use]
-    pub fn is_of_state(&self) -> bool {
-        matches!(
-            self,
-            Self::OtherKind { .. }
-                | Self::Export { .. }
-                | Self::Restore { .. }
-                | Self::Denied(Denial::Stopped { .. } | Denial::NoService { .. })
-        )
-    }
 }
 
 fn kind(is_program: bool) -> &'static str {
@@ -156,7 +158,13 @@ impl Service {
         let restored = instance.restore(&snapshot, allowance).await;
         let lines = instance.take_log();
         self.log(lines);
-        let fuel_used = restored.map_err(|error| ReplaceError::Restore { service, error })?;
+        let fuel_used = restored.map_err(|error| ReplaceError::Restore { service: service.clone(), error })?;
+        // The restore had the memory of a slot. What it took must fit in the VM that goes on.
+        let (used, size) = (instance.levels(), Arc::clone(&self.vm.size));
+        if used.memory_bytes > size.memory_bytes {
+            let (used_bytes, limit_bytes, size) = (used.memory_bytes, size.memory_bytes, size.name.clone());
+            return Err(ReplaceError::Memory { service, used_bytes, size, limit_bytes });
+        }
         self.counters.maintained(fuel_used.saturating_add(INSTANTIATE_OVERHEAD_FUEL));
         let ReplayTerms { secret, ref accepted_divergences, maintenance, .. } = *self.terms;
         let accepted_divergences = accepted_divergences.clone();
@@ -168,7 +176,9 @@ impl Service {
         self.misses = DeadlineMisses::default();
         self.vain_cures = 0;
         self.has_reported_open = false;
-        self.recover();
+        if self.policy.has_headroom(used, &size) {
+            self.recover();
+        }
         Ok(())
     }
 }

@@ -1,9 +1,10 @@
 //! The source position of an instruction, from the line tables that a compiler left in a core module (DWARF 2 to 5).
 //!
 //! The tables are untrusted bytes, and a trap must be explained soon. This module therefore reads no more than it needs:
-//! the section `.debug_line`, once from its beginning to its end, without building a table. Its time is proportional to
-//! the length of that section ([`LINE_BYTES_MAX`]), and its memory does not depend on it. A general reader of DWARF
-//! follows references among sections, so that a few bytes can stand for a lot of work and memory.
+//! the section `.debug_line`, once from its beginning to its end, without building a table, and the lists of files of the
+//! units that it found, once for each function. Its time is proportional to the length of that section
+//! ([`LINE_BYTES_MAX`]), and its memory does not depend on it. A general reader of DWARF follows references among
+//! sections, so that a few bytes can stand for a lot of work and memory.
 //!
 //! Whatever it cannot read has no position.
 
@@ -11,9 +12,18 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use wasmparser::{Encoding, Parser, Payload, TypeRef};
 
-/// The most bytes of `.debug_line` of a core module that are read. A module with more has no source positions. It takes
+/// The most bytes of `.debug_line` that are read for a trap. A core module beyond that has no source positions. It takes
 /// some tens of milliseconds to read as many.
 const LINE_BYTES_MAX: usize = 4 << 20;
+
+/// The most bytes of the lists of directories and files of a unit. A unit with more has no source positions.
+const LIST_BYTES_MAX: usize = 256 << 10;
+
+/// The most fields of an entry in such a list. The format has five.
+const FIELDS_MAX: u8 = 8;
+
+/// The most bytes of a number of 64 bits, 7 of them in each byte.
+const NUMBER_BYTES_MAX: u32 = 10;
 
 /// The most bytes of one part of a path: the directory, or the name of the file.
 const PATH_BYTES_MAX: usize = 1_024;
@@ -43,10 +53,10 @@ pub(super) fn positions(component: &[u8], places: &[Place]) -> Vec<Option<Positi
 
 fn find(component: &[u8], places: &[Place]) -> Vec<Option<Position>> {
     let mut found = vec![None; places.len()];
+    let mut left = LINE_BYTES_MAX;
     for module in modules(component, places).unwrap_or_default() {
-        if module.tables.lines.len() > LINE_BYTES_MAX {
-            continue;
-        }
+        let Some(rest) = left.checked_sub(module.tables.lines.len()) else { continue };
+        left = rest;
         let mut search = Search::new(module.addresses);
         search.read(module.tables.lines);
         for (index, row) in search.found {
@@ -254,6 +264,9 @@ fn header<'a>(table: &mut Bytes<'a>) -> Option<(Header<'a>, Bytes<'a>)> {
     let opcode_base = header.u8().filter(|base| *base > 0)?;
     let Bytes(argument_counts) = header.take(u64::from(opcode_base) - 1)?;
     let Bytes(lists) = header;
+    if lists.len() > LIST_BYTES_MAX {
+        return None;
+    }
     let header = Header { version, instruction_bytes, line_base, line_range, opcode_base, argument_counts, lists };
     Some((header, *table))
 }
@@ -293,23 +306,26 @@ impl<'a> Tables<'a> {
     }
 
     /// Returns the path of an entry of a list, and the number of its directory.
-    fn entry_of_5(&self, formats: &Formats<'a>, list: &mut Bytes<'a>, index: u64) -> Option<(&'a [u8], u64)> {
+    fn entry_of_5(&self, formats: &Formats, list: &mut Bytes<'a>, index: u64) -> Option<(&'a [u8], u64)> {
         let count = list.uleb()?;
         if index >= count {
             return None;
         }
         formats.skip(list, index)?;
         let (mut path, mut directory) = (None, 0);
-        for (kind, form) in formats.iter() {
-            let value = list.value(form)?;
-            match (kind, value) {
-                (1, Value::Text(text)) => path = Some(text),
-                (1, Value::LineString(offset)) => path = Some(text_at(self.line_strings, offset)?),
-                (1, Value::String(offset)) => path = Some(text_at(self.strings, offset)?),
+        for &(kind, form) in &formats.0 {
+            match (kind, list.value(form)?) {
+                (1, text @ (Value::Text(_) | Value::LineString(_) | Value::String(_))) => path = Some(text),
                 (2, Value::Number(number)) => directory = number,
                 _ => {}
             }
         }
+        let path = match path? {
+            Value::Text(text) => Some(text),
+            Value::LineString(offset) => text_at(self.line_strings, offset),
+            Value::String(offset) => text_at(self.strings, offset),
+            Value::Number(_) | Value::Other => None,
+        };
         Some((path?, directory))
     }
 }
@@ -343,32 +359,23 @@ fn file_of_4(header: Header<'_>, file: u64) -> Option<(Option<&[u8]>, &[u8])> {
     }
 }
 
-/// What each entry of a list in a table of version 5 has.
-struct Formats<'a>(Bytes<'a>, u8);
+/// What each entry of a list in a table of version 5 has: the content of each field, and its form.
+struct Formats(Vec<(u64, u64)>);
 
-impl<'a> Formats<'a> {
-    fn read(lists: &mut Bytes<'a>) -> Option<Self> {
-        let count = lists.u8()?;
-        let formats = *lists;
-        for _ in 0..count {
-            lists.uleb()?;
-            lists.uleb()?;
-        }
-        Some(Self(formats, count))
-    }
-
-    /// Returns the content of each field, and its form.
-    fn iter(&self) -> impl Iterator<Item = (u64, u64)> + use<'a> {
-        let Self(mut formats, count) = *self;
-        (0..count).map_while(move |_| Some((formats.uleb()?, formats.uleb()?)))
+impl Formats {
+    fn read(lists: &mut Bytes<'_>) -> Option<Self> {
+        let count = lists.u8().filter(|count| *count <= FIELDS_MAX)?;
+        (0..count).map(|_| Some((lists.uleb()?, lists.uleb()?))).collect::<Option<_>>().map(Self)
     }
 
     /// Skips `count` entries of a list.
     fn skip(&self, list: &mut Bytes<'_>, count: u64) -> Option<()> {
         // An entry without bytes could be repeated for ever. Each form that is read here has some.
-        self.iter().next()?;
+        if count > 0 && self.0.is_empty() {
+            return None;
+        }
         for _ in 0..count {
-            for (_, form) in self.iter() {
+            for &(_, form) in &self.0 {
                 list.value(form)?;
             }
         }
@@ -387,9 +394,11 @@ enum Value<'a> {
     Other,
 }
 
-/// Returns the text at an offset of a section.
+/// Returns the text at an offset of a section, as far as it is shown.
 fn text_at(section: &[u8], offset: u32) -> Option<&[u8]> {
-    Bytes(section.get(usize::try_from(offset).ok()?..)?).text()
+    let rest = section.get(usize::try_from(offset).ok()?..)?;
+    let text = &rest[..rest.len().min(PATH_BYTES_MAX)];
+    text.split(|byte| *byte == 0).next()
 }
 
 /// Bytes that are read from their beginning on.
@@ -432,29 +441,29 @@ impl<'a> Bytes<'a> {
 
     /// Reads a number of which each byte has 7 bits. Bits beyond 64 are dropped.
     fn uleb(&mut self) -> Option<u64> {
-        let (mut number, mut shift) = (0_u64, 0_u32);
-        loop {
+        let mut number = 0_u64;
+        for shift in (0..NUMBER_BYTES_MAX).map(|place| 7 * place) {
             let byte = self.u8()?;
             number |= u64::from(byte & 0x7f).checked_shl(shift).unwrap_or(0);
             if byte & 0x80 == 0 {
                 return Some(number);
             }
-            shift = shift.saturating_add(7);
         }
+        None
     }
 
     /// Reads such a number with a sign.
     fn sleb(&mut self) -> Option<i64> {
-        let (mut number, mut shift) = (0_i64, 0_u32);
-        loop {
+        let mut number = 0_i64;
+        for shift in (0..NUMBER_BYTES_MAX).map(|place| 7 * place) {
             let byte = self.u8()?;
             number |= i64::from(byte & 0x7f).checked_shl(shift).unwrap_or(0);
-            shift = shift.saturating_add(7);
             if byte & 0x80 == 0 {
-                let sign = if byte & 0x40 == 0 { 0 } else { (-1_i64).checked_shl(shift).unwrap_or(0) };
+                let sign = if byte & 0x40 == 0 { 0 } else { (-1_i64).checked_shl(shift + 7).unwrap_or(0) };
                 return Some(number | sign);
             }
         }
+        None
     }
 
     /// Reads up to the next NUL.

@@ -94,6 +94,28 @@ fn files_that_are_not_listed_have_no_position() {
 }
 
 #[test]
+fn numbers_and_entries_longer_than_the_format_has_them_have_no_position() {
+    let padded = |bytes: usize| [vec![0x80; bytes - 1], vec![0]].concat();
+    assert_eq!(Bytes(&padded(10)).uleb(), Some(0));
+    assert_eq!(Bytes(&padded(11)).uleb(), None);
+    assert_eq!(Bytes(&padded(11)).sleb(), None);
+    for fields in [FIELDS_MAX, FIELDS_MAX + 1] {
+        let formats = [vec![fields], [1, 0x08].repeat(usize::from(fields))].concat();
+        assert_eq!(Formats::read(&mut Bytes(&formats)).is_some(), fields == FIELDS_MAX);
+    }
+    let long = [vec![0; LIST_BYTES_MAX - 40], program(1, 2)].concat();
+    assert_eq!(rows(&table(4, &[], &vec![0; LIST_BYTES_MAX + 1], &long), &[10]), [None]);
+}
+
+#[test]
+fn a_text_in_another_section_is_read_as_far_as_it_is_shown() {
+    let endless = vec![b'x'; 10 * PATH_BYTES_MAX];
+    assert_eq!(text_at(&endless, 5).map(<[u8]>::len), Some(PATH_BYTES_MAX));
+    assert_eq!(text_at(b"ab\0cd\0", 3), Some(&b"cd"[..]));
+    assert_eq!(text_at(b"ab", 3), None);
+}
+
+#[test]
 fn lists_that_claim_to_be_endless_end() {
     for (formats, count) in [(vec![0], 0x7f), (vec![1, 1, 0x19], 0x7f), (vec![1, 1, 0x08], 0x7f)] {
         let mut lists = formats;
