@@ -19,6 +19,7 @@ use lifeboat_client::{IdBlock, LineIds, Server};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -42,7 +43,7 @@ struct Head {
 /// The file of a running batch.
 pub(super) struct Resume {
     path: PathBuf,
-    file: File,
+    file: Locked,
     bytes: u64,
     ids: LineIds,
     /// The last line for which an id was made.
@@ -72,7 +73,7 @@ impl Resume {
             return Err(UsageError(format!("{shown} is in use by a batch under way; wait for its end")).into());
         };
         let mut text = Vec::new();
-        (&mut file).take(RESUME_BYTES_MAX + 1).read_to_end(&mut text).map_err(failed)?;
+        (&*file).take(RESUME_BYTES_MAX + 1).read_to_end(&mut text).map_err(failed)?;
         if text.len() as u64 > RESUME_BYTES_MAX {
             return Err(wrong(&format!("is longer than {RESUME_BYTES_MAX} bytes")).into());
         }
@@ -150,16 +151,42 @@ impl Resume {
     }
 }
 
+/// A file that this process has locked.
+///
+/// The lock is released explicitly: a child that another thread starts has the file as well, until it has become its own
+/// program.
+struct Locked(File);
+
+impl Deref for Locked {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.0
+    }
+}
+
+impl DerefMut for Locked {
+    fn deref_mut(&mut self) -> &mut File {
+        &mut self.0
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
+}
+
 /// Opens and locks the file. Returns None if another process has it.
-fn locked(path: &Path) -> io::Result<Option<File>> {
+fn locked(path: &Path) -> io::Result<Option<Locked>> {
     loop {
         let options = || OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).to_owned();
         let file = options().open(path)?;
-        match file.try_lock() {
-            Ok(()) => {}
+        let file = match file.try_lock() {
+            Ok(()) => Locked(file),
             Err(TryLockError::WouldBlock) => return Ok(None),
             Err(TryLockError::Error(error)) => return Err(error),
-        }
+        };
         // The previous holder may have removed the file between the open and the lock.
         let (opened, found) = (file.metadata()?, fs::metadata(path));
         if found.is_ok_and(|found| (found.dev(), found.ino()) == (opened.dev(), opened.ino())) {
