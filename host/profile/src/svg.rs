@@ -130,8 +130,9 @@ fn color(name: &str) -> String {
     let hash = name
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
-    let (hue, light) = (18 + hash % 34, 66 + (hash >> 8) % 12);
-    format!("hsl({hue},85%,{light}%)")
+    let (green, blue) = (150 + hash % 70, 90 + (hash >> 8) % 60);
+    // Not every viewer of SVG knows other notations.
+    format!("#f8{green:02x}{blue:02x}")
 }
 
 /// Returns a text for XML. Characters that XML cannot have become question marks.
