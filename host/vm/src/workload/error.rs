@@ -200,7 +200,7 @@ pub enum LoadError {
         import: String,
         /// Its type in the workload.
         found: String,
-        /// What has another type for it: [`WORLD`] or [`PREVIEW_1`].
+        /// What has another type for it: the world, or WASI preview 1.
         owner: &'static str,
         /// That type.
         expected: String,

@@ -575,7 +575,7 @@ mod tests {
             "(global $count (mut i32) (i32.const 0)) (data (i32.const 0) \"x\")",
             "(func $begin) (start $begin)",
             "(table 2 funcref) (elem (i32.const 0) func $random $random) (elem declare func $random)",
-            "(table 1 funcref (ref.func $random)) (elem funcref (ref.func $random) (ref.null func))",
+            "(table 1 funcref) (elem funcref (ref.func $random) (ref.null func))",
             "(global funcref (ref.func $random)) (export \"again\" (func $random))",
             "(func (param i32 i32) (result i32) local.get 0 local.get 1 return_call $random)",
             "(data $text \"x\") (func (memory.init $text (i32.const 0) (i32.const 0) (i32.const 1)))",
