@@ -17,10 +17,13 @@ type Counter struct {
 // StateVersion is the form of the state. Raise it when Save returns another one, and let Load read the older one.
 const StateVersion uint32 = 1
 
+// The longest transaction. The decoder calls itself for each bracket, so a long one could use up the stack.
+const transactionBytesMax = 64
+
 // Execute applies a transaction. An error refuses it; check first, since changes before an error are kept.
 func (c *Counter) Execute(_ Context, transaction []byte) ([]byte, error) {
 	var number *int64
-	if err := json.Unmarshal(transaction, &number); err != nil || number == nil {
+	if len(transaction) > transactionBytesMax || json.Unmarshal(transaction, &number) != nil || number == nil {
 		return nil, errors.New("send a whole number of 64 bits, such as 5")
 	}
 	add := *number

@@ -1,6 +1,9 @@
 package main
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
 
 func reply(t *testing.T, counter *Counter, body string) string {
 	t.Helper()
@@ -20,7 +23,8 @@ func TestNumbersAreAdded(t *testing.T) {
 
 func TestAnyOtherBodyIsRefusedAndChangesNothing(t *testing.T) {
 	counter := Counter{Total: 3}
-	for _, body := range []string{"", "null", " null\n", "\"five\"", "1.5", "{}", "9223372036854775807"} {
+	deep := strings.Repeat("[", 10_000)
+	for _, body := range []string{deep, "", "null", " null\n", "\"five\"", "1.5", "{}", "9223372036854775807"} {
 		if got := reply(t, &counter, body); got != "refused" || counter.Total != 3 {
 			t.Fatal(body, got, counter)
 		}
