@@ -25,14 +25,15 @@ const NAME_CHARS_MAX: usize = 100;
 /// The characters that are shown of the path of a source file, its last ones.
 const PATH_CHARS_MAX: usize = 60;
 
-/// The functions that Rust calls for a panic. They say nothing about its place.
-const OF_PANICS: [&str; 10] = [
+/// The functions that Rust and Go call for a panic, by the beginnings of their names. They do not show its place.
+const OF_PANICS: [&str; 11] = [
     "__rust_",
     "__rustc",
     "abort",
     "core::option::",
     "core::panicking::",
     "core::result::unwrap_failed",
+    "runtime.",
     "rust_panic",
     "std::panicking::",
     "std::process::abort",
@@ -107,11 +108,16 @@ fn short_path(path: &str) -> String {
     format!("...{}", Printable(&end))
 }
 
-/// Returns the last lines of standard error on one line: a panic of Rust with its message, or the last few.
+/// Returns whether a line of standard error begins what Rust or Go prints for a panic.
+fn begins_panic(line: &str) -> bool {
+    line.contains("panicked at ") || line.starts_with("panic: ") || line.starts_with("fatal error: ")
+}
+
+/// Returns the last lines of standard error on one line: a panic of Rust or Go with its message, or the last few.
 fn last_words(said: &str) -> Option<String> {
     let lines = said.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with(NOTE));
     let lines: Vec<&str> = lines.collect();
-    let panic = lines.iter().rposition(|line| line.contains("panicked at "));
+    let panic = lines.iter().rposition(|line| begins_panic(line));
     let last = &lines[panic.unwrap_or(lines.len().saturating_sub(ERROR_LINES_MAX))..];
     // The backtrace must find room beside them.
     (!last.is_empty()).then(|| shortened(&last.join(" "), DETAILS_CHARS_MAX / 2))
@@ -133,6 +139,16 @@ mod tests {
         let expected = "it said: thread '<unnamed>' (1) panicked at src/lib.rs:14:9: attempt to add with overflow; in \
                         counter::Counter::add < lifeboat:vm/workload@0.1.0#execute";
         assert_eq!(details(said, &frames).as_deref(), Some(expected));
+    }
+
+    #[test]
+    fn a_panic_of_go_is_its_message_and_the_lines_behind_it() {
+        let said = "starting\npanic: oh no\n\ngoroutine 1 [running]:\nmain.(*Counter).Execute(...)\n\ttally/counter.go:26\n\
+                    main.execute(0x28e0a6, 0x6)\n\ttally/lifeboat_wasip1.go:57 +0x18\n";
+        let expected = "it said: panic: oh no goroutine 1 [running]: main.(*Counter).Execute(...) tally/counter.go:26 \
+                        main.execute(0x28e0a6, 0x6) tally/lifeboat_wasip1.go:57 +0x18";
+        assert_eq!(details(said, &[]).as_deref(), Some(expected));
+        assert!(details("fatal error: all goroutines are asleep\n", &[]).is_some_and(|text| text.contains("asleep")));
     }
 
     #[test]
