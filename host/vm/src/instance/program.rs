@@ -340,6 +340,8 @@ pub struct Ran {
     /// Whether a peer had not taken all that the program sent when the host stopped waiting for it. Then the rest may
     /// be lost. It is false if the program did not end by itself: then the host does not wait.
     pub has_unsent: bool,
+    /// The first address or name that it asked its network for and may not reach, printable.
+    pub denied_peer: Option<String>,
 }
 
 /// How a run ended.
@@ -402,5 +404,6 @@ pub async fn run_once(program: &Program, run: Run) -> Result<Ran, DiskError> {
     let disk = instance.disk().clone();
     let memory_bytes = instance.store.data().limiter.memory_bytes;
     let levels = Levels { memory_bytes, disk_bytes: disk.used_bytes() };
-    Ok(Ran { end, disk, fuel_used, levels, network, has_unsent })
+    let denied_peer = instance.store.data().wasi.denied_peer();
+    Ok(Ran { end, disk, fuel_used, levels, network, has_unsent, denied_peer })
 }

@@ -31,9 +31,11 @@ use super::{HasWasi, Wasi};
 use crate::stop::Stop;
 use futures::future::BoxFuture;
 use lifeboat_api::meter::NetworkAmount;
+use lifeboat_api::text::shortened;
 use lifeboat_api::transaction::Cause;
 use names::Resolved;
 use std::collections::HashMap;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -243,6 +245,9 @@ impl Meter {
     }
 }
 
+/// The characters that are shown of an address or a name that the program may not reach.
+const DENIED_CHARS_MAX: usize = 100;
+
 /// The sockets of a program.
 pub(super) struct Sockets {
     /// What wasmtime-wasi permits.
@@ -253,6 +258,8 @@ pub(super) struct Sockets {
     open: usize,
     /// The streams that write to a socket, by their numbers in the resource table.
     outputs: Vec<u32>,
+    /// The first address or name that the program asked for and may not reach.
+    denied: Option<String>,
 }
 
 impl Sockets {
@@ -270,7 +277,13 @@ impl Sockets {
             .build()
             .sockets()
             .clone();
-        Self { permitted, reach, meter: Arc::new(Meter::new(allowance)), open: 0, outputs: Vec::new() }
+        Self { permitted, reach, meter: Arc::new(Meter::new(allowance)), open: 0, outputs: Vec::new(), denied: None }
+    }
+
+    /// Notes what the program may not reach. Returns the error for it.
+    fn deny(&mut self, what: impl fmt::Display) -> ErrorCode {
+        self.denied.get_or_insert_with(|| shortened(&what.to_string(), DENIED_CHARS_MAX));
+        ErrorCode::AccessDenied
     }
 
     /// Notes that the guest has dropped a stream.
@@ -293,6 +306,11 @@ impl Wasi {
     /// Returns what the program has used of its network.
     pub(crate) fn network_used(&self) -> NetworkAmount {
         self.sockets.as_ref().map(|sockets| sockets.meter.used()).unwrap_or_default()
+    }
+
+    /// Returns the first address or name that the program asked for and may not reach, printable.
+    pub(crate) fn denied_peer(&self) -> Option<String> {
+        self.sockets.as_ref().and_then(|sockets| sockets.denied.clone())
     }
 
     /// Waits until the peers have room for what the program has written, for at most `time`. Returns whether they had.

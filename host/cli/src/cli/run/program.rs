@@ -187,7 +187,8 @@ impl Run {
         let disk = pack::disk(&self.dirs, size.disk_bytes, SystemClock.now())?.unwrap_or_else(|| Disk::new(0));
         let before = disk.clone();
         let has_network = network.is_some();
-        if has_network && !workload.denied.iter().any(|import| is_granted(import)) {
+        let wants_network = workload.denied.iter().any(|import| is_granted(import));
+        if has_network && !wants_network {
             output::note(&format!(
                 "lifeboat: {shown}: --allow-net has no effect, because the program imports no wasi:sockets of WASI \
                  0.2; preview 1 has no connections"
@@ -225,7 +226,7 @@ impl Run {
         // A program that waits for the reader of its output has no turn in which it could end by itself.
         let patience = deadline.saturating_add(OUTPUT_PATIENCE).min(TIMER_MAX);
         let Ok(ran) = tokio::time::timeout(patience, running).await else {
-            output::note(&format!("lifeboat: {shown}: {}", ended(&Cause::Deadline { deadline })));
+            output::note(&format!("lifeboat: {shown}: {}", ended(&Cause::Deadline { deadline }, Unit::Calls)));
             // The thread that writes would hold the end of this process.
             std::process::exit(exit::ENDED_BY_HOST.into());
         };
@@ -236,10 +237,23 @@ impl Run {
             RunEnd::Exit(code) => *code,
             RunEnd::OutputClosed => exit::OUTPUT_CLOSED,
             RunEnd::Failed(cause) => {
-                output::note(&format!("lifeboat: {shown}: {}", ended(cause)));
+                let (fuller, _) = network_usage(&ran, size.network());
+                output::note(&format!("lifeboat: {shown}: {}", ended(cause, fuller)));
                 exit::ENDED_BY_HOST
             }
         };
+        if let Some(peer) = &ran.denied_peer {
+            output::note(&format!(
+                "lifeboat: {shown}: network: the program asked for {peer}, which no --allow-net names; add --allow-net \
+                 HOST:PORT, by the name or the address that the program uses"
+            ));
+        }
+        if code != exit::OK && wants_network && !has_network {
+            output::note(&format!(
+                "lifeboat: {shown}: network: the program can use sockets, and they are denied; --allow-net HOST:PORT \
+                 lets it connect there"
+            ));
+        }
         if ran.has_unsent {
             output::note(&format!(
                 "lifeboat: {shown}: network: a peer did not take all that the program sent within {} s after its end, \
@@ -313,8 +327,9 @@ impl Run {
     }
 }
 
-/// Describes why the host ended a program, with the option that gives it more.
-fn ended(cause: &Cause) -> String {
+/// Describes why the host ended a program, with the option that gives it more. Of the network, `fuller` is the unit that
+/// it used most of.
+fn ended(cause: &Cause, fuller: Unit) -> String {
     match cause {
         Cause::Fuel { limit_fuel } => {
             format!("cpu: it used up its {} fuel; give it more with --fuel", grouped(*limit_fuel))
@@ -327,12 +342,13 @@ fn ended(cause: &Cause) -> String {
         Cause::Deadline { deadline } => {
             format!("deadline: not finished within {} ms; give it more with --timeout", deadline.as_millis())
         }
-        Cause::Network { limit_calls, limit_bytes } => format!(
-            "network: it used up its allowance of {} calls and {}; give it more with --network-calls or \
-             --network-bytes",
-            grouped(*limit_calls),
-            Bytes(*limit_bytes)
-        ),
+        Cause::Network { limit_calls, limit_bytes } => {
+            let (allowance, option) = match fuller {
+                Unit::Bytes => (Bytes(*limit_bytes).to_string(), "--network-bytes"),
+                Unit::Calls | Unit::Fuel => (super::counted(*limit_calls, "call"), "--network-calls"),
+            };
+            format!("network: it used up its allowance of {allowance}; give it more with {option}")
+        }
         cause => cause.detailed(),
     }
 }

@@ -122,7 +122,7 @@ impl ip_name_lookup::Host for Wasi {
         let sockets = self.sockets()?;
         let addresses = match sockets.reach.peers.find(&name) {
             Peer::Invalid => return Err(ErrorCode::InvalidArgument.into()),
-            Peer::Denied => return Err(ErrorCode::AccessDenied.into()),
+            Peer::Denied => return Err(sockets.deny(&name).into()),
             Peer::Literal(address) => ready(Ok(Arc::from([address]))).boxed().shared(),
             Peer::Name { name, ports } => {
                 sockets.meter.check_call().map_err(SocketError::trap)?;

@@ -90,8 +90,9 @@ impl HostTcpSocket for Wasi {
         remote: IpSocketAddress,
     ) -> SocketResult<()> {
         let sockets = self.sockets()?;
-        if !sockets.reach.allows(SocketAddr::from(remote)) {
-            return Err(ErrorCode::AccessDenied.into());
+        let remote_address = SocketAddr::from(remote);
+        if !sockets.reach.allows(remote_address) {
+            return Err(sockets.deny(remote_address).into());
         }
         sockets.meter.check_call().map_err(SocketError::trap)?;
         self.stock()?.start_connect(socket, network, remote)?;
