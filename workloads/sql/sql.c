@@ -5,7 +5,7 @@
  * hexadecimal, NULL is null, and so is a real that JSON has no number for.
  *
  * The database is the file that the first argument names, `sql.db` by default. If a statement fails, the program prints
- * the reason and exits with 1. Then the service keeps the files as they were, so all statements of a transaction are
+ * the reason alone and exits with 1. Then the service keeps the files as they were, so all statements of a transaction are
  * kept or none.
  *
  * The host is the journal: a transaction is kept as a whole or not at all, and what it has written is durable once it is
@@ -24,6 +24,13 @@
 static const char SETTINGS[] =
     "PRAGMA journal_mode=MEMORY; PRAGMA synchronous=OFF; PRAGMA locking_mode=EXCLUSIVE; PRAGMA foreign_keys=ON;";
 
+/* What is printed once all statements have succeeded. */
+static FILE *out;
+
+static void put(int c) {
+  fputc(c, out);
+}
+
 static int fail(sqlite3 *db, const char *what) {
   fprintf(stderr, "%s: %s\n", what, sqlite3_errmsg(db));
   return 1;
@@ -31,34 +38,34 @@ static int fail(sqlite3 *db, const char *what) {
 
 /* Writes a string of JSON. */
 static void write_text(const unsigned char *text, int bytes) {
-  putchar('"');
+  put('"');
   for (int i = 0; i < bytes; i++) {
     unsigned char c = text[i];
     if (c == '"' || c == '\\') {
-      putchar('\\');
-      putchar(c);
+      put('\\');
+      put(c);
     } else if (c < 0x20) {
-      printf("\\u%04x", c);
+      fprintf(out, "\\u%04x", c);
     } else {
-      putchar(c);
+      put(c);
     }
   }
-  putchar('"');
+  put('"');
 }
 
 static void write_value(sqlite3_stmt *statement, int column) {
   switch (sqlite3_column_type(statement, column)) {
     case SQLITE_INTEGER:
-      printf("%lld", sqlite3_column_int64(statement, column));
+      fprintf(out, "%lld", sqlite3_column_int64(statement, column));
       break;
     case SQLITE_FLOAT: {
       double value = sqlite3_column_double(statement, column);
       char text[64];
       if (isfinite(value)) {
         /* SQLite's own conversion: 17 digits, and always a point or an exponent. */
-        fputs(sqlite3_snprintf(sizeof text, text, "%!.17g", value), stdout);
+        fputs(sqlite3_snprintf(sizeof text, text, "%!.17g", value), out);
       } else {
-        fputs("null", stdout);
+        fputs("null", out);
       }
       break;
     }
@@ -70,27 +77,27 @@ static void write_value(sqlite3_stmt *statement, int column) {
     case SQLITE_BLOB: {
       const unsigned char *blob = sqlite3_column_blob(statement, column);
       int bytes = sqlite3_column_bytes(statement, column);
-      putchar('"');
-      for (int i = 0; i < bytes; i++) printf("%02x", blob[i]);
-      putchar('"');
+      put('"');
+      for (int i = 0; i < bytes; i++) fprintf(out, "%02x", blob[i]);
+      put('"');
       break;
     }
     default:
-      fputs("null", stdout);
+      fputs("null", out);
   }
 }
 
 static void write_row(sqlite3_stmt *statement) {
   int columns = sqlite3_column_count(statement);
-  putchar('{');
+  put('{');
   for (int column = 0; column < columns; column++) {
     const char *name = sqlite3_column_name(statement, column);
-    if (column > 0) putchar(',');
+    if (column > 0) put(',');
     write_text((const unsigned char *)name, (int)strlen(name));
-    putchar(':');
+    put(':');
     write_value(statement, column);
   }
-  putchar('}');
+  put('}');
 }
 
 int main(int argc, char **argv) {
@@ -105,7 +112,11 @@ int main(int argc, char **argv) {
   sqlite3 *db;
   if (sqlite3_open(path, &db) != SQLITE_OK) return fail(db, path);
   if (sqlite3_exec(db, SETTINGS, NULL, NULL, NULL) != SQLITE_OK) return fail(db, path);
-  putchar('[');
+  char *text;
+  size_t length;
+  out = open_memstream(&text, &length);
+  if (out == NULL) return fputs("there is no memory for the rows\n", stderr), 1;
+  put('[');
   int rows = 0, number = 0;
   for (const char *rest = sql; *rest != 0;) {
     char what[32];
@@ -116,13 +127,14 @@ int main(int argc, char **argv) {
     if (statement == NULL) continue;
     int result;
     while ((result = sqlite3_step(statement)) == SQLITE_ROW) {
-      if (rows++ > 0) putchar(',');
+      if (rows++ > 0) put(',');
       write_row(statement);
     }
     if (result != SQLITE_DONE) return fail(db, what);
     sqlite3_finalize(statement);
   }
-  puts("]");
+  fputs("]\n", out);
   if (sqlite3_close(db) != SQLITE_OK) return fail(db, path);
-  return fflush(stdout) == 0 ? 0 : 1;
+  if (fclose(out) != 0) return fputs("there is no memory for the rows\n", stderr), 1;
+  return fwrite(text, 1, length, stdout) == length && fflush(stdout) == 0 ? 0 : 1;
 }
