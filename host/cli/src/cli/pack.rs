@@ -172,7 +172,7 @@ impl Packing {
 
 fn unusable(path: &Path, reason: &str) -> anyhow::Error {
     UsageError(format!(
-        "--dir: {} cannot be on a virtual disk: {reason}",
+        "--dir: {} cannot be on a virtual disk: {reason}; name a directory of yours, as HOST or HOST::GUEST",
         arguments::shown(&path.display().to_string())
     ))
     .into()
