@@ -453,8 +453,8 @@ pub(super) fn of_preview_1(layout: Layout, name: &str, import: u32, sizes: Optio
 fn of_write(layout: Layout, ty: &FuncType, import: u32) -> Code {
     let mut code = Code::new(layout, ty);
     let own = layout.own;
-    let (descriptor, buffers, count) = (0, 1, ty.params().len() as u32 - 1);
-    let more = (count == 4).then_some(3);
+    let (descriptor, buffers, result_address) = (0, 1, ty.params().len() as u32 - 1);
+    let more = (result_address == 4).then_some(3);
     let mark = code.mark();
     let (address, length) = first_buffer(&mut code, buffers);
     code.check(address, length);
@@ -463,7 +463,7 @@ fn of_write(layout: Layout, ty: &FuncType, import: u32) -> Code {
     code.cut(part, TRANSFER_BYTES_MAX);
     let copy = code.allocate(part);
     let (result, result_bytes) = code.allocate_fixed(4);
-    code.copy_in(result, count, result_bytes);
+    code.copy_in(result, result_address, result_bytes);
     let (done, error, written) = (code.local(), code.local(), code.local());
     let (one_buffer, one) = one_buffer(&mut code, copy, part);
     code.emit().block(BlockType::Empty).loop_(BlockType::Empty);
@@ -489,7 +489,7 @@ fn of_write(layout: Layout, ty: &FuncType, import: u32) -> Code {
     code.emit().local_get(done).if_(BlockType::Empty);
     code.emit().i32_const(0).local_set(error);
     code.emit().local_get(result).local_get(done).i32_store(Code::at(own, 0)).end();
-    code.copy_out(count, result, result_bytes);
+    code.copy_out(result_address, result, result_bytes);
     code.release(mark);
     code.emit().local_get(error);
     code
