@@ -1,4 +1,4 @@
-//! The options for the limits of a service without a data directory.
+//! The options for the limits of a guest that no configuration describes.
 
 use super::arguments;
 use clap::Args;
@@ -6,8 +6,8 @@ use lifeboat_api::meter::Percent;
 use lifeboat_api::size::Size;
 use lifeboat_api::sla::FailoverMode;
 
-/// The options for the size of the first VM, and for failovers. `lifeboat run` has the same, between others.
-#[derive(Debug, Default, Clone, Args)]
+/// The options for the size of the first VM, and for failovers.
+#[derive(Debug, Args)]
 pub(crate) struct LimitArguments {
     /// The size of the first VM [default: small]
     #[arg(long, value_name = "NAME")]
@@ -67,23 +67,26 @@ impl LimitArguments {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Cli;
     use super::*;
-    use clap::CommandFactory;
+    use clap::{Command, FromArgMatches};
+
+    fn sizes(arguments: &[&str]) -> Vec<Size> {
+        let command = LimitArguments::augment_args(Command::new("limits").no_binary_name(true));
+        let matches = command.try_get_matches_from(arguments).expect("a command line");
+        LimitArguments::from_arg_matches(&matches).expect("its arguments").sizes().expect("sizes")
+    }
 
     #[test]
-    fn limits_of_other_commands_are_those_of_run() {
-        let cli = Cli::command();
-        let run = cli.find_subcommand("run").expect("it is a command");
-        let limits = LimitArguments::augment_args(clap::Command::new("limits"));
-        for argument in limits.get_arguments() {
-            let id = argument.get_id();
-            let of_run = run.get_arguments().find(|of_run| of_run.get_id() == id).expect("run has it");
-            let text = |argument: &clap::Arg| {
-                (argument.get_help().map(ToString::to_string), argument.get_value_names().map(<[_]>::to_vec))
-            };
-            assert_eq!(text(argument), text(of_run), "{id}");
-            assert_eq!(argument.get_long(), of_run.get_long(), "{id}");
+    fn allowance_of_the_user_applies_to_every_size() {
+        let built_in = Size::built_in();
+        let given = sizes(&["--network-calls", "7"]);
+        assert_eq!((given.len(), &*given[0].name), (4, "small"));
+        for (size, built_in) in given.iter().zip(&built_in) {
+            assert_eq!(*size, Size { network_calls: 7, ..built_in.clone() });
         }
+        let given = sizes(&["--network-bytes", "1MiB", "--size", "huge"]);
+        assert_eq!(given, [Size { network_bytes: 1 << 20, ..built_in[3].clone() }]);
+        assert_eq!(sizes(&["--memory", "17MiB"])[0].network(), built_in[1].network());
+        assert_eq!(sizes(&[]), built_in);
     }
 }

@@ -22,10 +22,10 @@ use lifeboat_api::event::{Event, EventSink};
 use lifeboat_api::id::Epoch;
 use lifeboat_api::id::WorkloadHash;
 use lifeboat_api::lines::{ENVELOPE_BYTES_MAX, Line, NotDone, json_line, outcome, parse_envelope, plain, print};
-use lifeboat_api::meter::{Percent, Resource, Unit};
+use lifeboat_api::meter::{Resource, Unit};
 use lifeboat_api::name::Name;
 use lifeboat_api::size::{Bytes, BytesBeside, Size, grouped};
-use lifeboat_api::sla::{FailoverMode, THRESHOLD_DEFAULT, Thresholds};
+use lifeboat_api::sla::{THRESHOLD_DEFAULT, Thresholds};
 use lifeboat_api::transaction::{BODY_BYTES_MAX, Outcome, Reply};
 use lifeboat_disk::Disk;
 use lifeboat_host::answers::DeduplicationWindow;
@@ -72,30 +72,8 @@ pub(crate) struct Run {
     /// Lines are JSON objects with an id, a user and a body; every user that a line names is accepted
     #[arg(long)]
     envelope: bool,
-    /// The size of the first VM [default: small]
-    #[arg(long, value_name = "NAME")]
-    size: Option<String>,
-    /// Fuel in a full tank, instead of the size's [about one unit for each Wasm instruction]
-    #[arg(long, value_name = "N", value_parser = arguments::fuel, allow_negative_numbers = true)]
-    fuel: Option<u64>,
-    /// Linear memory of the first VM, instead of the size's [bytes; 64MiB, 10M, ...]
-    #[arg(long, value_name = "SIZE", value_parser = arguments::memory, allow_negative_numbers = true)]
-    memory: Option<u64>,
-    /// Virtual disk of the first VM, instead of the size's [bytes; 64MiB, 10M, ...]
-    #[arg(long, value_name = "SIZE", value_parser = arguments::disk, allow_negative_numbers = true)]
-    disk: Option<u64>,
-    /// Calls to the network in a full allowance, instead of the size's
-    #[arg(long, value_name = "N", value_parser = arguments::network_calls, allow_negative_numbers = true)]
-    network_calls: Option<u64>,
-    /// Bytes of calls to the network in a full allowance, instead of the size's [bytes; 64MiB, 10M, ...]
-    #[arg(long, value_name = "SIZE", value_parser = arguments::network_bytes, allow_negative_numbers = true)]
-    network_bytes: Option<u64>,
-    /// Utilisation at which a resource fails its SLA [percent, 20 to 100; default: 98]
-    #[arg(long, value_name = "PCT", value_parser = arguments::percent, allow_negative_numbers = true)]
-    threshold: Option<Percent>,
-    /// How the service fails over: direct pauses the service, shadow does not, auto is shadow for states above 1 MiB
-    #[arg(long, value_name = "MODE")]
-    failover: Option<FailoverMode>,
+    #[command(flatten)]
+    limits: LimitArguments,
     #[command(flatten)]
     network: RunNetwork,
     /// The user of transactions that name none
@@ -225,8 +203,8 @@ impl Run {
     /// Returns an option that was given and that only a service has.
     fn option_of_service(&self) -> Option<&'static str> {
         [
-            (self.threshold.is_some(), "--threshold"),
-            (self.failover.is_some(), "--failover"),
+            (self.limits.threshold.is_some(), "--threshold"),
+            (self.limits.failover.is_some(), "--failover"),
             (self.network.retry.is_some(), "--retry"),
         ]
         .into_iter()
@@ -378,12 +356,14 @@ impl Run {
             ))
             .into());
         }
-        let names_size = self.size.is_some()
-            || [self.fuel, self.memory, self.disk, self.network_calls, self.network_bytes].iter().any(Option::is_some);
+        let LimitArguments { size, fuel, memory, disk, network_calls, network_bytes, threshold, failover } =
+            &self.limits;
+        let names_size =
+            size.is_some() || [fuel, memory, disk, network_calls, network_bytes].into_iter().any(Option::is_some);
         let is_another_size =
             names_size && (&settings.size, &settings.sizes) != (&entry.settings.size, &entry.settings.sizes);
-        let is_another_threshold = self.threshold.is_some() && settings.thresholds != entry.settings.thresholds;
-        let is_another_mode = self.failover.is_some_and(|mode| mode != entry.settings.failover);
+        let is_another_threshold = threshold.is_some() && settings.thresholds != entry.settings.thresholds;
+        let is_another_mode = failover.is_some_and(|mode| mode != entry.settings.failover);
         if is_another_size || is_another_threshold || is_another_mode {
             let first = entry.settings.sizes.first().map(ToString::to_string).unwrap_or_default();
             return Err(UsageError(format!(
@@ -450,24 +430,16 @@ impl Run {
     }
 
     fn settings(&self, kind: Option<Kind>) -> anyhow::Result<ServiceSettings> {
-        let sizes = self.sizes()?;
+        let sizes = self.limits.sizes()?;
         Ok(ServiceSettings {
             size: sizes[0].name.clone(),
             sizes,
-            thresholds: Thresholds::all(self.threshold.unwrap_or(THRESHOLD_DEFAULT)),
+            thresholds: Thresholds::all(self.limits.threshold.unwrap_or(THRESHOLD_DEFAULT)),
             deduplication_window: DeduplicationWindow::durable(),
-            failover: self.failover.unwrap_or_default(),
+            failover: self.limits.failover.unwrap_or_default(),
             network: self.network_of_service()?.settings()?,
             program: self.program_settings(kind)?,
         })
-    }
-
-    /// Returns the size of the first VM, and the larger built-in ones.
-    fn sizes(&self) -> anyhow::Result<Vec<Size>> {
-        let Self { size, fuel, memory, disk, network_calls, network_bytes, threshold, failover, .. } = self;
-        let (fuel, memory, disk, threshold, failover) = (*fuel, *memory, *disk, *threshold, *failover);
-        let (size, network_calls, network_bytes) = (size.clone(), *network_calls, *network_bytes);
-        LimitArguments { size, fuel, memory, disk, network_calls, network_bytes, threshold, failover }.sizes()
     }
 
     fn unreadable(&self, error: &io::Error) -> UsageError {
@@ -888,13 +860,6 @@ pub(super) fn counted(count: u64, noun: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::{CommandFactory, FromArgMatches};
-
-    fn run(arguments: &[&str]) -> Run {
-        let line = ["lifeboat", "run"].iter().chain(arguments);
-        let matches = super::super::Cli::command().try_get_matches_from(line).expect("a command line");
-        Run::from_arg_matches(matches.subcommand_matches("run").expect("it runs")).expect("its arguments")
-    }
 
     #[test]
     fn the_table_of_sizes_fits_80_columns() {
@@ -903,20 +868,5 @@ mod tests {
         let small = "  small      50,000,000   16 MiB   64 MiB      1,000 calls    64 MiB       5 s";
         assert_eq!(table.lines().nth(1), Some(small), "{table}");
         assert!(table.contains(" 1,000,000 calls 64000 MiB "), "{table}");
-    }
-
-    #[test]
-    fn an_allowance_of_the_user_applies_to_every_size() {
-        let sizes = run(&["--network-calls", "7", "counter.wasm"]).sizes().expect("sizes");
-        assert_eq!((sizes.len(), &*sizes[0].name), (4, "small"));
-        let built_in = Size::built_in();
-        for (size, built_in) in sizes.iter().zip(&built_in) {
-            assert_eq!(*size, Size { network_calls: 7, ..built_in.clone() });
-        }
-        let sizes = run(&["--network-bytes", "1MiB", "--size", "huge", "counter.wasm"]).sizes().expect("sizes");
-        assert_eq!(sizes, [Size { network_bytes: 1 << 20, ..built_in[3].clone() }]);
-        let sizes = run(&["--memory", "17MiB", "counter.wasm"]).sizes().expect("sizes");
-        assert_eq!(sizes[0].network(), built_in[1].network());
-        assert_eq!(run(&["counter.wasm"]).sizes().expect("sizes"), built_in);
     }
 }

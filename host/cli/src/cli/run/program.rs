@@ -297,13 +297,13 @@ impl Run {
 
     /// Returns the limits of a program that runs once.
     fn size_of_program(&self) -> anyhow::Result<Size> {
-        let wanted = self.size.as_deref().unwrap_or(SIZE_DEFAULT);
+        let wanted = self.limits.size.as_deref().unwrap_or(SIZE_DEFAULT);
         let mut size = arguments::built_in_size(wanted)?;
-        size.fuel = self.fuel.unwrap_or(size.fuel);
-        size.memory_bytes = self.memory.unwrap_or(size.memory_bytes);
-        size.disk_bytes = self.disk.unwrap_or(size.disk_bytes);
-        size.network_calls = self.network_calls.unwrap_or(size.network_calls);
-        size.network_bytes = self.network_bytes.unwrap_or(size.network_bytes);
+        size.fuel = self.limits.fuel.unwrap_or(size.fuel);
+        size.memory_bytes = self.limits.memory.unwrap_or(size.memory_bytes);
+        size.disk_bytes = self.limits.disk.unwrap_or(size.disk_bytes);
+        size.network_calls = self.limits.network_calls.unwrap_or(size.network_calls);
+        size.network_bytes = self.limits.network_bytes.unwrap_or(size.network_bytes);
         Ok(size)
     }
 
@@ -315,7 +315,7 @@ impl Run {
                         answers from a network; leave out one of them";
             return Err(UsageError(text.into()).into());
         }
-        let limits = [(self.network_calls, "--network-calls"), (self.network_bytes, "--network-bytes")];
+        let limits = [(self.limits.network_calls, "--network-calls"), (self.limits.network_bytes, "--network-bytes")];
         let limit = limits.into_iter().find_map(|(limit, option)| limit.and(Some(option)));
         if let (None, Some(option)) = (&network, limit) {
             let text = format!(
