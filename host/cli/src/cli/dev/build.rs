@@ -4,7 +4,7 @@
 //! does all that it has started in that group.
 
 use super::super::UsageError;
-use super::super::run::lines::read_line;
+use super::super::run::lines::LineReader;
 use super::watch::Watched;
 use lifeboat_api::text::{of_system, plain};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
@@ -211,9 +211,9 @@ struct Message {
 
 /// Reads cargo's messages to their end. Returns the modules of packages in `directory`.
 fn modules_of_cargo(messages: impl Read, directory: &Path) -> BTreeSet<PathBuf> {
-    let mut messages = BufReader::new(messages);
+    let mut messages = LineReader::new(BufReader::new(messages), MESSAGE_BYTES_MAX);
     let mut found = BTreeSet::new();
-    while let Ok(Some(line)) = read_line(&mut messages, MESSAGE_BYTES_MAX) {
+    while let Ok(Some(line)) = messages.read_line() {
         let Some(message) = line.ok().and_then(|line| serde_json::from_slice::<Message>(&line).ok()) else { continue };
         // Dependencies are elsewhere, as a rule, and their modules are not the guest.
         if message.reason == "compiler-artifact" && message.manifest_path.starts_with(directory) {
