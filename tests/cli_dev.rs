@@ -353,6 +353,20 @@ fn module_without_a_build_is_watched_itself() {
 }
 
 #[test]
+fn module_without_a_build_that_is_missing_or_invalid_is_not_loaded() {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::write(folder.path().join("bad.wat"), "(module").expect("a file");
+    let dev = |module: &str| lifeboat(["dev", "--workload", module]).arg(folder.path()).output();
+    let missing = dev("missing.wat");
+    missing.exits(1);
+    let expected = "Not loaded: there is no 'missing.wat'; name another file with --workload\n";
+    assert!(missing.stderr.starts_with(expected), "{}", missing.stderr);
+    let bad = dev("bad.wat");
+    bad.exits(1);
+    assert!(bad.stderr.starts_with("Not loaded: `bad.wat`: invalid WebAssembly text at line 1"), "{}", bad.stderr);
+}
+
+#[test]
 fn makefile_and_the_name_of_the_folder_are_enough() {
     let folder = tempfile::tempdir().expect("a folder");
     let ant = folder.path().join("ant");

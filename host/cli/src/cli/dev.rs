@@ -31,7 +31,7 @@ use lifeboat_api::lines::{
 };
 use lifeboat_api::name::{NAME_BYTES_MAX, Name};
 use lifeboat_api::sla::{THRESHOLD_DEFAULT, Thresholds};
-use lifeboat_api::text::plain;
+use lifeboat_api::text::{Printable, plain};
 use lifeboat_api::transaction::{BODY_BYTES_MAX, Denial, Kind, Outcome, Reply, Request};
 use lifeboat_disk::Disk;
 use lifeboat_host::answers::DeduplicationWindow;
@@ -328,7 +328,7 @@ impl<'a> Driver<'a> {
                         }
                         match watch.see(scan) {
                             Some(file) => {
-                                self.notice(&Notice::Changed { file: self.shown(&file) });
+                                self.notice(&Notice::Changed { file: self.plan.shown(&file) });
                                 Event::Changed
                             }
                             None => continue,
@@ -350,18 +350,13 @@ impl<'a> Driver<'a> {
         Ok(session.is_well() && is_all_ok)
     }
 
-    /// Returns the path of a file as it is shown: within the folder of the guest, if it is there.
-    fn shown(&self, file: &Path) -> String {
-        plain(&file.strip_prefix(self.plan.directory()).unwrap_or(file).to_string_lossy())
-    }
-
     fn report_ignored(&self, ignored: Ignored) {
         if let Some((first, others)) = ignored.outputs.split_first() {
-            let file = self.shown(first);
+            let file = self.plan.shown(first);
             self.notice(&Notice::Output { file, more: others.len(), builds: watch::OUTPUT_BUILDS });
         }
         if let Some(file) = ignored.unbuilt {
-            self.notice(&Notice::Unbuilt { file: self.shown(&file), builds: watch::FOLLOWING_BUILDS_MAX });
+            self.notice(&Notice::Unbuilt { file: self.plan.shown(&file), builds: watch::FOLLOWING_BUILDS_MAX });
         }
     }
 
@@ -394,7 +389,7 @@ impl<'a> Driver<'a> {
                     Report::Waiting => Notice::Waiting,
                     Report::GoesOn => Notice::GoesOn { service: self.service },
                     Report::Unchanged => Notice::Unchanged { service: self.service },
-                    Report::Unknown(command) => Notice::Unknown { command: plain(&command) },
+                    Report::Unknown(command) => Notice::Unknown { command: Printable(&command).to_string() },
                 });
             }
             Action::End => {
@@ -413,7 +408,7 @@ impl<'a> Driver<'a> {
     fn begin_build(&mut self) {
         self.counts.builds += 1;
         if let Some(command) = self.plan.command_line() {
-            self.notice(&Notice::Building { command: plain(&command) });
+            self.notice(&Notice::Building { command: Printable(&command).to_string() });
         }
         self.build = Some(Underway::Building(Build::begin(&self.plan, self.dev.json)));
     }
@@ -422,7 +417,10 @@ impl<'a> Driver<'a> {
     async fn built(&mut self) -> Built {
         if let Some(Underway::Building(build)) = &mut self.build {
             match build.ended().await {
-                Ok(module) => self.build = Some(Underway::Compiling(Box::pin(compiled(self.host, module)))),
+                Ok(module) => {
+                    let name = self.plan.shown(&module);
+                    self.build = Some(Underway::Compiling(Box::pin(compiled(self.host, module, name))));
+                }
                 Err(failed) => return self.build_failed(failed),
             }
         }
@@ -441,7 +439,11 @@ impl<'a> Driver<'a> {
     fn build_failed(&mut self, failed: Failed) -> Built {
         self.build = None;
         self.counts.failed_builds += 1;
-        self.notice(&Notice::BuildFailed { reason: failed.reason, output: failed.output });
+        let Failed { reason, output } = failed;
+        self.notice(&match self.plan.is_module_alone() {
+            true => Notice::NotLoaded { reason },
+            false => Notice::BuildFailed { reason, output },
+        });
         Built::Failed
     }
 
@@ -500,7 +502,7 @@ impl<'a> Driver<'a> {
                 self.running = Some(product.hash);
                 self.notice(&Notice::Serving {
                     vm: status.vm.to_string(),
-                    module: self.shown(&product.module),
+                    module: self.plan.shown(&product.module),
                     bytes: product.bytes,
                     size: status.size,
                 });
@@ -610,11 +612,11 @@ fn remedy_of(error: &ReplaceError) -> (bool, &'static str) {
     }
 }
 
-/// Loads and compiles a module.
-async fn compiled(host: &Host, module: PathBuf) -> anyhow::Result<Product> {
+/// Loads and compiles a module, which errors name by `name`.
+async fn compiled(host: &Host, module: PathBuf, name: String) -> anyhow::Result<Product> {
     let bytes = read_workload(&module)?;
     let length = bytes.len() as u64;
-    let workload = host.load_deployed(&module.display().to_string(), bytes.into()).await?;
+    let workload = host.load_deployed(&name, bytes.into()).await?;
     let hash = workload.hash;
     let program = host.compile(workload).await?;
     Ok(Product { module, bytes: length, hash, program })

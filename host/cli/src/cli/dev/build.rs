@@ -6,7 +6,7 @@
 use super::super::UsageError;
 use super::super::run::lines::LineReader;
 use super::watch::Watched;
-use lifeboat_api::text::{of_system, plain};
+use lifeboat_api::text::{Printable, of_system};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use serde::Deserialize;
 use std::collections::BTreeSet;
@@ -63,7 +63,7 @@ impl Plan {
     /// # Errors
     /// [`UsageError`] if nothing shows it.
     pub(super) fn find(directory: &Path, command: Option<&str>, module: Option<&Path>) -> Result<Self, UsageError> {
-        let shown = plain(&directory.to_string_lossy());
+        let shown = Printable(&directory.to_string_lossy()).to_string();
         let directory = fs::canonicalize(directory)
             .and_then(|path| if path.is_dir() { Ok(path) } else { Err(io::ErrorKind::NotADirectory.into()) })
             .map_err(|error| UsageError(format!("'{shown}': {}; name the folder of a guest", of_system(&error))))?;
@@ -90,6 +90,16 @@ impl Plan {
         &self.directory
     }
 
+    /// Returns the path of a file as it is shown: within the folder of the guest, if it is there.
+    pub(super) fn shown(&self, file: &Path) -> String {
+        Printable(&file.strip_prefix(&self.directory).unwrap_or(file).to_string_lossy()).to_string()
+    }
+
+    /// Returns whether there is no command, because somebody else builds the module.
+    pub(super) fn is_module_alone(&self) -> bool {
+        self.recipe == Recipe::Nothing
+    }
+
     /// Returns the command as a user would type it. None if there is nothing to run.
     pub(super) fn command_line(&self) -> Option<String> {
         match &self.recipe {
@@ -113,12 +123,14 @@ impl Plan {
         }
     }
 
-    /// Returns the module after a successful build, of which cargo's messages named `of_cargo`.
+    /// Returns the module after a successful build, or without one. Cargo's messages named `of_cargo`.
     fn built(&self, of_cargo: &BTreeSet<PathBuf>) -> Result<PathBuf, String> {
         if let Some(module) = &self.module {
-            let shown = plain(&module.to_string_lossy());
-            let missing = || Err(format!("there is no '{shown}' after it; name another file with --workload"));
-            return if module.is_file() { Ok(module.clone()) } else { missing() };
+            if module.is_file() {
+                return Ok(module.clone());
+            }
+            let (shown, after) = (self.shown(module), if self.is_module_alone() { "" } else { " after it" });
+            return Err(format!("there is no '{shown}'{after}; name another file with --workload"));
         }
         let found: Vec<PathBuf> = match self.recipe {
             Recipe::Cargo => of_cargo.iter().cloned().collect(),
@@ -196,7 +208,7 @@ fn package_module(directory: &Path) -> Option<PathBuf> {
 }
 
 fn name(path: &Path) -> String {
-    plain(&path.file_name().unwrap_or_default().to_string_lossy())
+    Printable(&path.file_name().unwrap_or_default().to_string_lossy()).to_string()
 }
 
 /// A message of cargo, as far as it matters.
@@ -446,7 +458,9 @@ mod tests {
         let error = built(plan(&none, Some("true"), None)).expect_err("none").reason;
         assert!(error.starts_with("it left no .wasm file"), "{error}");
         let error = built(plan(&none, Some("true"), Some("c.wasm"))).expect_err("none").reason;
-        assert!(error.contains("c.wasm' after it"), "{error}");
+        assert_eq!(error, "there is no 'c.wasm' after it; name another file with --workload");
+        let error = built(plan(&none, None, Some("c.wasm"))).expect_err("none").reason;
+        assert_eq!(error, "there is no 'c.wasm'; name another file with --workload", "nothing was built");
     }
 
     #[test]

@@ -66,6 +66,10 @@ pub(super) enum Notice<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         output: Option<String>,
     },
+    /// The module is missing or invalid, and no command builds it.
+    NotLoaded {
+        reason: String,
+    },
     Serving {
         vm: String,
         module: String,
@@ -146,6 +150,7 @@ impl fmt::Display for Notice<'_> {
             Notice::BuildFailed { reason, output } => {
                 write!(f, "{}Build failed: {reason}", output.as_deref().unwrap_or_default())
             }
+            Notice::NotLoaded { reason } => write!(f, "Not loaded: {reason}"),
             Notice::Serving { vm, module, bytes, size } => {
                 write!(f, "Serving: {vm} of size {size}, from {module} ({})", Bytes(*bytes))
             }
