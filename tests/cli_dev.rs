@@ -4,7 +4,7 @@ use crate::util::{Lifeboat, Running, guest, lifeboat};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 /// The sources of a guest: the text that its build copies.
@@ -52,6 +52,14 @@ fn counting_by(step: u64) -> String {
     );
     assert!(step == 1 || text != other);
     other
+}
+
+/// Creates the named pipe `begun`. Whoever opens it waits until the other end is open, too.
+fn fifo_in(folder: &Path) -> PathBuf {
+    let fifo = folder.join("begun");
+    let made = std::process::Command::new("mkfifo").arg(&fifo).status();
+    assert!(made.expect("mkfifo starts").success());
+    fifo
 }
 
 /// Sends a line and returns the reply.
@@ -278,9 +286,7 @@ fn json_prints_one_object_per_line() {
 #[test]
 fn interruption_ends_the_session_and_its_build() {
     let folder = tempfile::tempdir().expect("a folder");
-    let fifo = folder.path().join("begun");
-    let made = std::process::Command::new("mkfifo").arg(&fifo).status();
-    assert!(made.expect("mkfifo starts").success());
+    let fifo = fifo_in(folder.path());
     // The inner shell reads the fifo as long as it runs.
     let running = lifeboat(["dev", "--build", "sh -c 'cat begun; true'; true"]).arg(folder.path()).start();
     let mut writer = fs::OpenOptions::new().write(true).open(&fifo).expect("the build opens it as well");
@@ -289,6 +295,24 @@ fn interruption_ends_the_session_and_its_build() {
     output.exits(1);
     assert!(output.stderr.contains("Ended: 0 requests, "), "{}", output.stderr);
     assert!(writer.write_all(b"x").is_err(), "nobody reads it any more");
+}
+
+#[test]
+fn order_during_a_build_reports_that_the_build_ended() {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::write(folder.path().join("out.wat"), counting_by(1)).expect("a file");
+    let fifo = fifo_in(folder.path());
+    // The second build reads the fifo until somebody ends it.
+    let build = "mkdir one || mkdir two || exit 0; test ! -e two || cat begun";
+    let mut running =
+        lifeboat(["dev", "--build", build, "--workload", "out.wat", "--service", "ant"]).arg(folder.path()).start();
+    running.tells("Serving: ant/1 ");
+    fs::write(folder.path().join("source"), "new").expect("a file");
+    let _writer = fs::OpenOptions::new().write(true).open(&fifo).expect("the build opens it as well");
+    running.send(":reload");
+    assert_eq!(running.tells("Build ended: "), "Build ended: :reload begins it anew\n");
+    running.tells("Unchanged: ");
+    running.finish().exits(0);
 }
 
 #[test]

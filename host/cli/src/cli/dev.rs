@@ -389,6 +389,7 @@ impl<'a> Driver<'a> {
                     Report::Waiting => Notice::Waiting,
                     Report::GoesOn => Notice::GoesOn { service: self.service },
                     Report::Unchanged => Notice::Unchanged { service: self.service },
+                    Report::Anew(keep) => Notice::BuildEnded { order: keep.command() },
                     Report::Unknown(command) => Notice::Unknown { command: Printable(&command).to_string() },
                 });
             }

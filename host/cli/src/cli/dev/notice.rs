@@ -66,6 +66,10 @@ pub(super) enum Notice<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         output: Option<String>,
     },
+    /// An order ends the build under way.
+    BuildEnded {
+        order: &'static str,
+    },
     /// The module is missing or invalid, and no command builds it.
     NotLoaded {
         reason: String,
@@ -150,6 +154,7 @@ impl fmt::Display for Notice<'_> {
             Notice::BuildFailed { reason, output } => {
                 write!(f, "{}Build failed: {reason}", output.as_deref().unwrap_or_default())
             }
+            Notice::BuildEnded { order } => write!(f, "Build ended: {order} begins it anew"),
             Notice::NotLoaded { reason } => write!(f, "Not loaded: {reason}"),
             Notice::Serving { vm, module, bytes, size } => {
                 write!(f, "Serving: {vm} of size {size}, from {module} ({})", Bytes(*bytes))

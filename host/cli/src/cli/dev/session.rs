@@ -85,6 +85,16 @@ pub(super) enum Keep {
     Nothing,
 }
 
+impl Keep {
+    /// Returns the command that orders this.
+    pub(super) fn command(self) -> &'static str {
+        match self {
+            Self::State => ":reload",
+            Self::Nothing => ":fresh",
+        }
+    }
+}
+
 /// What happened.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Event {
@@ -145,6 +155,8 @@ pub(super) enum Report {
     /// The build failed, and the guest goes on.
     GoesOn,
     Unchanged,
+    /// An order has ended the build under way, and begins another one.
+    Anew(Keep),
     Unknown(String),
 }
 
@@ -205,7 +217,7 @@ impl Session {
     /// Takes an event, and returns what to do about it.
     fn on(&mut self, event: Event) -> Vec<Action> {
         match event {
-            Event::EndOfInput | Event::Interrupted | Event::Input(Input::Quit) => self.end(),
+            Event::EndOfInput | Event::Interrupted => self.end(),
             Event::Input(input) => self.input(input),
             Event::Changed => self.changed(),
             Event::Built(built) => self.built(built),
@@ -251,7 +263,7 @@ impl Session {
             // The build under way may lack the last change, which the order is for.
             State::Rebuilding(None) => {
                 self.state = State::Rebuilding(Some(keep));
-                vec![Action::EndBuild, Action::Build]
+                vec![Action::EndBuild, Action::Report(Report::Anew(keep)), Action::Build]
             }
             State::Starting(_) | State::Rebuilding(Some(_)) | State::Moving | State::Ended => Vec::new(),
         }
@@ -380,12 +392,15 @@ mod tests {
     }
 
     #[test]
-    fn order_during_a_build_of_a_change_begins_the_build_anew() {
-        let mut session = serving();
-        session.on(Event::Changed);
-        assert_eq!(session.on(input(":fresh")), [Action::EndBuild, Action::Build]);
-        assert!(!session.takes_lines());
-        assert_eq!(session.on(Event::Built(Built::Same)), [Action::Begin(Keep::Nothing)]);
+    fn order_during_a_build_of_a_change_begins_the_build_anew_and_says_so() {
+        for (command, keep) in [(":reload", Keep::State), (":fresh", Keep::Nothing)] {
+            let mut session = serving();
+            session.on(Event::Changed);
+            let anew = [Action::EndBuild, Action::Report(Report::Anew(keep)), Action::Build];
+            assert_eq!(session.on(input(command)), anew);
+            assert!(!session.takes_lines());
+            assert_eq!(session.on(Event::Built(Built::New)), [Action::Begin(keep)]);
+        }
     }
 
     #[test]
@@ -456,7 +471,7 @@ mod tests {
         let mut left = VecDeque::new();
         session.proceed(input(":reload"), &mut left);
         assert_eq!(left.pop_front(), Some(Action::EndBuild));
-        assert_eq!(left, [Action::Build]);
+        assert_eq!(left, [Action::Report(Report::Anew(Keep::State)), Action::Build]);
         session.proceed(Event::Interrupted, &mut left);
         assert_eq!(left, [Action::EndBuild, Action::End]);
     }
