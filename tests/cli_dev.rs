@@ -298,6 +298,26 @@ fn interruption_ends_the_session_and_its_build() {
 }
 
 #[test]
+fn interruption_names_the_lines_that_waited() {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::write(folder.path().join("out.wat"), counting_by(1)).expect("a file");
+    let fifo = fifo_in(folder.path());
+    // The second build reads the fifo until somebody ends it.
+    let build = "mkdir one || cat begun";
+    let mut running =
+        lifeboat(["dev", "--build", build, "--workload", "out.wat", "--service", "ant"]).arg(folder.path()).start();
+    running.tells("Serving: ant/1 ");
+    running.send(":reload\na\nb");
+    let _writer = fs::OpenOptions::new().write(true).open(&fifo).expect("the build opens it as well");
+    running.signal("INT");
+    let output = running.finish();
+    assert_eq!(output.exits(1), "");
+    for line in ["Not done: 2 lines that waited\n", "Ended: 0 requests, "] {
+        assert!(output.stderr.contains(line), "{line}: {}", output.stderr);
+    }
+}
+
+#[test]
 fn order_during_a_build_reports_that_the_build_ended() {
     let folder = tempfile::tempdir().expect("a folder");
     fs::write(folder.path().join("out.wat"), counting_by(1)).expect("a file");

@@ -300,19 +300,19 @@ impl<'a> Driver<'a> {
                     let is_end = session.is_ended();
                     let done = tokio::select! {
                         biased;
-                        done = self.perform(action, session.is_well()) => Some(done?),
+                        done = self.perform(action, session.is_well(), &input) => Some(done?),
                         () = stop.asked(), if !is_end => None,
                     };
                     self.events.print();
                     match done {
                         Some(None) => continue,
                         Some(Some(event)) => event,
-                        None => Event::Interrupted,
+                        None => Event::Interrupted(input.waiting()),
                     }
                 }
                 None => tokio::select! {
                     biased;
-                    () = stop.asked() => Event::Interrupted,
+                    () = stop.asked() => Event::Interrupted(input.waiting()),
                     () = events.arrived.notified() => {
                         events.print();
                         continue;
@@ -361,7 +361,7 @@ impl<'a> Driver<'a> {
     }
 
     /// Carries out an action. Returns the event that it leads to.
-    async fn perform(&mut self, action: Action, is_well: bool) -> anyhow::Result<Option<Event>> {
+    async fn perform(&mut self, action: Action, is_well: bool, input: &Lines) -> anyhow::Result<Option<Event>> {
         match action {
             Action::Build => self.begin_build(),
             Action::EndBuild => {
@@ -370,7 +370,10 @@ impl<'a> Driver<'a> {
                 }
             }
             Action::Begin(keep) => return Ok(Some(Event::Moved(self.begin(keep).await))),
-            Action::Request(line, kind) => return self.request(line, kind).await,
+            Action::Request(line, kind) => {
+                let is_read = self.request(line, kind).await?;
+                return Ok((!is_read).then(|| Event::Interrupted(input.waiting())));
+            }
             Action::FailOver => {
                 match self.host.fail_over(self.operator.reveal(), self.service).await {
                     Ok(_) => self.events.print(),
@@ -390,6 +393,7 @@ impl<'a> Driver<'a> {
                     Report::GoesOn => Notice::GoesOn { service: self.service },
                     Report::Unchanged => Notice::Unchanged { service: self.service },
                     Report::Anew(keep) => Notice::BuildEnded { order: keep.command() },
+                    Report::NotDone(waiting) => Notice::NotDone(waiting),
                     Report::Unknown(command) => Notice::Unknown { command: Printable(&command).to_string() },
                 });
             }
@@ -530,8 +534,9 @@ impl<'a> Driver<'a> {
         Ok(self.host.status(self.operator.reveal(), self.service).await?)
     }
 
-    /// Sends a line, and prints its reply, what happened meanwhile, and the meters.
-    async fn request(&mut self, line: Line, kind: session::Kind) -> anyhow::Result<Option<Event>> {
+    /// Sends a line, and prints its reply, what happened meanwhile, and the meters. Returns whether somebody may still
+    /// read the replies.
+    async fn request(&mut self, line: Line, kind: session::Kind) -> anyhow::Result<bool> {
         let is_query = kind == session::Kind::Query;
         let parsed = match line {
             // The body of a query follows its command, also with envelopes.
@@ -554,13 +559,13 @@ impl<'a> Driver<'a> {
         let result = result.map(|reply| Reply { answer: reply.answer.disclosed(), ..reply });
         let written = print(&mut self.out, id, &result, self.dev.json).and_then(|()| self.out.flush());
         if !is_pipe_open(written).context("cannot write the replies")? {
-            return Ok(Some(Event::Interrupted));
+            return Ok(false);
         }
         self.events.print();
         if self.running.is_some() {
             self.print_meters(result.as_ref().ok().map(|reply| reply.fuel_used)).await;
         }
-        Ok(None)
+        Ok(true)
     }
 
     async fn send(&mut self, user: &Name, request: Request) -> anyhow::Result<Result<Reply, NotDone>> {

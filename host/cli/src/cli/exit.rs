@@ -137,7 +137,7 @@ const COMMANDS: &[(&str, Codes)] = &[
             (
                 SOME_NOT_OK,
                 "some transaction was refused, failed or denied, or the last build failed or does not run, or a command \
-                 was unknown",
+                 was unknown, or lines waited at a signal",
             ),
             FILE_WRONG,
             (HOST, "the host failed, or the replies cannot be written"),

@@ -2,6 +2,7 @@
 
 use super::super::output;
 use super::super::run::counted;
+use super::super::run::lines::Waiting;
 use super::session::COMMANDS;
 use lifeboat_api::meter::{Meter, Resource};
 use lifeboat_api::name::Name;
@@ -127,6 +128,7 @@ pub(super) enum Notice<'a> {
     Wrong {
         error: String,
     },
+    NotDone(Waiting),
     Help {
         commands: Vec<&'static str>,
     },
@@ -202,6 +204,12 @@ impl fmt::Display for Notice<'_> {
                  written with two"
             ),
             Notice::Wrong { error } => write!(f, "Not done: {error}"),
+            Notice::NotDone(Waiting { lines, may_be_more: true }) => {
+                write!(f, "Not done: {} or more lines that waited", grouped(*lines as u64))
+            }
+            Notice::NotDone(Waiting { lines, may_be_more: false }) => {
+                write!(f, "Not done: {} that waited", counted(*lines as u64, "line"))
+            }
             Notice::Help { .. } => {
                 let lines: Vec<String> =
                     COMMANDS.iter().map(|(command, what)| format!("  {command:<12} {what}")).collect();
@@ -246,6 +254,16 @@ mod tests {
         assert!(output(0).starts_with("Output: a.txt, changed in 3 builds in a row; "), "{}", output(0));
         assert!(output(1).starts_with("Output: a.txt and 1 more file, changed in 3 "), "{}", output(1));
         assert!(output(2).contains(" and 2 more files, ") && output(2).contains("send :reload after"), "{}", output(2));
+    }
+
+    #[test]
+    fn lines_that_waited_are_counted() {
+        let not_done = |lines, may_be_more| Notice::NotDone(Waiting { lines, may_be_more });
+        assert_eq!(not_done(1, false).to_string(), "Not done: 1 line that waited");
+        assert_eq!(not_done(2, false).to_string(), "Not done: 2 lines that waited");
+        assert_eq!(not_done(64, true).to_string(), "Not done: 64 or more lines that waited");
+        let json = serde_json::to_value(not_done(2, false)).expect("JSON");
+        assert_eq!(json, serde_json::json!({ "dev": "not_done", "lines": 2, "may_be_more": false }));
     }
 
     #[test]

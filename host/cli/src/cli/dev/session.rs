@@ -20,6 +20,7 @@
 //! The caller carries out the actions in their order, one at a time. Moving lasts as long as one action, so the state
 //! moves between two transactions.
 
+use super::super::run::lines::Waiting;
 use lifeboat_api::lines::Line;
 use std::collections::VecDeque;
 
@@ -104,8 +105,8 @@ pub(super) enum Event {
     Changed,
     Built(Built),
     Moved(Moved),
-    /// A signal asks for the end, or nobody reads the replies.
-    Interrupted,
+    /// A signal asks for the end, or nobody reads the replies. The lines that wait are not done.
+    Interrupted(Waiting),
 }
 
 /// The end of a build.
@@ -158,6 +159,8 @@ pub(super) enum Report {
     /// An order has ended the build under way, and begins another one.
     Anew(Keep),
     Unknown(String),
+    /// Lines that waited at an interruption.
+    NotDone(Waiting),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,12 +182,15 @@ pub(super) struct Session {
     is_current: bool,
     /// Whether a line was no command, but looked like one.
     has_mistake: bool,
+    /// Whether lines waited at an interruption.
+    is_cut_off: bool,
 }
 
 impl Session {
     /// Begins with a build.
     pub(super) fn begin() -> (Self, Vec<Action>) {
-        (Self { state: State::Starting(Keep::State), is_current: false, has_mistake: false }, vec![Action::Build])
+        let state = State::Starting(Keep::State);
+        (Self { state, is_current: false, has_mistake: false, is_cut_off: false }, vec![Action::Build])
     }
 
     /// Returns whether the next line may be read now.
@@ -200,15 +206,15 @@ impl Session {
         self.state == State::Ended
     }
 
-    /// Returns whether what was built last runs, and no command was unknown.
+    /// Returns whether what was built last runs, no command was unknown, and no line was left.
     pub(super) fn is_well(&self) -> bool {
-        self.is_current && !self.has_mistake
+        self.is_current && !self.has_mistake && !self.is_cut_off
     }
 
     /// Takes an event, and adds what to do about it to what is left to do. Of that, an interruption leaves nothing, so
     /// that it begins no build.
     pub(super) fn proceed(&mut self, event: Event, left: &mut VecDeque<Action>) {
-        if event == Event::Interrupted {
+        if matches!(event, Event::Interrupted(_)) {
             left.clear();
         }
         left.extend(self.on(event));
@@ -217,7 +223,8 @@ impl Session {
     /// Takes an event, and returns what to do about it.
     fn on(&mut self, event: Event) -> Vec<Action> {
         match event {
-            Event::EndOfInput | Event::Interrupted => self.end(),
+            Event::EndOfInput => self.end(),
+            Event::Interrupted(waiting) => self.interrupted(waiting),
             Event::Input(input) => self.input(input),
             Event::Changed => self.changed(),
             Event::Built(built) => self.built(built),
@@ -230,6 +237,15 @@ impl Session {
         self.state = State::Ended;
         let end_build = is_building.then_some(Action::EndBuild);
         end_build.into_iter().chain([Action::End]).collect()
+    }
+
+    fn interrupted(&mut self, waiting: Waiting) -> Vec<Action> {
+        let mut actions = self.end();
+        if waiting.lines > 0 {
+            self.is_cut_off = true;
+            actions.insert(0, Action::Report(Report::NotDone(waiting)));
+        }
+        actions
     }
 
     fn input(&mut self, input: Input) -> Vec<Action> {
@@ -452,7 +468,7 @@ mod tests {
 
     #[test]
     fn end_of_input_and_signals_end_the_build_as_well() {
-        for end in [Event::EndOfInput, Event::Interrupted, input(":quit")] {
+        for end in [Event::EndOfInput, Event::Interrupted(Waiting::default()), input(":quit")] {
             let mut session = serving();
             session.on(Event::Changed);
             assert_eq!(session.on(end), [Action::EndBuild, Action::End]);
@@ -460,8 +476,21 @@ mod tests {
             assert_eq!(session.on(Event::Built(Built::New)), [], "it is late");
         }
         let (mut session, _) = Session::begin();
-        assert_eq!(session.on(Event::Interrupted), [Action::EndBuild, Action::End]);
+        assert_eq!(session.on(Event::Interrupted(Waiting::default())), [Action::EndBuild, Action::End]);
         assert_eq!(serving().on(Event::EndOfInput), [Action::End]);
+    }
+
+    #[test]
+    fn interruption_names_the_lines_that_waited_and_is_not_well() {
+        let mut session = serving();
+        let actions = session.on(Event::Interrupted(Waiting::default()));
+        assert_eq!((actions, session.is_well()), (vec![Action::End], true), "no line waited");
+        let mut session = serving();
+        session.on(input(":reload"));
+        let waiting = Waiting { lines: 2, may_be_more: false };
+        let not_done = Action::Report(Report::NotDone(waiting));
+        assert_eq!(session.on(Event::Interrupted(waiting)), [not_done, Action::EndBuild, Action::End]);
+        assert!(session.is_ended() && !session.is_well());
     }
 
     #[test]
@@ -472,7 +501,7 @@ mod tests {
         session.proceed(input(":reload"), &mut left);
         assert_eq!(left.pop_front(), Some(Action::EndBuild));
         assert_eq!(left, [Action::Report(Report::Anew(Keep::State)), Action::Build]);
-        session.proceed(Event::Interrupted, &mut left);
+        session.proceed(Event::Interrupted(Waiting::default()), &mut left);
         assert_eq!(left, [Action::EndBuild, Action::End]);
     }
 

@@ -1,12 +1,21 @@
 //! Lines of input, each of limited length.
 
 use lifeboat_api::lines::Line;
+use serde::Serialize;
 use std::io::{self, BufRead, BufReader, Read};
 use std::task::{Context, Poll};
 use tokio::sync::mpsc::{self, error::TryRecvError};
 
 /// The number of lines that are read ahead.
 const READ_AHEAD: usize = 64;
+
+/// Lines that were read ahead, and that nobody has taken.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(crate) struct Waiting {
+    pub(crate) lines: usize,
+    /// Whether the input may have more: no further lines are read ahead.
+    pub(crate) may_be_more: bool,
+}
 
 /// A reader of lines on its own thread, because a blocking read from a terminal cannot be awaited.
 pub(crate) struct Lines(mpsc::Receiver<io::Result<Line>>);
@@ -39,6 +48,12 @@ impl Lines {
     /// Polls for the next line, for a stream.
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Line>>> {
         self.0.poll_recv(cx)
+    }
+
+    /// Returns the lines that wait to be taken.
+    pub(crate) fn waiting(&self) -> Waiting {
+        let lines = self.0.len();
+        Waiting { lines, may_be_more: lines == READ_AHEAD }
     }
 
     /// Stops reading, and returns whether there may be more lines: those that were read ahead, or else, `if_unread`,
