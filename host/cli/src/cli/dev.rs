@@ -301,7 +301,7 @@ impl<'a> Driver<'a> {
                     let done = tokio::select! {
                         biased;
                         done = self.perform(action, session.is_well(), &input) => Some(done?),
-                        () = stop.asked(), if !is_end => None,
+                        () = asked(&mut stop), if !is_end => None,
                     };
                     self.events.print();
                     match done {
@@ -312,7 +312,7 @@ impl<'a> Driver<'a> {
                 }
                 None => tokio::select! {
                     biased;
-                    () = stop.asked() => Event::Interrupted(input.waiting()),
+                    () = asked(&mut stop) => Event::Interrupted(input.waiting()),
                     () = events.arrived.notified() => {
                         events.print();
                         continue;
@@ -601,6 +601,14 @@ impl<'a> Driver<'a> {
     fn notice(&self, notice: &Notice<'_>) {
         let text = if self.dev.json { json_line(notice).unwrap_or_default() } else { notice.text() };
         let _ = io::stderr().write_all(text.as_bytes());
+    }
+}
+
+/// Waits for a signal that asks for the end. What follows does not stand behind the ^C that a terminal shows.
+async fn asked(stop: &mut Stop) {
+    stop.asked().await;
+    if io::stderr().is_terminal() {
+        let _ = io::stderr().write_all(b"\n");
     }
 }
 
