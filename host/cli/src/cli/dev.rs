@@ -16,7 +16,7 @@ use super::limits::LimitArguments;
 use super::on_disk::{Needs, largest};
 use super::pack::{self, Dir};
 use super::run::lines::Lines;
-use super::run::{Usage, Users, event_line};
+use super::run::{Usage, Users, event_line, name_like};
 use super::stop::Stop;
 use super::{UsageError, code_cache, exit, is_pipe_open, output, random, read_workload};
 use anyhow::Context;
@@ -29,7 +29,7 @@ use lifeboat_api::id::{Epoch, WorkloadHash};
 use lifeboat_api::lines::{
     ENVELOPE_BYTES_MAX, Line, NotDone, json_line, outcome, parse_envelope, plain as plain_line, print,
 };
-use lifeboat_api::name::{NAME_BYTES_MAX, Name};
+use lifeboat_api::name::Name;
 use lifeboat_api::sla::{THRESHOLD_DEFAULT, Thresholds};
 use lifeboat_api::text::{Printable, plain};
 use lifeboat_api::transaction::{BODY_BYTES_MAX, Denial, Kind, Outcome, Reply, Request};
@@ -191,13 +191,12 @@ impl Dev {
     }
 }
 
-/// Returns the service's name: that of the folder, with characters replaced that a name does not allow.
+/// Returns the service's name: that of the folder.
 fn name_of(directory: &Path) -> anyhow::Result<Name> {
-    let folder = directory.file_name().unwrap_or_default().to_string_lossy();
-    let allowed = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' };
-    let text: String =
-        folder.chars().skip_while(|c| !c.is_ascii_alphanumeric()).map(allowed).take(NAME_BYTES_MAX).collect();
-    Name::new(&text).or_else(|_| Name::new(NAME_DEFAULT)).map_err(anyhow::Error::msg)
+    match name_like(&directory.file_name().unwrap_or_default().to_string_lossy()) {
+        Some(name) => Ok(name),
+        None => Name::new(NAME_DEFAULT).map_err(anyhow::Error::msg),
+    }
 }
 
 /// The events of the host that wait for the reply before them.

@@ -23,7 +23,7 @@ use lifeboat_api::id::Epoch;
 use lifeboat_api::id::WorkloadHash;
 use lifeboat_api::lines::{ENVELOPE_BYTES_MAX, Line, NotDone, json_line, outcome, parse_envelope, plain, print};
 use lifeboat_api::meter::{Resource, Unit};
-use lifeboat_api::name::Name;
+use lifeboat_api::name::{NAME_BYTES_MAX, Name};
 use lifeboat_api::size::{Bytes, BytesBeside, Size, grouped};
 use lifeboat_api::sla::{THRESHOLD_DEFAULT, Thresholds};
 use lifeboat_api::transaction::{BODY_BYTES_MAX, Outcome, Reply};
@@ -717,20 +717,20 @@ impl<'a> Users<'a> {
     }
 }
 
-/// Returns the service's name: that of the file, with characters replaced that a name does not allow.
+/// Returns the service's name: that of the file.
 fn service_name(workload: &Path) -> anyhow::Result<Name> {
-    let stem = workload.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-    let allowed = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' };
-    let text: String = stem
-        .chars()
-        .skip_while(|c| !c.is_ascii_alphanumeric())
-        .map(allowed)
-        .take(lifeboat_api::name::NAME_BYTES_MAX)
-        .collect();
-    Name::new(&text).map_err(|_| {
+    name_like(&workload.file_stem().unwrap_or_default().to_string_lossy()).ok_or_else(|| {
         let file = arguments::shown(&workload.display().to_string());
         UsageError(format!("the file name {file} gives the service no name; use --service NAME")).into()
     })
+}
+
+/// Returns a name like that of a file, with characters replaced that a name does not allow. None if nothing is left.
+pub(super) fn name_like(file: &str) -> Option<Name> {
+    let allowed = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' };
+    let text: String =
+        file.chars().skip_while(|c| !c.is_ascii_alphanumeric()).map(allowed).take(NAME_BYTES_MAX).collect();
+    Name::new(&text).ok()
 }
 
 /// Returns a sink that prints events to standard error as they happen. The run ends with an error if `service` is
@@ -860,6 +860,14 @@ pub(super) fn counted(count: u64, noun: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn name_of_a_service_is_like_that_of_its_file() {
+        let name = |file: &str| name_like(file).map(|name| name.to_string());
+        assert_eq!(name("_my guest-1.0").as_deref(), Some("my-guest-1.0"));
+        assert_eq!(name("."), None);
+        assert_eq!(name(&"a".repeat(1_000)).map(|name| name.len()), Some(NAME_BYTES_MAX));
+    }
 
     #[test]
     fn the_table_of_sizes_fits_80_columns() {
