@@ -1,9 +1,10 @@
 //! `lifeboat dev`: a session of builds and transactions. A build is a copy of a text, so no test needs a compiler.
 
-use crate::util::{Lifeboat, Running, guest, lifeboat};
+use crate::util::{Lifeboat, Running, guest, lifeboat, prebuilt};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::Write;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
@@ -318,6 +319,23 @@ fn interruption_names_the_lines_that_waited() {
 }
 
 #[test]
+fn interruption_leaves_the_outcome_of_a_request_unknown() {
+    let folder = tempfile::tempdir().expect("a folder");
+    // It accepts the call of the request, and never answers it.
+    let server = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let target = format!("http://{}", server.local_addr().expect("bound"));
+    let dev =
+        lifeboat(["dev", "--service", "ant", "--allow-net", target.as_str(), "--workload"]).arg(prebuilt("courier"));
+    let mut running = dev.arg(folder.path()).start();
+    running.send(&json!({ "post": { "to": format!("{target}/in"), "parcel": "text" } }).to_string());
+    let _connection = server.accept().expect("the guest calls");
+    running.signal("INT");
+    let output = running.finish();
+    assert_eq!(output.exits(1), "");
+    assert!(output.stderr.contains("Ended: 1 request (1 of unknown outcome), "), "{}", output.stderr);
+}
+
+#[test]
 fn order_during_a_build_reports_that_the_build_ended() {
     let folder = tempfile::tempdir().expect("a folder");
     fs::write(folder.path().join("out.wat"), counting_by(1)).expect("a file");
@@ -415,7 +433,7 @@ fn makefile_and_the_name_of_the_folder_are_enough() {
     let folder = tempfile::tempdir().expect("a folder");
     let ant = folder.path().join("ant");
     fs::create_dir(&ant).expect("a folder");
-    fs::copy(crate::util::prebuilt("counter"), ant.join("counter.bin")).expect("copied");
+    fs::copy(prebuilt("counter"), ant.join("counter.bin")).expect("copied");
     fs::write(ant.join("Makefile"), "ant.wasm: counter.bin\n\tcp counter.bin ant.wasm\n").expect("a file");
     let output = lifeboat(["dev"]).within(&ant).input("{\"add\":3}\n").output();
     assert_eq!(output.exits(0), "3\n");

@@ -162,6 +162,7 @@ impl Dev {
             out: BufWriter::new(io::stdout().lock()),
             counts: Counts::default(),
             outcomes: BTreeMap::new(),
+            is_asking: false,
             is_introduced: false,
         };
         // The state ends with the process, so the host need not wait for a guest that is still busy.
@@ -272,6 +273,8 @@ struct Driver<'a> {
     out: BufWriter<StdoutLock<'static>>,
     counts: Counts,
     outcomes: BTreeMap<Option<Outcome>, u64>,
+    /// Whether a request is under way. Its outcome is unknown if a signal comes before its reply.
+    is_asking: bool,
     /// Whether [`INTRODUCTION`] was printed.
     is_introduced: bool,
 }
@@ -306,7 +309,12 @@ impl<'a> Driver<'a> {
                     match done {
                         Some(None) => continue,
                         Some(Some(event)) => event,
-                        None => Event::Interrupted(input.waiting()),
+                        None => {
+                            if self.is_asking {
+                                *self.outcomes.entry(None).or_default() += 1;
+                            }
+                            Event::Interrupted(input.waiting())
+                        }
                     }
                 }
                 None => tokio::select! {
@@ -573,7 +581,10 @@ impl<'a> Driver<'a> {
             return Ok(Err(NotDone::Denied(Denial::Stopped { service: self.service.clone(), reason })));
         }
         let token = self.users.token(user)?;
-        Ok(self.host.request(token.reveal(), self.service, request).await.map_err(NotDone::from))
+        self.is_asking = true;
+        let result = self.host.request(token.reveal(), self.service, request).await.map_err(NotDone::from);
+        self.is_asking = false;
+        Ok(result)
     }
 
     async fn status(&self) -> Option<Status> {
