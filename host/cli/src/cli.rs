@@ -28,6 +28,7 @@ mod query;
 mod remote;
 mod remove;
 mod run;
+mod sample;
 mod serve;
 mod services;
 mod simulate;
@@ -360,7 +361,7 @@ fn code_of(error: &anyhow::Error) -> u8 {
         exit::SOME_NOT_OK
     } else if error.downcast_ref().is_some_and(|error: &LoadError| !error.may_pass())
         || error.is::<UnreadableWorkload>()
-        || error.is::<check::UnstartableWorkload>()
+        || error.is::<sample::UnstartableWorkload>()
     {
         exit::WORKLOAD
     } else {

@@ -1,24 +1,17 @@
 //! `lifeboat check`: finds the bugs of a workload that only a host would meet.
 
-use super::{UsageError, arguments, data, exit, help, is_pipe_open, load_workload};
+use super::sample::{Sample, UnstartableWorkload, made, with_progress};
+use super::{data, exit, help, is_pipe_open, load_workload};
 use clap::Args;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lifeboat_api::lines::json_lines;
-use lifeboat_api::name::Name;
-use lifeboat_api::size::{Bytes, grouped};
+use lifeboat_api::size::grouped;
 use lifeboat_api::text::plain;
-use lifeboat_check::{Finding, Guest, GuestError, Input, Report};
+use lifeboat_check::{Finding, Guest, Report};
 use lifeboat_host::portable::Portable;
-use lifeboat_vm::instance::MoveError;
 use serde_json::json;
-use std::fs::File;
-use std::io::{self, IsTerminal, Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use thiserror::Error;
-
-/// The most bytes of a file of transactions or queries.
-const FILE_BYTES_MAX: u64 = 256 << 20;
 
 /// The columns of the table without a terminal, and the most on one.
 const TABLE_COLUMNS: usize = 80;
@@ -52,21 +45,8 @@ Example:
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Check {
-    /// Check the workload with the transactions in FILE
-    #[arg(long, value_name = "FILE")]
-    transactions: PathBuf,
-    /// Lines are JSON objects with an id, a user and a body
-    #[arg(long)]
-    envelope: bool,
-    /// Ask this query at each boundary; may be repeated
-    #[arg(long = "query", value_name = "BODY")]
-    queries: Vec<String>,
-    /// The user of transactions that name none, and of --query
-    #[arg(long, value_name = "NAME", default_value = "operator")]
-    user: Name,
-    /// The size of the first VM [default: small]
-    #[arg(long, value_name = "NAME")]
-    size: Option<String>,
+    #[command(flatten)]
+    sample: Sample,
     /// Also check that the workload restores this state, a file that lifeboat data snapshot wrote
     #[arg(long, value_name = "SNAPSHOT")]
     from: Option<PathBuf>,
@@ -81,51 +61,19 @@ pub(crate) struct Check {
     workload: PathBuf,
 }
 
-/// A workload that cannot be started.
-#[derive(Debug, Error)]
-#[error("{}: {error}; lifeboat inspect shows what it needs", file.escape_debug())]
-pub(crate) struct UnstartableWorkload {
-    file: String,
-    error: MoveError,
-}
-
-impl UnstartableWorkload {
-    pub(super) fn new(file: &Path, error: MoveError) -> Self {
-        Self { file: file.display().to_string(), error }
-    }
-}
-
 impl Check {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
-        let size = arguments::built_in_size(self.size.as_deref().unwrap_or("small"))?;
-        let input = self.input()?;
+        let (size, input) = (self.sample.size()?, self.sample.input()?);
         let older = self.from.as_deref().map(Portable::read).transpose().map_err(data::sorted)?;
         let (workload, _) = load_workload(&self.workload)?;
-        let guest = Guest::new(workload, size).map_err(|error| match error {
-            GuestError::Engine(error) => anyhow::Error::from(error),
-            error => error.into(),
-        })?;
-        let bar = bar(self.json);
-        let progress = |stage: &'static str, done: usize, of: usize| {
-            bar.set_length(of as u64);
-            bar.set_position(done as u64);
-            bar.set_message(stage);
-        };
-        let report = guest.check_with(&input, older.as_ref().map(|older| &older.snapshot), &progress);
-        bar.finish_and_clear();
+        let guest = made(Guest::new(workload, size))?;
+        let older = older.as_ref().map(|older| &older.snapshot);
+        let report = with_progress(self.json, |progress| guest.check_with(&input, older, progress));
         let report = report.map_err(|error| UnstartableWorkload::new(&self.workload, error))?;
         let text = if self.json { json_lines(&self.json_of(&report))? } else { self.text_of(&report) };
         is_pipe_open(io::stdout().write_all(text.as_bytes()))?;
         let is_ok = if self.strict { report.findings.is_empty() } else { report.is_sound() };
         Ok(ExitCode::from(if is_ok { exit::OK } else { exit::SOME_NOT_OK }))
-    }
-
-    fn input(&self) -> Result<Input, UsageError> {
-        let mut input = read_input(&self.transactions, self.envelope, &self.user)?;
-        for query in &self.queries {
-            input.add_query(self.user.clone(), query.clone().into());
-        }
-        Ok(input)
     }
 
     fn json_of(&self, report: &Report) -> serde_json::Value {
@@ -169,45 +117,6 @@ impl Check {
         );
         text + &help::fitting(summary, Some(columns), HANGING)
     }
-}
-
-/// Returns a bar that shows the progress on a terminal, unless the output is for a program.
-pub(super) fn bar(is_json: bool) -> ProgressBar {
-    if is_json || !io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{msg:12} {bar:20} {human_pos} of {human_len}");
-    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
-    bar.set_style(style.expect("a literal template").progress_chars("━━╌"));
-    bar
-}
-
-/// Reads a file with transactions, and with queries if its lines are envelopes.
-pub(super) fn read_input(path: &Path, is_envelope: bool, user: &Name) -> Result<Input, UsageError> {
-    let text = read(path)?;
-    let file = path.display().to_string();
-    let input = Input::read(&text, is_envelope, user);
-    let input = input.map_err(|error| UsageError(format!("{}: {error}", file.escape_debug())))?;
-    if input.transactions.is_empty() {
-        let file = file.escape_debug();
-        return Err(UsageError(format!("{file}: it has no transactions; write one on each line")));
-    }
-    Ok(input)
-}
-
-/// Reads a file of limited length.
-fn read(path: &Path) -> Result<Vec<u8>, UsageError> {
-    let file = path.display().to_string();
-    let unreadable = |error: io::Error| {
-        UsageError(format!("{}: cannot be read: {error}; name a file of transactions", file.escape_debug()))
-    };
-    let mut text = Vec::new();
-    File::open(path).and_then(|opened| opened.take(FILE_BYTES_MAX + 1).read_to_end(&mut text)).map_err(unreadable)?;
-    if text.len() as u64 > FILE_BYTES_MAX {
-        let (file, limit) = (file.escape_debug(), Bytes(FILE_BYTES_MAX));
-        return Err(UsageError(format!("{file}: it is over {limit} long, the limit; use fewer transactions")));
-    }
-    Ok(text)
 }
 
 /// Returns the findings as a table: transaction, finding and remedy, each broken to fit its column.

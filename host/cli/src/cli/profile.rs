@@ -1,15 +1,13 @@
 //! `lifeboat profile`: shows which functions of a workload burn its fuel, and what its transactions need.
 
-use super::check::{UnstartableWorkload, bar, read_input};
-use super::exit;
-use super::{UsageError, arguments, code_cache, help, is_pipe_open, load_workload};
+use super::sample::{Sample, UnstartableWorkload, made, with_progress};
+use super::{UsageError, code_cache, exit, help, is_pipe_open, load_workload};
 use clap::Args;
 use lifeboat_api::lines::json_lines;
-use lifeboat_api::name::Name;
 use lifeboat_api::size::{Bytes, grouped};
 use lifeboat_api::text::{of_system, plain};
 use lifeboat_api::transaction::Outcome;
-use lifeboat_check::{Guest, GuestError, Profile as Found, Spent};
+use lifeboat_check::{Guest, Profile as Found, Spent};
 use lifeboat_profile::{Row, folded, svg, table};
 use serde_json::{Value, json};
 use std::fs::{self, File, OpenOptions};
@@ -42,21 +40,8 @@ Example:
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Profile {
-    /// Profile the workload with the transactions in FILE
-    #[arg(long, value_name = "FILE")]
-    transactions: PathBuf,
-    /// Lines are JSON objects with an id, a user and a body
-    #[arg(long)]
-    envelope: bool,
-    /// Ask this query after the transactions; may be repeated
-    #[arg(long = "query", value_name = "BODY")]
-    queries: Vec<String>,
-    /// The user of transactions that name none, and of --query
-    #[arg(long, value_name = "NAME", default_value = "operator")]
-    user: Name,
-    /// The size of the VM [default: small]
-    #[arg(long, value_name = "NAME")]
-    size: Option<String>,
+    #[command(flatten)]
+    sample: Sample,
     /// Show this many functions
     #[arg(long, value_name = "COUNT", default_value_t = 20)]
     top: usize,
@@ -76,30 +61,15 @@ pub(crate) struct Profile {
 
 impl Profile {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
-        let size = arguments::built_in_size(self.size.as_deref().unwrap_or("small"))?;
-        let mut input = read_input(&self.transactions, self.envelope, &self.user)?;
-        for query in &self.queries {
-            input.add_query(self.user.clone(), query.clone().into());
-        }
+        let (size, input) = (self.sample.size()?, self.sample.input()?);
         let (workload, _) = load_workload(&self.workload)?;
         // What would be wrong with these files after the runs is wrong before them.
-        let inputs = [&*self.workload, &*self.transactions];
+        let inputs = [&*self.workload, &*self.sample.transactions];
         let folded_file = self.folded.as_deref().map(|file| Output::open(file, &inputs)).transpose()?;
         let inputs_and_folded: Vec<&Path> = inputs.into_iter().chain(self.folded.as_deref()).collect();
         let svg_file = self.svg.as_deref().map(|file| Output::open(file, &inputs_and_folded)).transpose()?;
-        let guest = Guest::for_profile(workload, size, code_cache::of_user()?);
-        let guest = guest.map_err(|error| match error {
-            GuestError::Engine(error) => anyhow::Error::from(error),
-            error => error.into(),
-        })?;
-        let bar = bar(self.json);
-        let progress = |stage: &'static str, done: usize, of: usize| {
-            bar.set_length(of as u64);
-            bar.set_position(done as u64);
-            bar.set_message(stage);
-        };
-        let found = guest.profile(&input, &progress);
-        bar.finish_and_clear();
+        let guest = made(Guest::for_profile(workload, size, code_cache::of_user()?))?;
+        let found = with_progress(self.json, |progress| guest.profile(&input, progress));
         let found = found.map_err(|error| UnstartableWorkload::new(&self.workload, error))?;
         if let Some(file) = folded_file {
             file.write(|out| folded(&found.tree, out))?;
