@@ -112,8 +112,79 @@ fn bar(target: ProgressDrawTarget) -> ProgressBar {
     bar
 }
 
+/// Shows a stage, and how much of how much of it is done.
 fn show(bar: &ProgressBar, stage: &'static str, done: usize, of: usize) {
-    bar.set_length(of as u64);
-    bar.set_position(done as u64);
-    bar.set_message(stage);
+    // Only the last call draws, so that no drawing has the name of one stage and the numbers of another.
+    bar.clone().with_message(stage).update(|state| {
+        state.set_len(of as u64);
+        state.set_pos(done as u64);
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use indicatif::TermLike;
+    use std::sync::{Arc, Mutex};
+
+    /// A terminal that keeps what is written to it.
+    #[derive(Debug, Clone, Default)]
+    struct Terminal(Arc<Mutex<Vec<String>>>);
+
+    impl TermLike for Terminal {
+        fn width(&self) -> u16 {
+            80
+        }
+
+        fn move_cursor_up(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_down(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_right(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_left(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn write_line(&self, text: &str) -> io::Result<()> {
+            self.write_str(text)
+        }
+
+        fn write_str(&self, text: &str) -> io::Result<()> {
+            self.0.lock().expect("no test panicked").push(text.to_owned());
+            Ok(())
+        }
+
+        fn clear_line(&self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn flush(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn no_drawing_of_the_bar_mixes_two_stages() {
+        let terminal = Terminal::default();
+        let bar = bar(ProgressDrawTarget::term_like(Box::new(terminal.clone())));
+        for (stage, done, of) in [("plain run", 0, 45), ("plain run", 44, 45), ("moves", 0, 60), ("wrong input", 1, 7)]
+        {
+            show(&bar, stage, done, of);
+        }
+        bar.finish_and_clear();
+        let written = terminal.0.lock().expect("no test panicked");
+        let drawn = written.iter().filter(|text| !text.trim().is_empty()).map(|text| {
+            let words: Vec<&str> = text.split(|c: char| " ━╌".contains(c)).filter(|word| !word.is_empty()).collect();
+            words.join(" ")
+        });
+        let expected = ["plain run 0 of 45", "plain run 44 of 45", "moves 0 of 60", "wrong input 1 of 7"];
+        assert_eq!(drawn.collect::<Vec<_>>(), expected);
+    }
 }
