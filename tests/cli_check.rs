@@ -1,6 +1,6 @@
 //! The output and the exit codes of `lifeboat check`. What it finds is tested in `host/check/tests`.
 
-use crate::util::{guest, lifeboat};
+use crate::util::{guest, lifeboat, prebuilt, transactions};
 use std::path::Path;
 
 #[test]
@@ -31,6 +31,8 @@ fn the_command_prints_a_table_and_json_with_their_exit_codes() {
     let summary = ": 0 findings, 0 warnings in 4 transactions (3 ok, 1 refused, 0 failed) with 5 moves and 1 query";
     let text = unfolded(check(&good, &[]).exits(0));
     assert!(text.contains(summary), "{text}");
+    let run = check(&good, &["--json"]);
+    assert!(run.exits(0).contains("\"no_ok\": false") && run.stderr.is_empty(), "{}", run.stderr);
     assert!(check(&warned, &[]).exits(0).contains("warning, memory-leak:"));
     let text = unfolded(check(&warned, &["--strict"]).exits(1));
     assert!(text.contains(": 0 findings, 1 warning in 4 transactions"), "{text}");
@@ -51,6 +53,25 @@ fn the_command_prints_a_table_and_json_with_their_exit_codes() {
     let unstartable = write("start.wat", &changed(";; extra", "(func $boom unreachable) (start $boom)"));
     check(&unstartable, &[]).exits_with_one_line(3, &["start.wat: failed to instantiate: trap: "]);
     check(&good, &["--size", "tiny"]).exits_with_one_line(2, &["there is no size 'tiny': use one of small, medium"]);
+}
+
+#[test]
+fn a_file_for_another_workload_is_noted_and_is_a_finding_if_strict() {
+    let check = |more: &[&str], code: i32| {
+        let run = lifeboat(["check"]).args(more).arg("--transactions").arg(transactions("ledger"));
+        let output = run.arg(prebuilt("notes")).output();
+        output.exits(code);
+        assert!(output.stderr.starts_with("lifeboat: no transaction was ok: is "), "{}", output.stderr);
+        assert!(output.stderr.ends_with("ledger.transactions.jsonl for this workload?\n"), "{}", output.stderr);
+        output
+    };
+    // A long line continues below, after two spaces.
+    assert!(check(&[], 0).exits(0).replace("\n  ", " ").contains("(0 ok, 150 refused, 0 failed)"));
+    check(&["--strict"], 1);
+    for (more, code, is_ok) in [(&["--json"][..], 0, true), (&["--json", "--strict"], 1, false)] {
+        let json: serde_json::Value = serde_json::from_str(check(more, code).exits(code)).expect("JSON");
+        assert_eq!((&json["ok"], &json["no_ok"], &json["outcomes"]["ok"]), (&is_ok.into(), &true.into(), &0.into()));
+    }
 }
 
 #[test]

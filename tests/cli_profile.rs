@@ -136,6 +136,16 @@ fn the_tables_fit_80_columns() {
 }
 
 #[test]
+fn the_outcomes_show_that_a_file_is_for_another_workload() {
+    let outcomes = |name: &str| {
+        let run = lifeboat(["profile", "--transactions"]).arg(transactions(name)).arg(prebuilt("notes")).output();
+        run.exits(0).lines().find(|line| line.contains(" transactions: ")).expect("a line").to_owned()
+    };
+    assert_eq!(outcomes("ledger"), "150 transactions: 0 ok, 150 refused, 0 failed");
+    assert!(!outcomes("notes").contains(" 0 ok"));
+}
+
+#[test]
 fn the_files_of_a_profile_are_neither_its_inputs_nor_one_another() {
     let folder = tempfile::tempdir().expect("a folder");
     let (file, work) = (write(folder.path(), "transactions", "10\n"), folder.path().join("work.wat"));

@@ -84,6 +84,12 @@ impl Report {
         self.findings.iter().all(|finding| finding.is_warning)
     }
 
+    /// Returns whether no transaction was `ok`. Then nothing but refusals and failures was compared.
+    #[must_use]
+    pub fn has_no_ok(&self) -> bool {
+        self.outcomes.ok == 0
+    }
+
     /// Adds a finding, unless there is one of its kind.
     pub(crate) fn add(&mut self, finding: Finding) {
         if self.findings.iter().all(|found| found.kind != finding.kind) {

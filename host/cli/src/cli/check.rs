@@ -1,7 +1,7 @@
 //! `lifeboat check`: finds the bugs of a workload that only a host would meet.
 
 use super::sample::{Sample, UnstartableWorkload, made, with_progress};
-use super::{data, exit, help, is_pipe_open, load_workload};
+use super::{data, exit, help, is_pipe_open, load_workload, output};
 use clap::Args;
 use lifeboat_api::lines::json_lines;
 use lifeboat_api::size::grouped;
@@ -50,7 +50,7 @@ pub(crate) struct Check {
     /// Also check that the workload restores this state, a file that lifeboat data snapshot wrote
     #[arg(long, value_name = "SNAPSHOT")]
     from: Option<PathBuf>,
-    /// Warnings count as findings for the exit code
+    /// Warnings count as findings for the exit code, and so does a file without a transaction that is ok
     #[arg(long)]
     strict: bool,
     /// Print one JSON object instead of a table
@@ -72,13 +72,19 @@ impl Check {
         let report = report.map_err(|error| UnstartableWorkload::new(&self.workload, error))?;
         let text = if self.json { json_lines(&self.json_of(&report))? } else { self.text_of(&report) };
         is_pipe_open(io::stdout().write_all(text.as_bytes()))?;
-        let is_ok = if self.strict { report.findings.is_empty() } else { report.is_sound() };
-        Ok(ExitCode::from(if is_ok { exit::OK } else { exit::SOME_NOT_OK }))
+        if report.has_no_ok() {
+            let file = self.sample.transactions.display();
+            output::note(&format!("lifeboat: no transaction was ok: is {file} for this workload?"));
+        }
+        Ok(ExitCode::from(if self.is_ok(&report) { exit::OK } else { exit::SOME_NOT_OK }))
+    }
+
+    fn is_ok(&self, report: &Report) -> bool {
+        if self.strict { report.findings.is_empty() && !report.has_no_ok() } else { report.is_sound() }
     }
 
     fn json_of(&self, report: &Report) -> serde_json::Value {
-        let is_ok = if self.strict { report.findings.is_empty() } else { report.is_sound() };
-        let mut value = json!({ "ok": is_ok });
+        let mut value = json!({ "ok": self.is_ok(report), "no_ok": report.has_no_ok() });
         if let (Some(value), Ok(serde_json::Value::Object(report))) =
             (value.as_object_mut(), serde_json::to_value(report))
         {

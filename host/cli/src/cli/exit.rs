@@ -147,7 +147,11 @@ const COMMANDS: &[(&str, Codes)] = &[
         "check",
         &[
             (OK, "nothing was found, except for warnings without --strict"),
-            (SOME_NOT_OK, "something was found; or a warning, with --strict; or the file of --from is damaged"),
+            (
+                SOME_NOT_OK,
+                "something was found; or a warning, or no transaction was ok, with --strict; or the file of --from is \
+                 damaged",
+            ),
             FILE_WRONG,
             (WORKLOAD, "the loader refused the workload, or it cannot be read or started"),
             HOST_FAILED,

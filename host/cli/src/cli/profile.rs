@@ -1,5 +1,6 @@
 //! `lifeboat profile`: shows which functions of a workload burn its fuel, and what its transactions need.
 
+use super::run::counted;
 use super::sample::{Sample, UnstartableWorkload, made, with_progress};
 use super::{UsageError, code_cache, exit, help, is_pipe_open, load_workload};
 use clap::Args;
@@ -90,12 +91,10 @@ impl Profile {
             .collect();
         let of = |spent: &[Spent]| {
             let Fuel { total, p50, p99, max } = Fuel::of(spent);
-            let count = |outcome| spent.iter().filter(|spent| spent.outcome == outcome).count();
+            let [ok, refused, failed] = outcomes(spent);
             json!({
                 "count": spent.len(),
-                "outcomes": {
-                    "ok": count(Outcome::Ok), "refused": count(Outcome::Refused), "failed": count(Outcome::Failed),
-                },
+                "outcomes": { "ok": ok, "refused": refused, "failed": failed },
                 "fuel": { "total": total, "p50": p50, "p99": p99, "max": max },
             })
         };
@@ -133,8 +132,10 @@ impl Profile {
                 grouped(calls_max)
             ),
         };
+        let count = found.transactions.len() as u64;
+        let [ok, refused, failed] = outcomes(&found.transactions).map(grouped);
+        text += &format!("\n{}: {ok} ok, {refused} refused, {failed} failed\n", counted(count, "transaction"));
         let (memory, disk) = (Bytes(found.peak.memory_bytes), Bytes(found.peak.disk_bytes));
-        text.push('\n');
         text += &help::fitting(format!("peak memory {memory}, peak disk {disk}, {of_network}\n"), Some(columns), 2);
         let how = match found.is_exact {
             true => "each function call and each loop was looked at".to_owned(),
@@ -202,6 +203,12 @@ fn needs(found: &Found) -> String {
         text += &line(what, [&count, &p50, &p99, &max, &total]);
     }
     text
+}
+
+/// Returns how many transactions or queries were ok, refused and failed.
+fn outcomes(spent: &[Spent]) -> [u64; 3] {
+    [Outcome::Ok, Outcome::Refused, Outcome::Failed]
+        .map(|outcome| spent.iter().filter(|spent| spent.outcome == outcome).count() as u64)
 }
 
 /// The fuel of some transactions or queries.
