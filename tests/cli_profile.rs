@@ -146,6 +146,24 @@ fn the_outcomes_show_that_a_file_is_for_another_workload() {
 }
 
 #[test]
+fn bytes_have_the_units_of_run() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let text = std::fs::read_to_string(guest("work.wat")).expect("a guest");
+    // 40 pages are two and a half MiB.
+    let large = text.replace("(memory (export \"memory\") 1)", "(memory (export \"memory\") 40)");
+    assert_ne!(large, text);
+    let (file, large) = (write(folder.path(), "transactions", "10\n"), write(folder.path(), "large.wat", &large));
+    let run = |command: &str| {
+        let run = lifeboat([command, "--transactions"]).arg(&file).arg(&large).output();
+        run.exits(0).to_owned() + &run.stderr
+    };
+    let profile = run("profile");
+    assert!(profile.contains("\npeak memory 2.5 MiB, peak disk 0 B, no calls to the network\n"), "{profile}");
+    let usage = run("run");
+    assert!(usage.contains(" 2.5 MiB of 16 MiB\n"), "{usage}");
+}
+
+#[test]
 fn the_files_of_a_profile_are_neither_its_inputs_nor_one_another() {
     let folder = tempfile::tempdir().expect("a folder");
     let (file, work) = (write(folder.path(), "transactions", "10\n"), folder.path().join("work.wat"));

@@ -5,7 +5,7 @@ use super::sample::{Sample, UnstartableWorkload, made, with_progress};
 use super::{UsageError, code_cache, exit, help, is_pipe_open, load_workload};
 use clap::Args;
 use lifeboat_api::lines::json_lines;
-use lifeboat_api::size::{Bytes, grouped};
+use lifeboat_api::size::{BytesBeside, Size, grouped};
 use lifeboat_api::text::{of_system, plain};
 use lifeboat_api::transaction::Outcome;
 use lifeboat_check::{Guest, Profile as Found, Spent};
@@ -69,7 +69,7 @@ impl Profile {
         let folded_file = self.folded.as_deref().map(|file| Output::open(file, &inputs)).transpose()?;
         let inputs_and_folded: Vec<&Path> = inputs.into_iter().chain(self.folded.as_deref()).collect();
         let svg_file = self.svg.as_deref().map(|file| Output::open(file, &inputs_and_folded)).transpose()?;
-        let guest = made(Guest::for_profile(workload, size, code_cache::of_user()?))?;
+        let guest = made(Guest::for_profile(workload, size.clone(), code_cache::of_user()?))?;
         let found = with_progress(self.json, |progress| guest.profile(&input, progress));
         let found = found.map_err(|error| UnstartableWorkload::new(&self.workload, error))?;
         if let Some(file) = folded_file {
@@ -78,7 +78,7 @@ impl Profile {
         if let Some(file) = svg_file {
             file.write(|out| out.write_all(svg(&found.tree, &format!("Fuel of {}", found.workload)).as_bytes()))?;
         }
-        let text = if self.json { json_lines(&self.json_of(&found))? } else { self.text_of(&found) };
+        let text = if self.json { json_lines(&self.json_of(&found))? } else { self.text_of(&found, &size) };
         is_pipe_open(io::stdout().write_all(text.as_bytes()))?;
         Ok(ExitCode::from(exit::OK))
     }
@@ -112,7 +112,8 @@ impl Profile {
         })
     }
 
-    fn text_of(&self, found: &Found) -> String {
+    /// Returns the tables and sentences. Numbers of bytes have the units of the size's limits.
+    fn text_of(&self, found: &Found, size: &Size) -> String {
         let columns = help::output_columns().unwrap_or(COLUMNS).max(COLUMNS);
         let rows = table(&found.tree);
         let total = found.fuel();
@@ -128,14 +129,15 @@ impl Profile {
             calls => format!(
                 "{} calls to the network with {}, at most {} in a transaction",
                 grouped(calls),
-                Bytes(bytes),
+                BytesBeside { bytes, bound: size.network_bytes },
                 grouped(calls_max)
             ),
         };
         let count = found.transactions.len() as u64;
         let [ok, refused, failed] = outcomes(&found.transactions).map(grouped);
         text += &format!("\n{}: {ok} ok, {refused} refused, {failed} failed\n", counted(count, "transaction"));
-        let (memory, disk) = (Bytes(found.peak.memory_bytes), Bytes(found.peak.disk_bytes));
+        let memory = BytesBeside { bytes: found.peak.memory_bytes, bound: size.memory_bytes };
+        let disk = BytesBeside { bytes: found.peak.disk_bytes, bound: size.disk_bytes };
         text += &help::fitting(format!("peak memory {memory}, peak disk {disk}, {of_network}\n"), Some(columns), 2);
         let how = match found.is_exact {
             true => "each function call and each loop was looked at".to_owned(),
