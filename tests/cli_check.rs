@@ -1,6 +1,6 @@
 //! The output and the exit codes of `lifeboat check`. What it finds is tested in `host/check/tests`.
 
-use crate::util::{guest, lifeboat, prebuilt, transactions};
+use crate::util::{guest, lifeboat, prebuilt, root, transactions};
 use std::path::Path;
 
 #[test]
@@ -44,6 +44,12 @@ fn the_command_prints_a_table_and_json_with_their_exit_codes() {
     let json: serde_json::Value = serde_json::from_str(run.exits(1)).expect("JSON");
     assert_eq!((&json["ok"], &json["findings"][0]["kind"]), (&false.into(), &"state-lost".into()));
     assert_eq!((&json["findings"][0]["line"], &json["outcomes"]["refused"]), (&2.into(), &1.into()));
+    let document = std::fs::read_to_string(root().join("docs/check.md")).expect("the page");
+    for value in [&json, &json["findings"][0]] {
+        for field in value.as_object().expect("an object").keys() {
+            assert!(document.contains(&format!("`{field}`")), "docs/check.md lacks {field}");
+        }
+    }
     // Files that are not as they should be.
     let empty = write("empty", "");
     let run = lifeboat(["check", "--transactions"]).arg(&empty).arg(&good).output();

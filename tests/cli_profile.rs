@@ -1,8 +1,9 @@
 //! The output of `lifeboat profile`: its tables, JSON, folded stacks and flame graph. The parts that need no guest are
 //! tested in `host/profile`.
 
-use crate::util::{guest, lifeboat, prebuilt, transactions};
+use crate::util::{guest, lifeboat, prebuilt, root, transactions};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 struct Profiled {
@@ -20,6 +21,20 @@ fn profiled(folder: &Path, more: &[&str], transactions: &Path, workload: &Path) 
     let json = serde_json::from_str(run.exits(0)).expect("JSON");
     let read = |file: &Path| std::fs::read_to_string(file).expect("it was written");
     Profiled { json, folded: read(&folded), svg: read(&svg) }
+}
+
+/// Adds the names of all fields of a JSON value, also of those within it.
+fn add_fields(value: &Value, fields: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(object) => {
+            for (name, value) in object {
+                fields.insert(name.clone());
+                add_fields(value, fields);
+            }
+        }
+        Value::Array(values) => values.iter().for_each(|value| add_fields(value, fields)),
+        _ => {}
+    }
 }
 
 /// Returns the sum of the numbers at the ends of folded stacks.
@@ -143,6 +158,19 @@ fn the_outcomes_show_that_a_file_is_for_another_workload() {
     };
     assert_eq!(outcomes("ledger"), "150 transactions: 0 ok, 150 refused, 0 failed");
     assert!(!outcomes("notes").contains(" 0 ok"));
+}
+
+#[test]
+fn every_field_of_the_json_is_documented() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = write(folder.path(), "transactions", "10\n");
+    let mut fields = BTreeSet::new();
+    add_fields(&profiled(folder.path(), &[], &file, &guest("work.wat")).json, &mut fields);
+    let document = std::fs::read_to_string(root().join("docs/profile.md")).expect("the page");
+    assert!(fields.contains("calls_max"), "{fields:?}");
+    for field in fields {
+        assert!(document.contains(&format!("`{field}`")), "docs/profile.md lacks {field}");
+    }
 }
 
 #[test]
