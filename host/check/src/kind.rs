@@ -212,7 +212,8 @@ const ALL: [About; 38] = [
         "18",
         "traps-on-input",
         false,
-        "return an error for a body that is not valid; a trap costs a rollback, and tells the user nothing",
+        "return an error for a body that is not valid, and bound its length or depth before a library recurses; a trap \
+         costs a rollback, and tells the user nothing",
     ),
     about(Kind::ReplyTooLong, "19", "reply-too-long", false, "bound the reply, and answer in parts"),
     about(
