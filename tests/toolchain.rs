@@ -102,7 +102,7 @@ fn guest_example_of_the_readme_builds_a_counter() {
 }
 
 #[test]
-fn template_for_rust_passes_its_tests_and_fails_over() {
+fn template_for_rust_passes_its_tests_and_fails_over_and_has_no_bugs() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let new = lifeboat(["new", "rust", "my-tally"]).within(folder.path()).output();
     let run = new.exits(0).lines().last().expect("there are commands").to_owned();
@@ -120,4 +120,7 @@ fn template_for_rust_passes_its_tests_and_fails_over() {
     let moved = shell(&run.replace("target/wasm32-wasip1/release/", "")).within(&folder).output();
     assert!(moved.exits(0).ends_with("\n1830\n"), "{}", moved.exits(0));
     assert!(moved.stderr.contains("Trigger process failover: triggered: my_tally/1 "), "{}", moved.stderr);
+    let check = lifeboat(["check", "--query", "\"total\"", "--transactions", "transactions.jsonl", "my_tally.wasm"]);
+    let output = check.within(&folder).output();
+    assert!(output.exits(0).contains(": 0 findings, "), "{}", output.exits(0));
 }
