@@ -1,7 +1,7 @@
 //! Folded stacks, one a line: the text format that tools for flame graphs read.
 
 use crate::UNKNOWN;
-use crate::tree::{NodeId, Tree};
+use crate::tree::Tree;
 use std::io::{self, Write};
 
 /// Writes the stacks with fuel of their own, one a line, callers first and siblings by name: the functions, the
@@ -10,26 +10,18 @@ use std::io::{self, Write};
 /// # Errors
 /// Those of `out`.
 pub fn folded(tree: &Tree, out: &mut impl Write) -> io::Result<()> {
-    let mut children: Vec<Vec<NodeId>> = vec![Vec::new(); tree.len()];
-    for (stack, node) in tree.nodes() {
-        if let Some(parent) = node.parent {
-            children[Tree::index(parent)].push(stack);
-        }
-    }
-    let fuel: Vec<u64> = tree.nodes().map(|(_, node)| node.fuel).collect();
+    let callees = tree.callees();
     let mut open = vec![Tree::ROOT];
     while let Some(stack) = open.pop() {
-        let own = fuel[Tree::index(stack)];
+        let own = tree.fuel(stack);
         if own > 0 {
             let names: Vec<String> =
                 tree.names(stack).into_iter().map(|name| name.replace(';', ":").replace(['\n', '\r'], " ")).collect();
             let names = if names.is_empty() { UNKNOWN.to_owned() } else { names.join(";") };
             writeln!(out, "{names} {own}")?;
         }
-        let mut below = std::mem::take(&mut children[Tree::index(stack)]);
         // The last one is the next.
-        below.sort_unstable_by(|one, other| tree.name(*other).cmp(tree.name(*one)));
-        open.extend(below);
+        open.extend(callees[Tree::index(stack)].iter().rev());
     }
     Ok(())
 }

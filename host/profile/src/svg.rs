@@ -1,7 +1,6 @@
 //! A flame graph as one SVG file without scripts. A browser shows the text of a box as a tooltip.
 
 use crate::tree::Tree;
-use std::collections::BTreeMap;
 use std::fmt::Write;
 
 /// The most boxes of a flame graph. The narrowest are left out first.
@@ -88,27 +87,20 @@ pub fn svg(tree: &Tree, title: &str) -> String {
 
 /// Returns the boxes that are wide enough, callers first, and siblings by name.
 fn flames(tree: &Tree, fuel_min: u64) -> Vec<Flame<'_>> {
-    let totals = tree.totals();
-    let mut children: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-    let mut names = vec![""; tree.len()];
-    for (stack, node) in tree.nodes() {
-        let index = Tree::index(stack);
-        names[index] = tree.name(stack);
-        if let Some(parent) = node.parent.filter(|_| totals[index] > fuel_min) {
-            children.entry(Tree::index(parent)).or_default().push(index);
-        }
-    }
-    names[0] = "all";
+    let (totals, callees) = (tree.totals(), tree.callees());
     let mut flames = Vec::new();
-    let mut open = vec![(0, 0, 0)];
-    while let Some((index, depth, from)) = open.pop() {
-        flames.push(Flame { name: names[index], fuel: totals[index], depth, from });
-        let mut below = children.remove(&index).unwrap_or_default();
-        below.sort_by_key(|child| names[*child]);
+    let mut open = vec![(Tree::ROOT, 0, 0)];
+    while let Some((stack, depth, from)) = open.pop() {
+        let index = Tree::index(stack);
+        let name = if stack == Tree::ROOT { "all" } else { tree.name(stack) };
+        flames.push(Flame { name, fuel: totals[index], depth, from });
         let mut next = from;
-        for child in below {
-            open.push((child, depth + 1, next));
-            next += totals[child];
+        for callee in &callees[index] {
+            let fuel = totals[Tree::index(*callee)];
+            if fuel > fuel_min {
+                open.push((*callee, depth + 1, next));
+                next += fuel;
+            }
         }
     }
     flames
@@ -192,8 +184,15 @@ mod tests {
             let stack = tree.stack(["main", &format!("f{index}")].into_iter());
             tree.add(stack, 1);
         }
-        let text = svg(&tree, "wide");
-        assert!(text.matches("<g>").count() <= SVG_BOXES_MAX && text.len() < 4 << 20, "{}", text.len());
+        assert_eq!(svg(&tree, "wide").matches("<g>").count(), 2, "all others are too narrow");
+        // Boxes that are just wide enough, in four rows.
+        let mut tree = Tree::default();
+        for index in 0..3_000 {
+            let stack = tree.stack([format!("f{index}").as_str(), "a", "b", "c"].into_iter());
+            tree.add(stack, 1);
+        }
+        let text = svg(&tree, "wide and deep");
+        assert!(text.matches("<g>").count() == SVG_BOXES_MAX && text.len() < 4 << 20, "{}", text.len());
         assert!(svg(&Tree::default(), "empty").ends_with("</svg>\n"));
     }
 }

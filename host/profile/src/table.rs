@@ -21,7 +21,7 @@ pub struct Row<'a> {
 pub fn table(tree: &Tree) -> Vec<Row<'_>> {
     let totals = tree.totals();
     let mut rows: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
-    let of_root = tree.nodes().next().map_or(0, |(_, root)| root.fuel);
+    let of_root = tree.fuel(Tree::ROOT);
     rows.insert(UNKNOWN, (of_root, of_root));
     for (stack, node) in tree.nodes().skip(1) {
         let (own, total) = rows.entry(tree.name(stack)).or_default();

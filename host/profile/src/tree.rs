@@ -96,7 +96,7 @@ impl Tree {
     }
 
     /// Returns the stacks, each after that of its caller. The first is the root.
-    pub fn nodes(&self) -> impl DoubleEndedIterator<Item = (NodeId, &Node)> {
+    pub fn nodes(&self) -> impl Iterator<Item = (NodeId, &Node)> {
         self.nodes.iter().enumerate().map(|(index, node)| (NodeId(index), node))
     }
 
@@ -110,6 +110,12 @@ impl Tree {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.total() == 0
+    }
+
+    /// Returns the fuel that was burnt in the function of a stack itself.
+    #[must_use]
+    pub fn fuel(&self, stack: NodeId) -> u64 {
+        self.nodes[stack.0].fuel
     }
 
     /// Returns the name of the function of a stack.
@@ -147,6 +153,20 @@ impl Tree {
             }
         }
         totals
+    }
+
+    /// Returns what the function of each stack has called, by name. The stacks are in the order of [`Tree::nodes`].
+    pub(crate) fn callees(&self) -> Vec<Vec<NodeId>> {
+        let mut callees = vec![Vec::new(); self.nodes.len()];
+        for (stack, node) in self.nodes() {
+            if let Some(caller) = node.parent {
+                callees[caller.0].push(stack);
+            }
+        }
+        for of_one in &mut callees {
+            of_one.sort_by_key(|callee| self.name(*callee));
+        }
+        callees
     }
 
     pub(crate) fn index(stack: NodeId) -> usize {
