@@ -20,7 +20,7 @@ pub use folded::folded;
 pub use sampler::{BURST_FUEL, EXACT_FUEL_MAX, Plan, Sampler};
 pub use svg::{SVG_BOXES_MAX, svg};
 pub use table::{Row, table};
-pub use tree::{DEPTH_MAX, LABEL_CHARS_MAX, Node, NodeId, STACKS_MAX, Tree};
+pub use tree::{DEPTH_MAX, LABEL_CHARS_MAX, Node, NodeId, STACKS_MAX, Tree, shortened};
 
 /// The label of what the host charged for calls of its functions.
 pub const HOST: &str = "(host)";

@@ -75,7 +75,7 @@ impl Tree {
     }
 
     fn label(&mut self, function: &str) -> usize {
-        let short = shortened(function);
+        let short = shortened(function, LABEL_CHARS_MAX);
         if let Some(&known) = self.label_indices.get(&*short) {
             return known;
         }
@@ -174,19 +174,21 @@ impl Tree {
     }
 }
 
-/// Returns a name of at most [`LABEL_CHARS_MAX`] characters. Names of generic functions differ at their ends as often
-/// as at their beginnings.
-fn shortened(name: &str) -> Cow<'_, str> {
+/// Returns a name of at most `chars_max` characters, 2 or more. Of a longer one both ends are kept: names of generic
+/// functions differ at their ends as often as at their beginnings.
+#[must_use]
+pub fn shortened(name: &str, chars_max: usize) -> Cow<'_, str> {
     // No character is shorter than a byte.
-    if name.len() <= LABEL_CHARS_MAX {
+    if name.len() <= chars_max {
         return name.into();
     }
     let length = name.chars().count();
-    if length <= LABEL_CHARS_MAX {
+    if length <= chars_max {
         return name.into();
     }
-    let half = (LABEL_CHARS_MAX - 2) / 2;
-    let end = name.chars().skip(length - (LABEL_CHARS_MAX - 2 - half));
+    let kept = chars_max.saturating_sub(2);
+    let half = kept / 2;
+    let end = name.chars().skip(length - (kept - half));
     name.chars().take(half).chain("..".chars()).chain(end).collect::<String>().into()
 }
 

@@ -9,7 +9,7 @@ use lifeboat_api::size::{BytesBeside, Size, grouped};
 use lifeboat_api::text::{of_system, plain};
 use lifeboat_api::transaction::Outcome;
 use lifeboat_check::{Guest, Profile as Found, Spent};
-use lifeboat_profile::{Row, folded, svg, table};
+use lifeboat_profile::{Row, folded, shortened, svg, table};
 use serde_json::{Value, json};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -90,7 +90,7 @@ impl Profile {
             .map(|Row { name, own, total }| json!({ "name": name, "own": own, "total": total }))
             .collect();
         let of = |spent: &[Spent]| {
-            let Fuel { total, p50, p99, max } = Fuel::of(spent);
+            let Fuel { total, p50, p99, max } = Fuel::of(spent.iter().map(|spent| spent.fuel));
             let [ok, refused, failed] = outcomes(spent);
             json!({
                 "count": spent.len(),
@@ -140,8 +140,8 @@ impl Profile {
         let disk = BytesBeside { bytes: found.peak.disk_bytes, bound: size.disk_bytes };
         text += &help::fitting(format!("peak memory {memory}, peak disk {disk}, {of_network}\n"), Some(columns), 2);
         let how = match found.is_exact {
-            true => "each function call and each loop was looked at".to_owned(),
-            false => "the fuel of functions is estimated from parts of the run (docs/profile.md)".to_owned(),
+            true => "each function call and each loop was looked at",
+            false => "the fuel of functions is estimated from parts of the run (docs/profile.md)",
         };
         let summary = format!("{}: {} fuel; {how}\n", plain(&found.workload), grouped(total));
         text + &help::fitting(summary, Some(columns), 2)
@@ -164,7 +164,7 @@ fn functions(rows: &[Row<'_>], top: usize, all: u64, columns: usize) -> String {
             &share(*own, all),
             &grouped(*total),
             &share(*total, all),
-            &fitting(name, name_columns),
+            &shortened(name, name_columns),
         );
     }
     text
@@ -174,17 +174,6 @@ fn functions(rows: &[Row<'_>], top: usize, all: u64, columns: usize) -> String {
 fn share(fuel: u64, all: u64) -> String {
     let per_mille = (u128::from(fuel) * 1_000 + u128::from(all) / 2) / u128::from(all.max(1));
     format!("{}.{}%", per_mille / 10, per_mille % 10)
-}
-
-/// Returns a name that fits into its column. Its end says as much as its beginning.
-fn fitting(name: &str, columns: usize) -> String {
-    let length = name.chars().count();
-    if length <= columns {
-        return name.to_owned();
-    }
-    let half = (columns - 2) / 2;
-    let end: String = name.chars().skip(length - (columns - 2 - half)).collect();
-    name.chars().take(half).chain("..".chars()).chain(end.chars()).collect()
 }
 
 /// Returns the table of what transactions and queries burn.
@@ -200,7 +189,7 @@ fn needs(found: &Found) -> String {
         if spent.is_empty() {
             continue;
         }
-        let Fuel { total, p50, p99, max } = Fuel::of(spent);
+        let Fuel { total, p50, p99, max } = Fuel::of(spent.iter().map(|spent| spent.fuel));
         let [count, p50, p99, max, total] = [spent.len() as u64, p50, p99, max, total].map(grouped);
         text += &line(what, [&count, &p50, &p99, &max, &total]);
     }
@@ -224,8 +213,8 @@ struct Fuel {
 }
 
 impl Fuel {
-    fn of(spent: &[Spent]) -> Self {
-        let mut fuel: Vec<u64> = spent.iter().map(|spent| spent.fuel).collect();
+    fn of(fuel: impl IntoIterator<Item = u64>) -> Self {
+        let mut fuel: Vec<u64> = fuel.into_iter().collect();
         fuel.sort_unstable();
         let at = |percent: usize| {
             let index = (fuel.len() * percent).div_ceil(100).saturating_sub(1);
@@ -327,7 +316,13 @@ mod tests {
 
     #[test]
     fn percentiles_are_the_least_fuel_that_suffices() {
-        assert_eq!(share(1, 3), "33.3%");
-        assert_eq!(Fuel::of(&[]), Fuel { total: 0, p50: 0, p99: 0, max: 0 });
+        assert_eq!(Fuel::of((1..=200).rev()), Fuel { total: 20_100, p50: 100, p99: 198, max: 200 });
+        assert_eq!(Fuel::of([7, 1, 3]), Fuel { total: 11, p50: 3, p99: 7, max: 7 });
+        assert_eq!(Fuel::of([]), Fuel { total: 0, p50: 0, p99: 0, max: 0 });
+    }
+
+    #[test]
+    fn a_share_is_rounded_to_one_decimal() {
+        assert_eq!([share(1, 3), share(2, 3), share(0, 0)], ["33.3%", "66.7%", "0.0%"]);
     }
 }
