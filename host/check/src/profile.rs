@@ -26,7 +26,7 @@ use std::time::Duration;
 /// The time that a transaction has while it is profiled. It takes longer then, and it has ended in time before.
 const PROFILED_DEADLINE: Duration = Duration::from_secs(60 * 60);
 
-/// The label of the fuel of transactions that did not end in time. They are not profiled.
+/// The label of the fuel of transactions and queries that did not end in time. They are not profiled.
 const LATE: &str = "(beyond the deadline)";
 
 /// What one transaction or query needed.
@@ -82,7 +82,7 @@ pub(crate) async fn profile(
     progress: &dyn Fn(&'static str, usize, usize),
 ) -> Result<Profile, MoveError> {
     let mut plain = Run::start(lab, input, None).await?;
-    plain.run(&[], &mut |done, of| progress("plain run", done, of)).await?;
+    plain.run(&[], &|done, of| progress("plain run", done, of)).await?;
     let Run { spent, peak, .. } = plain;
     let plan = Plan::for_fuel(spent.iter().map(|spent| spent.fuel).fold(0, u64::saturating_add));
     let patient = Lab::new(
@@ -92,7 +92,7 @@ pub(crate) async fn profile(
     );
     let profiler = Box::new(Profiler::new(Sampler::new(plan)));
     let mut profiled = Run::start(&patient, input, Some(profiler)).await?;
-    profiled.run(&spent, &mut |done, of| progress("profiled run", done, of)).await?;
+    profiled.run(&spent, &|done, of| progress("profiled run", done, of)).await?;
     let sampler = profiled.profiler.map(|profiler| profiler.into_sampler()).unwrap_or_else(|| Sampler::new(plan));
     let checkpoints = sampler.checkpoints();
     let mut transactions = spent;
@@ -127,7 +127,7 @@ impl<'a> Run<'a> {
     }
 
     /// Runs everything. `before` is what an earlier run has spent.
-    async fn run(&mut self, before: &[Spent], progress: &mut dyn FnMut(usize, usize)) -> Result<(), MoveError> {
+    async fn run(&mut self, before: &[Spent], progress: &dyn Fn(usize, usize)) -> Result<(), MoveError> {
         let (transactions, queries) = (self.input.transactions.len(), self.input.queries.len());
         for index in 0..transactions + queries {
             progress(index, transactions + queries);

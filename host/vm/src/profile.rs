@@ -80,9 +80,7 @@ impl Profiler {
 
     /// Ends a call, which used this fuel.
     pub(crate) fn leave(&mut self, fuel_used: u64) {
-        let rest = fuel_used.saturating_sub(self.counted);
-        self.counted = self.counted.saturating_add(rest);
-        self.sampler.leave(rest);
+        self.sampler.leave(fuel_used.saturating_sub(self.counted));
     }
 
     /// Counts fuel, and returns how much of it the call had.
