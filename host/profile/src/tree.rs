@@ -48,11 +48,18 @@ impl Tree {
     /// The root, which stands for no function.
     pub const ROOT: NodeId = NodeId(0);
 
+    /// Returns what stands above the innermost [`DEPTH_MAX`] functions of a stack of this depth.
+    pub fn above(&mut self, depth: usize) -> NodeId {
+        if depth > DEPTH_MAX { self.child(Self::ROOT, CUT) } else { Self::ROOT }
+    }
+
     /// Returns the stack of `functions`, the outermost first.
-    pub fn stack<'a>(&mut self, functions: impl ExactSizeIterator<Item = &'a str>) -> NodeId {
-        let beyond = functions.len().saturating_sub(DEPTH_MAX);
-        let beginning = if beyond > 0 { self.child(Self::ROOT, CUT) } else { Self::ROOT };
-        functions.skip(beyond).fold(beginning, |caller, function| self.child(caller, function))
+    #[cfg(test)]
+    pub(crate) fn stack<'a>(&mut self, functions: impl ExactSizeIterator<Item = &'a str>) -> NodeId {
+        let depth = functions.len();
+        let above = self.above(depth);
+        let kept = functions.skip(depth.saturating_sub(DEPTH_MAX));
+        kept.fold(above, |caller, function| self.child(caller, function))
     }
 
     /// Returns the stack in which the function of `caller` has called another one.
@@ -213,6 +220,8 @@ mod tests {
     fn a_deep_stack_is_cut_at_its_outer_end() {
         let mut tree = Tree::default();
         let names: Vec<String> = (0..DEPTH_MAX + 3).map(|index| format!("f{index}")).collect();
+        let whole = tree.stack(names[3..].iter().map(String::as_str));
+        assert_eq!(tree.names(whole)[0], "f3", "it is not too deep");
         let stack = tree.stack(names.iter().map(String::as_str));
         let kept = tree.names(stack);
         assert_eq!((kept.len(), kept[0], kept[1]), (DEPTH_MAX + 1, CUT, "f3"));

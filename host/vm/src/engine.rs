@@ -345,7 +345,7 @@ impl Engine {
         Self::set_up(limits, Extras { has_sockets: true, ..Extras::default() })
     }
 
-    /// Creates an engine whose traces have as many functions as a profile keeps. Its compiled code is that of
+    /// Creates an engine whose traces have one function more than a profile keeps. Its compiled code is that of
     /// [`Engine::new`].
     ///
     /// # Errors
@@ -365,7 +365,7 @@ impl Engine {
         };
         let mut config = config(limits, slot_bytes).map_err(&fail)?;
         if extras.has_deep_traces {
-            config.wasm_backtrace_max_frames(NonZeroUsize::new(lifeboat_profile::DEPTH_MAX));
+            config.wasm_backtrace_max_frames(NonZeroUsize::new(lifeboat_profile::DEPTH_MAX + 1));
         }
         let wasmtime = wasmtime::Engine::new(&config).map_err(|error| fail(without_mapping(one_line(&error))))?;
         let mut linker = Linker::new(&wasmtime);

@@ -134,12 +134,10 @@ fn shown(frame: &FrameInfo, unnamed_before: impl FnOnce() -> usize) -> String {
 
 /// Adds the stack of a guest to a tree.
 fn stack(tree: &mut Tree, names: &mut Names, trace: &WasmBacktrace) -> NodeId {
-    let mut stack = Tree::ROOT;
+    // The trace of a deeper stack has one function more than are kept.
     let frames = trace.frames();
-    if frames.len() >= lifeboat_profile::DEPTH_MAX {
-        stack = tree.child(stack, lifeboat_profile::CUT);
-    }
-    for frame in frames.iter().rev() {
+    let mut stack = tree.above(frames.len());
+    for frame in frames.iter().take(lifeboat_profile::DEPTH_MAX).rev() {
         stack = tree.child(stack, names.get(frame));
     }
     stack
