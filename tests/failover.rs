@@ -2,6 +2,7 @@
 //! service to its meters.
 
 use crate::rig::{MIB, Rig, cause, guest_bytes, name, ok, size};
+use futures::FutureExt;
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::event::{Event, FailoverCause};
 use lifeboat_api::id::{Epoch, Sequence};
@@ -457,12 +458,7 @@ async fn an_order_for_a_snapshot_ends_with_one_that_has_all_transactions_before_
 
 #[tokio::test]
 async fn a_new_service_whose_state_would_not_survive_is_reported_and_goes_on() {
-    let (found, mut reasons) = tokio::sync::mpsc::unbounded_channel();
-    let rig = Rig::watched(move |event| {
-        if let Event::Fragile { reason, .. } = event {
-            found.send(reason.clone()).expect("the test waits");
-        }
-    });
+    let (rig, mut reasons) = Rig::tried();
     let sizes = [size("s", 50_000_000, 8 * MIB)];
     for (guest, words) in [
         ("forgetful.wat", "the replay diverged at sequence 5, transaction 'host-5': it was ok '5' and is ok '1'"),
@@ -480,6 +476,110 @@ async fn a_new_service_whose_state_would_not_survive_is_reported_and_goes_on() {
     }
     let is_other = |event: &Event| !matches!(event, Event::Fragile { .. } | Event::Created { .. });
     assert!(!rig.events().iter().any(is_other), "{:?}", rig.events());
+}
+
+fn is_fragile(event: &Event) -> bool {
+    matches!(event, Event::Fragile { .. })
+}
+
+#[tokio::test]
+async fn a_trial_on_order_finds_what_the_birth_shows_and_is_the_last_one_then() {
+    let rig = Rig::new();
+    let sizes = [size("s", 50_000_000, 8 * MIB)];
+    for (guest, words) in [
+        ("refuse-snapshot.wat", "the guest's snapshot returned an error: no thanks"),
+        ("panic-snapshot.wat", "the guest's snapshot failed: "),
+        ("refuse-restore.wat", "the guest's restore returned an error: no thanks"),
+        ("panic-restore.wat", "the guest's restore failed: "),
+    ] {
+        let service = guest.trim_end_matches(".wat");
+        rig.start(service, guest, &sizes).await;
+        let reason = rig.host.try_state(&name(service)).await.expect("it is found");
+        assert!(reason.contains(words), "{guest}: {reason}");
+        for expected in 1..=TRIAL_TRANSACTIONS {
+            assert_eq!(ok(&rig.send(service, "x").await), expected.to_string());
+        }
+        assert_eq!(rig.host.try_state(&name(service)).await, None, "{guest}");
+        let of_service = |event| match event {
+            Event::Fragile { vm, reason } if vm.service == name(service) => Some(reason),
+            _ => None,
+        };
+        let reported: Vec<String> = rig.events().into_iter().filter_map(of_service).collect();
+        assert_eq!(reported, [reason], "{guest}");
+    }
+}
+
+#[tokio::test]
+async fn a_trial_on_order_finds_nothing_in_a_sound_guest_in_a_program_and_after_a_snapshot() {
+    let rig = Rig::new();
+    let sizes = [size("s", 50_000_000, 8 * MIB)];
+    for guest in ["count.wat", "program.wat"] {
+        let service = guest.trim_end_matches(".wat");
+        rig.start(service, guest, &sizes).await;
+        assert_eq!(rig.host.try_state(&name(service)).await, None, "{guest}");
+    }
+    assert_eq!(rig.host.try_state(&name("nobody")).await, None);
+    // The snapshot of one transaction, and the two after it, would show that the count is lost.
+    start_forgetful(&rig).await;
+    assert_eq!(ok(&rig.send("tally", "x").await), "1");
+    rig.snapshot("tally").await;
+    assert_eq!(ok(&rig.send("tally", "x").await), "2");
+    assert_eq!(ok(&rig.send("tally", "x").await), "3");
+    assert_eq!(rig.host.try_state(&name("tally")).await, None, "a snapshot counts as proof");
+    assert!(!rig.events().iter().any(is_fragile), "{:?}", rig.events());
+}
+
+#[tokio::test]
+async fn a_trial_on_order_that_finds_nothing_leaves_the_one_after_the_first_transactions() {
+    let (rig, mut reasons) = Rig::tried();
+    rig.start("tally", "forgetful.wat", &[size("s", 50_000_000, 8 * MIB)]).await;
+    assert_eq!(rig.host.try_state(&name("tally")).await, None, "the birth has no count to lose");
+    for expected in 1..=TRIAL_TRANSACTIONS {
+        assert_eq!(ok(&rig.send("tally", "x").await), expected.to_string());
+    }
+    let reason = reasons.recv().await.expect("it is reported");
+    assert!(reason.contains("the replay diverged at sequence 5, transaction 'host-5'"), "{reason}");
+}
+
+/// One service is tried at a time, and the trial of `stuck` lasts.
+#[tokio::test]
+async fn a_trial_that_becomes_due_during_one_on_order_follows_it() {
+    let (rig, mut reasons) = Rig::tried();
+    let (sizes, stuck, tally) = ([size("s", 50_000_000, 8 * MIB)], name("stuck"), name("tally"));
+    rig.start("stuck", "stuck-snapshot.wat", &sizes).await;
+    rig.start("tally", "forgetful.wat", &sizes).await;
+    let (mut first, mut second) = (Box::pin(rig.host.try_state(&stuck)), Box::pin(rig.host.try_state(&tally)));
+    assert!(first.as_mut().now_or_never().is_none() && second.as_mut().now_or_never().is_none());
+    for expected in 1..=TRIAL_TRANSACTIONS {
+        assert_eq!(ok(&rig.send("tally", "x").await), expected.to_string());
+    }
+    rig.host.end_service(&stuck).await.expect("it ends");
+    assert_eq!((first.await, second.await), (None, None));
+    let reason = reasons.recv().await.expect("it is reported");
+    assert!(reason.contains("the replay diverged at sequence 5, transaction 'host-5'"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_trial_goes_on_without_whoever_ordered_it() {
+    let (rig, mut reasons) = Rig::tried();
+    rig.start("tally", "refuse-restore.wat", &[size("s", 50_000_000, 8 * MIB)]).await;
+    assert!(rig.host.try_state(&name("tally")).now_or_never().is_none());
+    let reason = reasons.recv().await.expect("it is reported");
+    assert!(reason.contains("the guest's restore returned an error: no thanks"), "{reason}");
+}
+
+/// The trial would loop for a minute, and no other trial would begin.
+#[tokio::test]
+async fn the_end_of_a_service_ends_its_trial() {
+    let rig = Rig::new();
+    let sizes = [size("s", 50_000_000, 8 * MIB)];
+    rig.start("stuck", "stuck-snapshot.wat", &sizes).await;
+    let stuck = name("stuck");
+    let (found, ended) = futures::future::join(rig.host.try_state(&stuck), rig.host.end_service(&stuck)).await;
+    ended.expect("it ends");
+    assert_eq!(found, None);
+    rig.start("next", "refuse-restore.wat", &sizes).await;
+    assert!(rig.host.try_state(&name("next")).await.is_some());
 }
 
 /// Starts a guest that loses its count in a restore, in shadow mode.

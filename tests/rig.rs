@@ -24,6 +24,7 @@ use lifeboat_host::service::{
 use lifeboat_vm::workload::{LoadLimits, load};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 pub(crate) const MIB: u64 = 1024 * 1024;
 
@@ -91,6 +92,18 @@ impl Rig {
     /// Creates a rig that calls `watch` with each event before the service that emits it continues.
     pub(crate) fn watched(watch: impl Fn(&Event) + Send + Sync + 'static) -> Self {
         Self::build(|_| {}, watch)
+    }
+
+    /// Creates a rig, and returns what the trials of its services will find.
+    pub(crate) fn tried() -> (Self, UnboundedReceiver<String>) {
+        let (found, reasons) = unbounded_channel();
+        let rig = Self::watched(move |event| {
+            if let Event::Fragile { reason, .. } = event {
+                // The test may have ended.
+                let _ = found.send(reason.clone());
+            }
+        });
+        (rig, reasons)
     }
 
     fn build(change: impl FnOnce(&mut HostConfig), watch: impl Fn(&Event) + Send + Sync + 'static) -> Self {

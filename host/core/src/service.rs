@@ -290,7 +290,7 @@ impl Service {
         let answers = Answers::new(spec.deduplication_window, ForgottenTimes::default(), context.clock.now());
         let mut service = Self::new(spec, context, History::new(log, answers), vm);
         service.snapshots = Snapshots::begin(birth);
-        service.trial = Trial::begin();
+        service.trial = Trial::waiting(0);
         let lines = service.vm.instance.take_log();
         service.log(lines);
         Ok(service)
@@ -324,7 +324,7 @@ impl Service {
             doubts: Doubts::default(),
             vm,
             shadow: None,
-            trial: Trial::Over,
+            trial: Trial::default(),
             history,
             last_commit: Commit::done(),
             last_sequence: Sequence(0),
@@ -545,6 +545,7 @@ impl Service {
                     Err(error) => drop(done.send(Err(error))),
                 }
             }
+            Message::Try { done, .. } => self.try_for(done),
             Message::Replace { program, done, .. } => drop(done.send(self.replace(program).await)),
             Message::Find { user, incarnation, id, found, .. } => {
                 self.find(&Caller { user, incarnation }, id, found).await;

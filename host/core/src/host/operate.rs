@@ -86,6 +86,17 @@ impl Host {
         handle?.status().await.ok()
     }
 
+    /// Tries the state of a new service after all earlier requests to it: an export and a restore in other instances,
+    /// for which the service does not wait. Returns what is wrong with the state, also reported by [`Event::Fragile`].
+    ///
+    /// Returns none if nothing was found, also because the host is too busy, and if there is nothing to try: the
+    /// service does not run, is a program, or has a snapshot that proves its state. Waits for the trials of other
+    /// services. Dropping the future does not end the trial.
+    pub async fn try_state(&self, name: &Name) -> Option<String> {
+        let handle = self.look().get(name).map(|running| running.handle.clone());
+        handle?.try_state().await
+    }
+
     /// Returns a copy of the virtual disk of a service, after all earlier requests to it, and the last transaction that
     /// the copy shows. A copy keeps what the service changes later in memory, so callers drop it soon.
     ///

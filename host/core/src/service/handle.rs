@@ -2,6 +2,7 @@
 
 use super::queue::{Entrance, Queued, Refused};
 use super::reply::{Answered, ReplySender};
+use super::trial::Asked;
 use super::waits::WaitBoard;
 use super::{Caller, Doubt, ReplaceError, Replaced, SettleError, Settlement, Status};
 use crate::budget::Account;
@@ -107,6 +108,11 @@ pub(super) enum Message {
         index: u32,
         settlement: Settlement,
         done: oneshot::Sender<Result<(), SettleError>>,
+        _place: OwnedSemaphorePermit,
+    },
+    /// Tries the state.
+    Try {
+        done: Asked,
         _place: OwnedSemaphorePermit,
     },
     /// Continues with another workload.

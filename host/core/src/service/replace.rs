@@ -172,7 +172,7 @@ impl Service {
         self.adopt(instance, permit);
         self.vm.renew(Arc::clone(&self.vm.size));
         // What was found out about the old workload does not hold for the new one.
-        self.trial = Trial::Over;
+        self.trial = Trial::default();
         self.misses = DeadlineMisses::default();
         self.vain_cures = 0;
         self.has_reported_open = false;

@@ -165,6 +165,7 @@ impl Service {
             tokio::task::spawn_blocking(move || drop((forgotten, before)));
         }
         self.keep_snapshot(begun);
+        self.trial.note_proven();
         self.moved();
     }
 
