@@ -4,7 +4,7 @@
 //! The disk is simulated. At a power cut it retains a random subset of what was not synced, and it fails on request.
 //! Everything else is the real product: a host, its data directory, the group commit, and recovery.
 
-use crate::rig::{MIB, Rig, guest_bytes, name, size};
+use crate::rig::{MIB, Rig, guest_bytes, name, ok, size};
 use lifeboat_api::clock::{Clock, Timestamp, VirtualClock};
 use lifeboat_api::event::{Event, HostPressure};
 use lifeboat_api::id::Epoch;
@@ -21,7 +21,7 @@ use lifeboat_host::host::{Host, HostConfig, NewService};
 use lifeboat_host::metrics::{JournalMetrics, Metrics, Scrape};
 use lifeboat_host::monitor::Admission;
 use lifeboat_host::network::NetworkSettings;
-use lifeboat_host::service::LaunchError;
+use lifeboat_host::service::{LaunchError, TRIAL_TRANSACTIONS};
 use lifeboat_journal::commit::{Change, Entry};
 use lifeboat_journal::frame::{DirectoryId, RecordNumber};
 use lifeboat_journal::recovery::{Found, inspect};
@@ -35,6 +35,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, Weak, mpsc};
 use std::task::Poll;
 use std::time::Duration;
+use tokio::sync::mpsc::UnboundedReceiver;
 
 const SERVICES: [&str; 2] = ["ant", "bee"];
 
@@ -776,6 +777,52 @@ async fn a_damaged_service_that_pins_the_journal_is_reported() {
     rig.host.remove_service(&name("bee")).await.expect("removed");
     write_much(&rig, &storage, 1).await;
     assert!(storage.used_bytes() < 5 << 20, "{} bytes", storage.used_bytes());
+}
+
+/// Starts a host with the directory in `storage`, and returns what the trials of its services will find.
+async fn start_tried(storage: &SimulatedStorage) -> (Rig, UnboundedReceiver<String>) {
+    let locked = Locked::open(Arc::new(storage.clone()), Some(DirectoryId([1; 16]))).expect("it is ours");
+    let (directory, contents) = locked.open_journal(&DataOptions::default()).expect("opens");
+    let (mut rig, reasons) = Rig::tried();
+    rig.host = rig.host.with_data(directory);
+    rig.host.recover(contents, || Epoch([1; 16])).await;
+    rig.grant("tally");
+    (rig, reasons)
+}
+
+#[tokio::test]
+async fn a_trial_counts_the_transactions_before_a_start_of_the_host() {
+    let storage = SimulatedStorage::new(6);
+    let (before, _unread) = start_tried(&storage).await;
+    create(&before, "tally", "forgetful.wat", settings(FailoverMode::Direct)).await.expect("created");
+    let early = TRIAL_TRANSACTIONS - 3;
+    for expected in 1..=early {
+        assert_eq!(ok(&before.send("tally", "x").await), expected.to_string());
+    }
+    let (rig, mut reasons) = start_tried(&storage.crash()).await;
+    for expected in early + 1..=TRIAL_TRANSACTIONS {
+        assert_eq!(ok(&rig.send("tally", "x").await), expected.to_string());
+    }
+    let reason = reasons.recv().await.expect("it is reported");
+    assert!(reason.contains("the replay diverged at sequence 5, transaction 'host-5'"), "{reason}");
+    assert_eq!(ok(&rig.send("tally", "x").await), (TRIAL_TRANSACTIONS + 1).to_string());
+}
+
+/// The guest loses its count in each restore, which replies after the start would show.
+#[tokio::test]
+async fn a_service_that_a_start_has_restored_from_a_snapshot_is_not_tried() {
+    let storage = SimulatedStorage::new(7);
+    let (before, _unread) = start_tried(&storage).await;
+    create(&before, "tally", "forgetful.wat", settings(FailoverMode::Direct)).await.expect("created");
+    assert_eq!(ok(&before.send("tally", "x").await), "1");
+    before.host.stop().await.expect("sealed");
+    drop(before);
+    let (rig, mut reasons) = start_tried(&storage).await;
+    for expected in ["1", "2"] {
+        assert_eq!(ok(&rig.send("tally", "x").await), expected);
+    }
+    assert_eq!(rig.host.try_state(&name("tally")).await, None);
+    assert!(reasons.try_recv().is_err(), "{:?}", rig.events());
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use super::calls::Book;
 use super::snapshots::Snapshots;
+use super::trial::Trial;
 use super::{LaunchError, Service, ServiceContext, ServiceSpec, check_size};
 use crate::answers::{Answers, Caller, ForgottenTimes, IdKey, KeptId};
 use crate::data::snapshot_writer::{RetainedSnapshot, SNAPSHOTS_RETAINED, SnapshotWriter};
@@ -235,6 +236,11 @@ impl Service {
         let mut service = Self::new(spec, context, history, vm);
         service.last_sequence = last_sequence;
         service.clock.pass(last_timestamp);
+        if snapshot.is_birth() {
+            // No snapshot has proven its state yet.
+            let kept = tail.iter().filter(|entry| matches!(entry, TailEntry::Transaction(_))).count();
+            service.trial = Trial::waiting(kept as u64);
+        }
         service.snapshots = Snapshots::new(snapshot, base.record(), fuel_used.saturating_sub(tail_fuel), tail_fuel);
         service.counters.replayed(replayed_transactions, fuel_used);
         found.doubts.iter().for_each(|record| service.doubts.note(record));

@@ -6,6 +6,8 @@
 //!      \--- a snapshot has proven the state, or the last trial would be of no use --> over
 //! ```
 //!
+//! A trial waits from the birth of a service on, also if a start of the host has restored the service from there.
+//!
 //! The trial rehydrates the state after half of these transactions, exports it, restores the export, and replays the
 //! other half there. So a guest whose export has not all of its state is found before the first failover. The service
 //! does not wait for its trial, and goes on as before whatever the trial finds. One service of a host is tried at a
