@@ -111,6 +111,7 @@ fn reload_keeps_the_state() {
     let output = running.finish();
     output.exits(0);
     assert!(output.stderr.contains(", 1 reload, "), "{}", output.stderr);
+    assert!(!output.stderr.contains("Replaced: "), "the reload is reported once: {}", output.stderr);
 }
 
 #[test]

@@ -2,10 +2,12 @@
 
 use crate::durable::start_with;
 use crate::rig::{MIB, Rig, guest_bytes, name, ok, size};
+use lifeboat_api::event::Event;
+use lifeboat_api::id::WorkloadHash;
 use lifeboat_api::size::Size;
 use lifeboat_api::sla::FailoverMode;
 use lifeboat_api::transaction::Denial;
-use lifeboat_host::service::ReplaceError;
+use lifeboat_host::service::{ReplaceError, TRIAL_TRANSACTIONS};
 use lifeboat_journal::storage::SimulatedStorage;
 use std::sync::Arc;
 
@@ -16,6 +18,10 @@ fn counts_tens() -> Vec<u8> {
         text.replace("(i64.add (global.get $count) (i64.const 1))", "(i64.add (global.get $count) (i64.const 10))");
     assert_ne!(text, tens);
     tens.into_bytes()
+}
+
+fn is_replacement(event: &Event) -> bool {
+    matches!(event, Event::Replaced { .. })
 }
 
 fn small() -> [Arc<Size>; 1] {
@@ -39,6 +45,34 @@ async fn new_workload_continues_with_the_state_in_the_next_vm() {
     assert_eq!((replaced.state_bytes, replaced.status.meter.cpu.used), (8, 0));
     assert_eq!(ok(&rig.send("ant", "x").await), "12");
     assert_eq!(rig.failovers(), [], "it is no failover");
+}
+
+#[tokio::test]
+async fn replacement_is_an_event() {
+    let rig = counted_to_two().await;
+    let replaced = rig.replace("ant", &counts_tens()).await.expect("replaced");
+    let events: Vec<Event> = rig.events().into_iter().filter(is_replacement).collect();
+    let [Event::Replaced { from, to, workload, state_bytes, pause }] = &events[..] else { panic!("{events:?}") };
+    assert_eq!((from, to), (&replaced.from, &replaced.status.vm));
+    assert_eq!((*workload, *state_bytes, *pause), (WorkloadHash::of(&counts_tens()), 8, replaced.pause));
+}
+
+#[tokio::test]
+async fn new_workload_is_tried_after_its_own_first_transactions() {
+    let (rig, mut reasons) = Rig::tried();
+    rig.start("ant", "count.wat", &small()).await;
+    for expected in 1..TRIAL_TRANSACTIONS {
+        assert_eq!(ok(&rig.send("ant", "x").await), expected.to_string());
+    }
+    // It restores nothing, and counts from 0 on.
+    rig.replace("ant", &guest_bytes("forgetful.wat")).await.expect("replaced");
+    for expected in 1..=TRIAL_TRANSACTIONS {
+        assert_eq!(ok(&rig.send("ant", "x").await), expected.to_string());
+    }
+    let reason = reasons.recv().await.expect("it is reported");
+    let words = "the replay diverged at sequence 12, transaction 'host-12': it was ok '5' and is ok '1'";
+    assert!(reason.contains(words), "{reason}");
+    assert_eq!(ok(&rig.send("ant", "x").await), (TRIAL_TRANSACTIONS + 1).to_string());
 }
 
 #[tokio::test]
@@ -74,6 +108,7 @@ async fn workload_that_refuses_the_state_leaves_the_old_one() {
     }
     assert_eq!(ok(&rig.send("ant", "x").await), "3");
     assert_eq!(rig.status("ant").await.vm.number, 1);
+    assert!(!rig.events().iter().any(is_replacement), "{:?}", rig.events());
 }
 
 #[tokio::test]

@@ -54,8 +54,8 @@ pub enum Event {
         /// The VM that continues.
         vm: VmId,
     },
-    /// A trial of a new service's state failed: an export and a restore in the background, after its first transactions.
-    /// The service continues as before.
+    /// A trial of a service's state failed: an export and a restore in the background, on order or after the first
+    /// transactions of its workload. The service continues as before.
     Fragile {
         /// The VM that continues.
         vm: VmId,
@@ -123,6 +123,20 @@ pub enum Event {
         size: String,
         /// The workload that it runs.
         workload: WorkloadHash,
+    },
+    /// An operator replaced the workload of a service, which continues with its state in the next VM.
+    Replaced {
+        /// The last VM of the workload before.
+        from: VmId,
+        /// The VM that serves from now on.
+        to: VmId,
+        /// The workload that it runs.
+        workload: WorkloadHash,
+        /// The length of the state that the new workload has restored, in bytes.
+        state_bytes: u64,
+        /// The time for which the service was paused.
+        #[serde(rename = "pause_us", serialize_with = "microseconds")]
+        pause: Duration,
     },
     /// An operator started a service that was stopped or quarantined.
     Started {
@@ -274,6 +288,7 @@ impl Event {
         match self {
             Self::SlaFailure(failure) => Some(&failure.vm.service),
             Self::Failover(failover) => Some(&failover.to.service),
+            Self::Replaced { to, .. } => Some(&to.service),
             Self::JournalFilling(fill) | Self::JournalFull(fill) => Some(&fill.vm.service),
             Self::JournalRelieved { vm }
             | Self::Degraded { vm, .. }
@@ -323,6 +338,7 @@ impl Event {
         Self::CallSettled { .. } => "call_settled",
         Self::CallForgotten { .. } => "call_forgotten",
         Self::Created { .. } => "created",
+        Self::Replaced { .. } => "replaced",
         Self::Started { .. } => "started",
         Self::Stopped { .. } => "stopped",
         Self::Restored { .. } => "restored",
@@ -704,6 +720,12 @@ impl fmt::Display for Event {
             Self::Created { vm, machine, size, workload } => {
                 write!(f, "Created: {vm} on {machine} (size {size}, workload {workload})")
             }
+            Self::Replaced { from, to, workload, state_bytes, pause } => write!(
+                f,
+                "Replaced: {from} -> {to} (workload {workload}, state {}, pause {:.1} ms)",
+                Bytes(*state_bytes),
+                pause.as_secs_f64() * 1e3,
+            ),
             Self::Started { service } => write!(f, "Started: {service}, by an operator"),
             Self::Stopped { service, reason } => write!(f, "Stopped: {service}: {}", Printable(reason)),
             Self::Restored { vm, sequence, snapshot_sequence, replayed_transactions, took } => write!(
@@ -890,6 +912,22 @@ mod tests {
             (&"call_forgotten".into(), &"ada".into(), &0.into())
         );
         assert!(event.to_string().starts_with(&format!("Call forgotten: {named}: it was in doubt, ")), "{event}");
+    }
+
+    #[test]
+    fn a_replacement_names_both_vms_the_workload_the_state_and_the_pause() {
+        let vm = |number| VmId { service: Name::new("bank").expect("a name"), number };
+        let (workload, pause) = (WorkloadHash::of(b"another"), Duration::from_micros(900));
+        let event = Event::Replaced { from: vm(1), to: vm(2), workload, state_bytes: 22_800, pause };
+        let expected = format!("Replaced: bank/1 -> bank/2 (workload {workload}, state 22.8 kB, pause 0.9 ms)");
+        assert_eq!(event.to_string(), expected);
+        assert_eq!((event.kind(), event.service().map(ToString::to_string)), ("replaced", Some("bank".into())));
+        let json = serde_json::to_value(&event).expect("JSON");
+        let expected = serde_json::json!({
+            "event": "replaced", "from": "bank/1", "to": "bank/2", "workload": workload.to_string(),
+            "state_bytes": 22_800, "pause_us": 900,
+        });
+        assert_eq!(json, expected);
     }
 
     #[test]

@@ -216,6 +216,10 @@ impl Events {
     fn sink(self: &Arc<Self>) -> EventSink {
         let events = Arc::clone(self);
         Arc::new(move |event: &HostEvent| {
+            // A notice reports the reload.
+            if matches!(event, HostEvent::Replaced { .. }) {
+                return;
+            }
             if matches!(event, HostEvent::Failover(_)) {
                 events.failovers.fetch_add(1, Ordering::Relaxed);
             }

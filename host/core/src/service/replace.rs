@@ -7,7 +7,8 @@
 //! ```
 //!
 //! The order takes its place in the queue, so it is carried out between two transactions. The new workload need not
-//! answer earlier transactions in the same way. Therefore nothing is replayed: the snapshot has all of them.
+//! answer earlier transactions in the same way. Therefore nothing is replayed: the snapshot has all of them. From there
+//! the new workload's state is tried like that of a new service.
 //!
 //! Only services whose history is in memory have this. The history of a durable service is for one workload.
 
@@ -17,6 +18,7 @@ use super::trial::Trial;
 use super::{ReplayTerms, Service, Stopped, check_memory};
 use crate::service::Status;
 use crate::service::moves::Moved;
+use lifeboat_api::event::Event;
 use lifeboat_api::id::VmId;
 use lifeboat_api::name::Name;
 use lifeboat_api::size::Bytes;
@@ -141,8 +143,10 @@ impl Service {
             Err(Stopped(reason)) => return Err(Denial::Stopped { service, reason }.into()),
         }
         self.go_on_with(program).await?;
-        let (status, state_bytes) = (self.status(), self.snapshots.last().state_bytes());
-        Ok(Replaced { status, from, state_bytes, pause: start.elapsed() })
+        let (status, state_bytes, pause) = (self.status(), self.snapshots.last().state_bytes(), start.elapsed());
+        let (to, workload) = (status.vm.clone(), self.terms.program.workload().hash);
+        self.emit(Event::Replaced { from: from.clone(), to, workload, state_bytes, pause });
+        Ok(Replaced { status, from, state_bytes, pause })
     }
 
     /// Restores the last snapshot in an instance of `program`, and continues there. What the guest prints on the way is
@@ -172,7 +176,7 @@ impl Service {
         self.adopt(instance, permit);
         self.vm.renew(Arc::clone(&self.vm.size));
         // What was found out about the old workload does not hold for the new one.
-        self.trial = Trial::default();
+        self.trial = Trial::waiting(0);
         self.misses = DeadlineMisses::default();
         self.vain_cures = 0;
         self.has_reported_open = false;

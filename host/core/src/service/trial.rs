@@ -6,7 +6,8 @@
 //!      \--- a snapshot has proven the state, or the last trial would be of no use --> over
 //! ```
 //!
-//! A trial waits from the birth of a service on, also if a start of the host has restored the service from there.
+//! A trial waits from the birth of a service on, also if a start of the host has restored the service from there. It
+//! waits anew after a replacement of the workload, from the snapshot that the new one has restored.
 //!
 //! The trial rehydrates the state after half of these transactions, exports it, restores the export, and replays the
 //! other half there. So a guest whose export has not all of its state is found before the first failover. The service
@@ -26,7 +27,8 @@ use std::sync::Arc;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::{JoinError, JoinHandle};
 
-/// The number of kept transactions of a new service after which its state is tried.
+/// The number of transactions, kept since the birth of a service or since a replacement of its workload, after which
+/// its state is tried.
 pub const TRIAL_TRANSACTIONS: u64 = 8;
 
 /// The channel to the caller of an order, who gets what the trial found.
