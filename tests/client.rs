@@ -2,7 +2,7 @@
 
 use crate::serving::{PASSWORD, Serving, set_up};
 use crate::site::{tls_file, tls_table};
-use crate::util::{Lifeboat, lifeboat, prebuilt};
+use crate::util::{Lifeboat, guest, lifeboat, prebuilt};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::io::{Read, Write};
@@ -317,7 +317,7 @@ fn a_transaction_that_misses_its_deadline_is_sent_three_times() {
     std::fs::write(&file, size).expect("writable");
     rig.server = Some(Serving::start(rig.folder.path()));
     rig.log_in("admin", PASSWORD, &rig.url()).exits(0);
-    rig.client(["deploy", "bank"]).arg(crate::util::guest("work.wat")).output().exits(0);
+    rig.client(["deploy", "bank"]).arg(guest("work.wat")).output().exits(0);
     let output = rig.client(["tx", "bank", "100000000000000000"]).output();
     let answer: Value = serde_json::from_str(output.exits(1)).expect("JSON");
     assert_eq!(answer["outcome"], "failed");
@@ -605,6 +605,44 @@ fn a_quarantined_service_is_reported_with_a_remedy() {
     // It does not run, but no operator stopped it.
     let stopped = rig.client(["stop", "count"]).output();
     assert!(stopped.exits(1).contains("quarantined"), "{stopped:?}");
+}
+
+#[test]
+fn a_deployment_warns_of_a_state_that_no_move_survives() {
+    let rig = Rig::logged_in();
+    for (service, words) in [
+        ("refuse-restore", "the guest's restore returned an error: no thanks; "),
+        ("panic-snapshot", "the guest's snapshot failed: "),
+    ] {
+        let output = rig.client(["deploy", service]).arg(guest(&format!("{service}.wat"))).output();
+        assert!(output.exits(0).starts_with(&format!("{service}: running: {service}/1 on ")), "{output:?}");
+        let line = output.stderr.strip_suffix('\n').expect("the line ends");
+        let beginning = format!("lifeboat: warning: '{service}' runs, but a trial of its state failed: {words}");
+        assert!(line.starts_with(&beginning) && !line.contains('\n'), "{line}");
+        assert!(line.ends_with("; find the cause with lifeboat check before it fails over"), "{line}");
+        let events = rig.client(["events", "--service", service]).output();
+        assert_eq!(events.exits(0).matches("Fragile: ").count(), 1, "{events:?}");
+    }
+    let output = rig.client(["deploy", "again", "--json"]).arg(guest("panic-restore.wat")).output();
+    output.exits(0);
+    assert!(output.stderr.starts_with("lifeboat: warning: 'again' runs, but "), "{output:?}");
+    let warning = "a trial of its state failed: the guest's restore failed: ";
+    let answered = &output.json_lines()[0];
+    assert!(answered["warning"].as_str().is_some_and(|text| text.starts_with(warning)), "{answered}");
+    let services = rig.client(["services", "--json"]).output().json_lines();
+    assert!(services[0]["services"][0].get("warning").is_none(), "only the deployment has it: {}", services[0]);
+}
+
+#[test]
+fn a_deployment_of_a_sound_workload_warns_of_nothing() {
+    let rig = Rig::logged_in();
+    for (service, workload) in [("count", prebuilt("counter")), ("program", guest("program.wat"))] {
+        let output = rig.client(["deploy", service, "--json"]).arg(workload).output();
+        output.exits(0);
+        assert_eq!(output.stderr, "");
+        let answered = &output.json_lines()[0];
+        assert!(answered["state"] == "running" && answered.get("warning").is_none(), "{answered}");
+    }
 }
 
 #[test]

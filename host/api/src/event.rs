@@ -54,8 +54,8 @@ pub enum Event {
         /// The VM that continues.
         vm: VmId,
     },
-    /// A trial of a service's state failed: an export and a restore in the background, on order or after the first
-    /// transactions of its workload. The service continues as before.
+    /// A trial of a service's state failed: an export and a restore in the background, at its deployment or after the
+    /// first transactions of its workload. The service continues as before.
     Fragile {
         /// The VM that continues.
         vm: VmId,

@@ -193,6 +193,9 @@ pub struct Service {
     /// The VM, if the service runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vm: Option<Vm>,
+    /// What is wrong with the state of the workload, as a trial has found. Only the answer to a deployment has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
 }
 
 /// What a service may call.

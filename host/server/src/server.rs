@@ -31,7 +31,7 @@ mod users;
 
 pub use batch::{BATCH_IN_FLIGHT_MAX, LONG_LINE_BYTES};
 pub use connections::{REPLACED_IDLE_MIN, UNAUTHENTICATED_IDLE_MAX};
-pub use deploys::DEPLOY_WAIT_MAX;
+pub use deploys::{DEPLOY_WAIT_MAX, TRIAL_WAIT_MAX};
 pub use disk::DISK_WAIT_MAX;
 pub use events::{
     EVENTS_KEPT_MAX, EventLog, KEEP_ALIVE, LOGS_KEPT_BYTES_MAX, LOGS_KEPT_MAX, LOGS_KEPT_PER_SERVICE_MAX, STREAMS_MAX,

@@ -10,6 +10,7 @@ use clap::Args;
 use lifeboat_api::http::Deployment;
 use lifeboat_api::name::Name;
 use lifeboat_api::sla::FailoverMode;
+use lifeboat_api::text::Printable;
 use lifeboat_client::ClientError;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -68,10 +69,22 @@ impl Deploy {
                 false => client.deploy_archive(&self.service, pack(&workload, &self.dirs)?.into(), &deployment).await,
             };
             let service = deployed.map_err(|error| about_file(error, &self.service, &self.workload))?;
-            output::print(self.json, &service, || service_line(&service))
+            output::print(self.json, &service, || service_line(&service))?;
+            if let Some(warning) = &service.warning {
+                output::note(&warning_line(&self.service, warning));
+            }
+            Ok(())
         })?;
         Ok(ExitCode::from(exit::OK))
     }
+}
+
+/// Returns one line about what the trial of a new service's state found.
+fn warning_line(service: &Name, warning: &str) -> String {
+    format!(
+        "lifeboat: warning: '{service}' runs, but {}; find the cause with lifeboat check before it fails over",
+        Printable(warning)
+    )
 }
 
 /// Rewords an error about the workload to name its file. The server knows the workload by the service's name.
@@ -87,5 +100,19 @@ fn about_file(error: ClientError, service: &Name, file: &Path) -> ClientError {
             ClientError::Problem { status, code, detail, retry_after, outcome }
         }
         error => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_warning_is_one_line_with_a_remedy() {
+        let service = Name::new("bank").expect("a name");
+        let line = warning_line(&service, "a trial of its state failed: no\u{1b}[2J\nthanks");
+        let expected = "lifeboat: warning: 'bank' runs, but a trial of its state failed: no\\u{1b}[2J\\nthanks; find \
+                        the cause with lifeboat check before it fails over";
+        assert_eq!(line, expected);
     }
 }

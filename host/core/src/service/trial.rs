@@ -14,8 +14,9 @@
 //! does not wait for its trial, and goes on as before whatever the trial finds. One service of a host is tried at a
 //! time, so that trials leave the maintenance pool to failovers.
 //!
-//! A trial can be ordered at once, usually of the birth itself. The order does not take the place of the trial after the
-//! first transactions, unless it finds something. The end of the service ends a trial that runs.
+//! A deployment orders a trial at once, usually of the birth itself, and waits for what it finds. The order does not
+//! take the place of the trial after the first transactions, unless it finds something. The end of the service ends a
+//! trial that runs.
 
 use super::{Message, ReplayTerms, Service, ServiceHandle, TAIL_FUEL_MAX};
 use crate::fleet::Fleet;

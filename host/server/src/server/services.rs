@@ -98,6 +98,7 @@ pub(super) async fn deploy(
     let bytes = body::read(body, bytes_max, UPLOAD_TIME_MAX).await?;
     // The upload may have taken minutes.
     shared.host.authorise_admin(&shared.host.authenticate_hash(&identity.token)?)?;
+    let tried = name.clone();
     let created = uninterrupted(&shared, move |shared| async move {
         let created = match is_archive {
             true => unpacked(&shared, bytes, &settings).await,
@@ -110,7 +111,10 @@ pub(super) async fn deploy(
         drop((turn, upload));
         created
     });
-    Ok((StatusCode::CREATED, Json(created.await?)))
+    let service = created.await?;
+    // The service exists, whatever the trial finds. The user's turn has ended, so no other deployment waits for this.
+    let warning = shared.deploys.warning(shared.host.try_state(&tried)).await;
+    Ok((StatusCode::CREATED, Json(Service { warning, ..service })))
 }
 
 /// Unpacks an archive for a service with these settings.
@@ -394,6 +398,7 @@ async fn view(shared: &Shared, name: Name, entry: ServiceEntry) -> Service {
         network: Some(network(entry.settings.network)),
         queue_length,
         vm,
+        warning: None,
     }
 }
 
