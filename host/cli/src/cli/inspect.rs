@@ -104,11 +104,11 @@ fn lines(workload: &Workload, sizes: &[String]) -> String {
     };
     let list = |items: &[String]| if items.is_empty() { "none".into() } else { items.join("\n              ") };
     let granted = allowed_by_allow_net(workload);
-    let denied = |import: &String| match granted.contains(import) {
-        true => format!("{import} (unless it runs once, with --allow-net)"),
-        false => import.clone(),
-    };
-    let denied: Vec<String> = workload.denied.iter().map(denied).collect();
+    let mark = |import: &String| if granted.contains(import) { format!("{import} *") } else { import.clone() };
+    let mut denied: Vec<String> = workload.denied.iter().map(mark).collect();
+    if !granted.is_empty() {
+        denied.push("* not denied to a run with --allow-net".into());
+    }
     let rows = [
         ("workload", workload.name.escape_debug().to_string()),
         ("hash", workload.hash.to_string()),
