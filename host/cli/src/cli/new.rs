@@ -78,7 +78,7 @@ impl Language {
                 "gitignore" as ".gitignore",
             ),
             Self::Python => files!("python":
-                "Makefile", "app.py", "counter.py", "requirements.txt", "test_counter.py",
+                "Makefile", "app.py", "bodies.py", "counter.py", "requirements.txt", "test_bodies.py", "test_counter.py",
                 "gitignore" as ".gitignore",
             ),
             Self::Assemblyscript => files!("assemblyscript":

@@ -1,21 +1,16 @@
 """The exports of the workload: bytes in and out, around one counter."""
 
-import json
-
 from componentize_py_types import Err
 from wit_world import exports
 from wit_world.imports import state
 
+from bodies import decode, encode
 from counter import Counter
 
 # The host takes at most 1 MiB at a time.
 CHUNK_BYTES = 65536
 
 counter = Counter()
-
-
-def encode(value):
-    return json.dumps(value).encode()
 
 
 def or_refuse(work):
@@ -28,10 +23,10 @@ def or_refuse(work):
 
 class Workload(exports.Workload):
     def execute(self, context, transaction):
-        return or_refuse(lambda: encode(counter.execute(context, json.loads(transaction))))
+        return or_refuse(lambda: encode(counter.execute(context, decode(transaction))))
 
     def query(self, context, query):
-        return or_refuse(lambda: encode(counter.query(context, json.loads(query))))
+        return or_refuse(lambda: encode(counter.query(context, decode(query))))
 
     def state_version(self):
         """Raise it when `save` returns another form, and let `load` read the older one."""
@@ -44,4 +39,4 @@ class Workload(exports.Workload):
 
     def restore(self, version):
         chunks = list(iter(lambda: state.read(CHUNK_BYTES), b""))
-        or_refuse(lambda: counter.load(version, json.loads(b"".join(chunks))))
+        or_refuse(lambda: counter.load(version, decode(b"".join(chunks))))
