@@ -123,6 +123,27 @@ fn a_profile_of_a_guest_that_calls_the_host_and_fails_has_the_fuel_of_its_run() 
 }
 
 #[test]
+fn charges_of_calls_that_wait_or_run_the_allocator_count_for_their_callers() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let guest = folder.path().join("call.wasm");
+    std::fs::write(&guest, &*crate::calls::GUEST).expect("a file");
+    let file = write(folder.path(), "transactions", "1Aone\n2Atwo\n0Afour\n");
+    let Profiled { json, folded, .. } = profiled(folder.path(), &[], &file, &guest);
+    assert_eq!((&json["network"]["calls"], &json["transactions"]["outcomes"]["ok"]), (&3.into(), &3.into()));
+    assert!(folded.lines().any(|line| line.contains(";wait;(host) ")), "{folded}");
+    assert!(!folded.contains("(yields)"), "it burns less than between two yields: {folded}");
+
+    // Its responses are lists, for which the host calls its allocator.
+    let posts = std::fs::read_to_string(transactions("courier")).expect("the sample");
+    let posts: Vec<&str> = posts.lines().filter(|line| line.starts_with("{\"post\":")).take(10).collect();
+    let file = write(folder.path(), "posts", &posts.join("\n"));
+    let Profiled { json, folded, .. } = profiled(folder.path(), &[], &file, &prebuilt("courier"));
+    let fuel_max = json["transactions"]["fuel"]["max"].as_u64().expect("a number");
+    assert!(json["network"]["calls"].as_u64() >= Some(5) && fuel_max < 100_000, "{json}");
+    assert!(folded.contains(";(host) ") && !folded.contains("(yields)"), "{folded}");
+}
+
+#[test]
 fn a_program_is_profiled_run_by_run() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = write(folder.path(), "transactions", "one two\nthree\n");

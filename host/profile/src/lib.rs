@@ -37,5 +37,5 @@ pub const UNSAMPLED: &str = "(not sampled)";
 /// The label of fuel that was burnt where no stack was known.
 pub const UNKNOWN: &str = "(unknown)";
 
-/// The label of what the host charged because the guest yielded, and for its waits for the network.
+/// The label of what the host charged because the guest yielded to others.
 pub const YIELDS: &str = "(yields)";

@@ -116,12 +116,27 @@ impl Sampler {
         }
     }
 
-    /// Adds what the host charged at the last checkpoint.
-    pub fn charge(&mut self, fuel: u64) {
+    /// Returns the stack at the last checkpoint of the burst, from which the guest has continued.
+    #[must_use]
+    pub fn here(&self) -> Option<NodeId> {
+        self.here
+    }
+
+    /// Continues in `caller`, which called the host and may have run in that call, `fuel` after the last checkpoint.
+    /// Without a caller, the guest continues in the stack of that checkpoint.
+    pub fn back(&mut self, fuel: u64, caller: Option<NodeId>) {
+        self.spend(self.here, fuel);
+        if self.is_in_burst {
+            self.here = caller.or(self.here);
+        }
+    }
+
+    /// Adds what the host charged for a call by `caller`, or else at the last checkpoint.
+    pub fn charge(&mut self, caller: Option<NodeId>, fuel: u64) {
         if fuel == 0 {
             return;
         }
-        let caller = self.here.unwrap_or(Tree::ROOT);
+        let caller = caller.or(self.here).unwrap_or(Tree::ROOT);
         let host = self.is_in_burst.then(|| self.tree.child(caller, HOST));
         self.spend(host, fuel);
     }
@@ -259,9 +274,9 @@ mod tests {
     fn charges_of_the_host_are_below_the_stack_that_called_it() {
         let mut sampler = Sampler::new(Plan::for_fuel(100));
         sampler.pass(1, |tree| tree.stack(["main"].into_iter()));
-        sampler.charge(20);
+        sampler.charge(None, 20);
         sampler.pass(5, |tree| tree.stack(["main", "f"].into_iter()));
-        sampler.charge(0);
+        sampler.charge(None, 0);
         sampler.leave(3);
         let tree = sampler.finish();
         let mut lines = Vec::new();
@@ -269,18 +284,35 @@ mod tests {
         assert_eq!(String::from_utf8(lines).expect("text"), "main 6\nmain;(host) 20\nmain;f 3\n");
     }
 
+    #[test]
+    fn a_function_continues_after_its_call_of_the_host_ran_the_guest() {
+        let mut sampler = Sampler::new(Plan::for_fuel(100));
+        sampler.pass(1, |tree| tree.stack(["main"].into_iter()));
+        let main = sampler.here();
+        // The host charges, and then runs the allocator, which is looked at and burns fuel up to its end.
+        sampler.charge(main, 20);
+        sampler.pass(2, |tree| tree.stack(["main", "allocate"].into_iter()));
+        sampler.back(7, main);
+        sampler.charge(main, 30);
+        sampler.leave(4);
+        let mut lines = Vec::new();
+        crate::folded(&sampler.finish(), &mut lines).expect("memory takes everything");
+        assert_eq!(String::from_utf8(lines).expect("text"), "main 7\nmain;(host) 50\nmain;allocate 7\n");
+    }
+
     proptest! {
         #[test]
         fn no_fuel_is_lost_and_none_is_added(
-            steps in prop::collection::vec((0_u64..5_000, 0_u8..4), 1..300),
+            steps in prop::collection::vec((0_u64..5_000, 0_u8..5), 1..300),
             gap_fuel in 0_u64..5_000,
         ) {
             let mut sampler = Sampler::new(Plan { gap_fuel });
-            let mut total = 0;
+            let (mut total, mut caller) = (0, None);
             for (fuel, kind) in steps {
                 match kind {
-                    0 => sampler.charge(fuel),
+                    0 => sampler.charge(caller, fuel),
                     1 => sampler.leave(fuel),
+                    2 => sampler.back(fuel, std::mem::replace(&mut caller, sampler.here())),
                     _ => sampler.pass(fuel, |tree| tree.stack(["f"].into_iter())),
                 }
                 total += fuel;

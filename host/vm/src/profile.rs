@@ -24,13 +24,37 @@ pub struct Profiler {
     names: Names,
     /// How often the guest was continued after it had stopped.
     turns: Arc<AtomicU64>,
-    /// The number of `turns` at the last entry into the host.
-    turns_at_entry: u64,
+    /// The entries into the host that have not returned, the outermost first. A function of the host may run the
+    /// guest's allocator, which may enter the host.
+    entries: Vec<Entry>,
     /// The fuel in the guest's tank at the last entry into the host, or exit from it.
     fuel_left: u64,
     /// What was counted of the call so far.
     counted: u64,
     limit_fuel: u64,
+}
+
+/// An entry into the host: a call of one of its functions, or a stop of the guest.
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    /// The number of `turns` then.
+    turns: u64,
+    /// The stack of the guest, if it was looked at.
+    caller: Option<NodeId>,
+    /// Whether the guest has run within it, and has entered the host again.
+    has_inner: bool,
+}
+
+impl Entry {
+    /// Returns whether it was a stop of the guest, which is not charged. The number of `turns` is that at its end, and
+    /// `owed` is what the host has charged since the guest last left it.
+    ///
+    /// Each stop ends a turn. So does a function of the host that waits, but that has charged the guest before it
+    /// waits: the guest can only wait for responses, and a look for them is charged. So may the stops of the guest
+    /// within a function of the host, but there are none within a stop.
+    fn is_stop(self, turns: u64, owed: u64) -> bool {
+        turns != self.turns && owed == 0 && !self.has_inner
+    }
 }
 
 impl std::fmt::Debug for Profiler {
@@ -47,7 +71,7 @@ impl Profiler {
             sampler,
             names: Names::default(),
             turns: Arc::default(),
-            turns_at_entry: 0,
+            entries: Vec::new(),
             fuel_left: 0,
             counted: 0,
             limit_fuel: 0,
@@ -76,6 +100,7 @@ impl Profiler {
 
     pub(crate) fn enter(&mut self, fuel: u64) {
         (self.fuel_left, self.limit_fuel, self.counted) = (fuel, fuel, 0);
+        self.entries.clear();
     }
 
     /// Ends a call, which used this fuel.
@@ -151,28 +176,37 @@ pub(crate) fn pass(
 ) -> wasmtime::Result<()> {
     let fuel_left = store.get_fuel()?;
     let owed = store.data_mut().wasi.take_owed_fuel();
+    let burnt = profiler.fuel_left.saturating_sub(fuel_left);
     match hook {
         CallHook::CallingHost => {
             let data = store.data_mut();
             data.wasi.note_time();
             data.charges.note_fuel(fuel_left);
-            // What is owed before the first entry is for the start of the call.
+            // This was charged by the function of the host that has run the guest, or else for the start of the call.
             data.charges.add(owed);
             let owed = profiler.count(owed);
-            profiler.sampler.charge(owed);
-            let burnt = profiler.fuel_left.saturating_sub(fuel_left);
             let burnt = profiler.count(burnt);
-            profiler.turns_at_entry = profiler.turns.load(Ordering::Relaxed);
+            let outer = profiler.entries.last_mut().and_then(|outer| {
+                outer.has_inner = true;
+                outer.caller
+            });
+            profiler.sampler.charge(outer, owed);
             let Profiler { sampler, names, .. } = &mut *profiler;
             sampler.pass(burnt, |tree| stack(tree, names, &WasmBacktrace::force_capture(&store)));
+            let (turns, caller) = (profiler.turns.load(Ordering::Relaxed), profiler.sampler.here());
+            profiler.entries.push(Entry { turns, caller, has_inner: false });
         }
         _ => {
-            // A host function that waits has charged something by then.
-            let has_stopped = owed == 0 && profiler.turns.load(Ordering::Relaxed) != profiler.turns_at_entry;
-            let charge = if has_stopped { 0 } else { owed.saturating_add(FUEL_PER_HOST_CALL) };
+            let entry = profiler.entries.pop();
+            let burnt = profiler.count(burnt);
+            let caller = entry.and_then(|entry| entry.caller);
+            profiler.sampler.back(burnt, caller);
+            let turns = profiler.turns.load(Ordering::Relaxed);
+            let is_stop = entry.is_some_and(|entry| entry.is_stop(turns, owed));
+            let charge = if is_stop { 0 } else { owed.saturating_add(FUEL_PER_HOST_CALL) };
             store.data_mut().charges.add(charge);
             let charge = profiler.count(charge);
-            profiler.sampler.charge(charge);
+            profiler.sampler.charge(caller, charge);
         }
     }
     profiler.fuel_left = fuel_left;
@@ -181,4 +215,18 @@ pub(crate) fn pass(
     store.data_mut().profiler = Some(profiler);
     store.fuel_async_yield_interval(Some(interval))?;
     if fuel_left < charged { Err(Trap::OutOfFuel.into()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_stop_ends_a_turn_without_a_charge_and_without_an_entry_in_it() {
+        let entry = Entry { turns: 5, caller: None, has_inner: false };
+        assert!(entry.is_stop(6, 0));
+        assert!(!entry.is_stop(5, 0), "a call that does not wait");
+        assert!(!entry.is_stop(6, 10), "a call that waits, charged for its look");
+        assert!(!Entry { has_inner: true, ..entry }.is_stop(6, 0), "a call in which the guest was stopped");
+    }
 }
