@@ -123,6 +123,20 @@ fn a_profile_of_a_guest_that_calls_the_host_and_fails_has_the_fuel_of_its_run() 
 }
 
 #[test]
+fn functions_with_equal_names_have_rows_of_their_own() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let text = std::fs::read_to_string(guest("work.wat")).expect("a guest");
+    // The name section calls another function `work`, too. It runs first.
+    let twice = text.replace("(func $is (param", "(func $is (@name \"work\") (param");
+    assert_ne!(twice, text);
+    let (file, twice) = (write(folder.path(), "transactions", "1000\n"), write(folder.path(), "twice.wat", &twice));
+    let Profiled { json, .. } = profiled(folder.path(), &[], &file, &twice);
+    let functions = json["functions"].as_array().expect("a list");
+    let names: Vec<&str> = functions.iter().map(|function| function["name"].as_str().expect("a name")).collect();
+    assert!(names[0].starts_with("work (func[") && names[1..].contains(&"work"), "{names:?}");
+}
+
+#[test]
 fn charges_of_calls_that_wait_or_run_the_allocator_count_for_their_callers() {
     let folder = tempfile::tempdir().expect("a folder");
     let guest = folder.path().join("call.wasm");

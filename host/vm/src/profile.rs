@@ -10,7 +10,7 @@ use crate::explain::name_of;
 use crate::store::{FUEL_PER_HOST_CALL, StoreData};
 use lifeboat_api::text::Printable;
 use lifeboat_profile::{NodeId, Sampler, Tree};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use wasmtime::{CallHook, FrameInfo, Module, StoreContextMut, Trap, WasmBacktrace};
@@ -116,45 +116,59 @@ impl Profiler {
     }
 }
 
-/// The names of functions as a profile shows them.
+/// The names of functions as a profile shows them. Functions with equal names have different ones there.
 #[derive(Default)]
 struct Names {
     /// The modules whose functions were met, in that order. A component has few.
     modules: Vec<Module>,
     /// By the places of modules in `modules`, and the indices of functions in them.
     known: HashMap<(usize, u32), String>,
+    /// The names in `known`.
+    taken: HashSet<String>,
 }
 
 impl Names {
     fn get(&mut self, frame: &FrameInfo) -> &str {
-        let module = self.modules.iter().position(|known| Module::same(known, frame.module()));
+        let Self { modules, known, taken } = self;
+        let module = modules.iter().position(|known| Module::same(known, frame.module()));
         let module = module.unwrap_or_else(|| {
-            self.modules.push(frame.module().clone());
-            self.modules.len() - 1
+            modules.push(frame.module().clone());
+            modules.len() - 1
         });
         let key = (module, frame.func_index());
-        if self.known.len() >= FUNCTIONS_MAX && !self.known.contains_key(&key) {
+        if known.len() >= FUNCTIONS_MAX && !known.contains_key(&key) {
             return lifeboat_profile::OTHERS;
         }
-        let unnamed_before = || self.modules[..module].iter().filter(|module| module.name().is_none()).count();
-        self.known.entry(key).or_insert_with(|| shown(frame, unnamed_before))
+        known.entry(key).or_insert_with(|| {
+            let unnamed_before = modules[..module].iter().filter(|module| module.name().is_none()).count();
+            let name = distinct(taken, name_of(frame), &numbered(frame, unnamed_before));
+            taken.insert(name.clone());
+            name
+        })
     }
 }
 
-/// Returns the name of a function as a profile shows it. `unnamed_before` counts the modules without a name that were
-/// met before its own.
-fn shown(frame: &FrameInfo, unnamed_before: impl FnOnce() -> usize) -> String {
-    let name = name_of(frame).unwrap_or_else(|| {
-        let module = match frame.module().name() {
-            Some(name) => format!("{name}!"),
-            None => match unnamed_before() {
-                0 => String::new(),
-                place => format!("module[{place}]!"),
-            },
-        };
-        format!("{module}func[{}]", frame.func_index())
-    });
-    Printable(&name).to_string()
+/// Returns what stands for the name of a function: its index, after its module. `unnamed_before` counts the modules
+/// without a name that were met before its own.
+fn numbered(frame: &FrameInfo, unnamed_before: usize) -> String {
+    let module = match frame.module().name() {
+        Some(name) => format!("{name}!"),
+        None if unnamed_before == 0 => String::new(),
+        None => format!("module[{unnamed_before}]!"),
+    };
+    format!("{module}func[{}]", frame.func_index())
+}
+
+/// Returns the name of a function as a profile shows it, which is none of those in `taken`: an equal name of another
+/// function is followed by the index, as `numbered` has it.
+fn distinct(taken: &HashSet<String>, name: Option<String>, numbered: &str) -> String {
+    // Long names can be equal once they are cut.
+    let shown = |name: &str| {
+        let printable = Printable(name).to_string();
+        lifeboat_profile::shortened(&printable, lifeboat_profile::LABEL_CHARS_MAX).into_owned()
+    };
+    let name = shown(name.as_deref().unwrap_or(numbered));
+    if taken.contains(&name) { shown(&format!("{name} ({numbered})")) } else { name }
 }
 
 /// Adds the stack of a guest to a tree.
@@ -228,5 +242,22 @@ mod tests {
         assert!(!entry.is_stop(5, 0), "a call that does not wait");
         assert!(!entry.is_stop(6, 10), "a call that waits, charged for its look");
         assert!(!Entry { has_inner: true, ..entry }.is_stop(6, 0), "a call in which the guest was stopped");
+    }
+
+    #[test]
+    fn functions_of_one_name_are_told_apart_by_their_indices() {
+        let mut taken = HashSet::new();
+        let mut names = Vec::new();
+        let long = |end: &str| Some("x".repeat(300) + end);
+        for (index, name) in
+            [Some("f".to_owned()), Some("f".to_owned()), None, long("a"), long("a"), long("b")].into_iter().enumerate()
+        {
+            let name = distinct(&taken, name, &format!("func[{index}]"));
+            taken.insert(name.clone());
+            names.push(name);
+        }
+        assert_eq!(names[..3], ["f", "f (func[1])", "func[2]"]);
+        assert_eq!(taken.len(), names.len(), "{names:?}");
+        assert!(names[4].ends_with("xa (func[4])"), "{}", names[4]);
     }
 }
