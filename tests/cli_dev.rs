@@ -412,7 +412,10 @@ fn module_without_a_build_is_watched_itself() {
     running.tells("Changed: out.wat");
     running.tells("Reloaded: ");
     assert_eq!(ask(&mut running, "a"), "11");
-    running.finish().exits(0);
+    let output = running.finish();
+    output.exits(0);
+    let ended = "\nEnded: 2 requests (2 ok), 0 failovers, 1 reload\n";
+    assert!(output.stderr.ends_with(ended), "it counts no builds: {}", output.stderr);
 }
 
 #[test]
@@ -424,6 +427,7 @@ fn module_without_a_build_that_is_missing_or_invalid_is_not_loaded() {
     missing.exits(1);
     let expected = "Not loaded: there is no 'missing.wat'; name another file with --workload\n";
     assert!(missing.stderr.starts_with(expected), "{}", missing.stderr);
+    assert!(missing.stderr.ends_with("\nEnded: 0 requests, 0 failovers, 0 reloads\n"), "{}", missing.stderr);
     let bad = dev("bad.wat");
     bad.exits(1);
     assert!(bad.stderr.starts_with("Not loaded: `bad.wat`: invalid WebAssembly text at line 1"), "{}", bad.stderr);

@@ -422,8 +422,9 @@ impl<'a> Driver<'a> {
     }
 
     fn begin_build(&mut self) {
-        self.counts.builds += 1;
+        // Without a command, somebody else builds the module, and it is only loaded.
         if let Some(command) = self.plan.command_line() {
+            self.counts.builds += 1;
             self.notice(&Notice::Building { command: Printable(&command).to_string() });
         }
         self.build = Some(Underway::Building(Build::begin(&self.plan, self.dev.json)));
@@ -454,7 +455,7 @@ impl<'a> Driver<'a> {
 
     fn build_failed(&mut self, failed: Failed) -> Built {
         self.build = None;
-        self.counts.failed_builds += 1;
+        self.counts.failed_builds += u64::from(!self.plan.is_module_alone());
         let Failed { reason, output } = failed;
         self.notice(&match self.plan.is_module_alone() {
             true => Notice::NotLoaded { reason },

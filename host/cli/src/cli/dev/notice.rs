@@ -224,7 +224,10 @@ impl fmt::Display for Notice<'_> {
                 }
                 f.write_str(if outcomes.all() == 0 { "" } else { ")" })?;
                 write!(f, ", {}, {}", counted(*failovers, "failover"), counted(*reloads, "reload"))?;
-                write!(f, ", {} ({} failed)", counted(*builds, "build"), grouped(*failed_builds))
+                match builds {
+                    0 => Ok(()),
+                    _ => write!(f, ", {} ({} failed)", counted(*builds, "build"), grouped(*failed_builds)),
+                }
             }
         }
     }
@@ -237,15 +240,16 @@ mod tests {
 
     #[test]
     fn summary_names_only_outcomes_that_occurred() {
-        let ended = |ok, refused| Notice::Ended {
+        let ended = |ok, refused, builds| Notice::Ended {
             outcomes: Outcomes { ok, refused, failed: 0, denied: 0, outcome_unknown: 0 },
             failovers: 1,
-            counts: Counts { builds: 3, failed_builds: 1, reloads: 2, queries: 1 },
+            counts: Counts { builds, failed_builds: builds / 3, reloads: 2, queries: 1 },
             is_well: true,
         };
         let rest = ", 1 failover, 2 reloads, 3 builds (1 failed)\n";
-        assert_eq!(ended(1_000, 1).text(), format!("Ended: 1,001 requests (1,000 ok, 1 refused){rest}"));
-        assert_eq!(ended(0, 0).text(), format!("Ended: 0 requests{rest}"));
+        assert_eq!(ended(1_000, 1, 3).text(), format!("Ended: 1,001 requests (1,000 ok, 1 refused){rest}"));
+        assert_eq!(ended(0, 0, 3).text(), format!("Ended: 0 requests{rest}"));
+        assert_eq!(ended(0, 0, 0).text(), "Ended: 0 requests, 1 failover, 2 reloads\n", "nothing was built");
     }
 
     #[test]
