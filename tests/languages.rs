@@ -1,5 +1,5 @@
 //! Tests that need compilers of other languages: a workload of each template of `lifeboat new` is built by the commands
-//! that it prints, fails over, and, unless an engine of megabytes makes that slow, is checked.
+//! that it prints, fails over, is checked, and is changed in a session of `lifeboat dev`.
 //!
 //! Programs of others are downloaded as well, and end as `docs/compatibility.md` says.
 //!
@@ -12,6 +12,7 @@
 //! cargo test --release -p lifeboat --features language-toolchains --test languages
 //! ```
 
+mod reloads;
 #[allow(dead_code, reason = "the other suites use all of it")]
 mod util;
 
@@ -20,6 +21,7 @@ use std::path::PathBuf;
 
 use tempfile::TempDir;
 
+use reloads::assert_reloads_with_its_state;
 use util::{lifeboat, root, shell};
 
 /// Builds a new workload of this language, and runs its transactions in small VMs and in one of size large. Returns its
@@ -46,43 +48,57 @@ fn builds_and_fails_over(language: &str) -> TempDir {
     parent
 }
 
-/// Builds a new workload of this language, and checks that nothing is found in it. Workloads in JavaScript and Python
-/// are not checked: a check starts them over a hundred times, and each start runs an engine of megabytes.
-fn builds_and_has_no_bugs(language: &str) {
+/// Builds a new workload of this language, and checks that nothing is found in it. One of its transactions is refused.
+/// Returns its folder.
+fn builds_and_has_no_bugs(language: &str) -> TempDir {
     let parent = builds_and_fails_over(language);
-    let check = lifeboat(["check", "--query", "\"total\"", "--transactions", "transactions.jsonl", "tally.wasm"]);
-    let output = check.within(&parent.path().join("tally")).output();
+    let folder = parent.path().join("tally");
+    let transactions = std::fs::read_to_string(folder.join("transactions.jsonl")).expect("the transactions");
+    std::fs::write(folder.join("checked.jsonl"), transactions + "\"five\"\n").expect("a temporary file");
+    let check = lifeboat(["check", "--query", "\"total\"", "--transactions", "checked.jsonl", "tally.wasm"]);
+    let output = check.within(&folder).output();
     assert!(output.exits(0).contains(": 0 findings, "), "{}", output.exits(0));
+    parent
+}
+
+/// Builds a new workload of this language, checks that nothing is found in it, and changes it while it runs: in the
+/// source, `from` becomes `to`, which adds 100 more.
+fn builds_and_has_no_bugs_and_reloads(language: &str, source: &str, from: &str, to: &str) {
+    let parent = builds_and_has_no_bugs(language);
+    let folder = parent.path().join("tally");
+    // `make` or `npm run build`, as the files in the folder show.
+    assert_reloads_with_its_state(lifeboat(["dev"]).within(&folder), &folder, source, (from, to));
 }
 
 #[test]
-fn workload_in_javascript_builds_and_fails_over() {
-    builds_and_fails_over("js");
+fn workload_in_javascript_builds_and_fails_over_and_has_no_bugs_and_reloads() {
+    builds_and_has_no_bugs_and_reloads("js", "src/counter.js", "this.total += add;", "this.total += add + 100;");
 }
 
 #[test]
-fn workload_in_python_builds_and_fails_over() {
-    builds_and_fails_over("python");
+fn workload_in_python_builds_and_fails_over_and_has_no_bugs_and_reloads() {
+    builds_and_has_no_bugs_and_reloads("python", "counter.py", "self.total += add\n", "self.total += add + 100\n");
 }
 
 #[test]
-fn workload_in_assemblyscript_builds_and_fails_over_and_has_no_bugs() {
-    builds_and_has_no_bugs("assemblyscript");
+fn workload_in_assemblyscript_builds_and_fails_over_and_has_no_bugs_and_reloads() {
+    let source = "assembly/counter.ts";
+    builds_and_has_no_bugs_and_reloads("assemblyscript", source, "total + number;", "total + number + 100;");
 }
 
 #[test]
-fn workload_in_c_builds_and_fails_over_and_has_no_bugs() {
-    builds_and_has_no_bugs("c");
+fn workload_in_c_builds_and_fails_over_and_has_no_bugs_and_reloads() {
+    builds_and_has_no_bugs_and_reloads("c", "counter.c", "total = sum;", "total = sum + 100;");
 }
 
 #[test]
-fn workload_in_go_builds_and_fails_over_and_has_no_bugs() {
-    builds_and_has_no_bugs("go");
+fn workload_in_go_builds_and_fails_over_and_has_no_bugs_and_reloads() {
+    builds_and_has_no_bugs_and_reloads("go", "counter.go", "c.Total = sum\n", "c.Total = sum + 100\n");
 }
 
 #[test]
-fn workload_in_zig_builds_and_fails_over_and_has_no_bugs() {
-    builds_and_has_no_bugs("zig");
+fn workload_in_zig_builds_and_fails_over_and_has_no_bugs_and_reloads() {
+    builds_and_has_no_bugs_and_reloads("zig", "counter.zig", "add(i64, total, add)", "add(i64, total + 100, add)");
 }
 
 /// The cells of a line of a table, without the `\` before a `|` in a cell.

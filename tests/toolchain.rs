@@ -8,6 +8,7 @@
 //! cargo test --release -p lifeboat --features wasm-toolchain --test toolchain
 //! ```
 
+mod reloads;
 #[allow(dead_code, reason = "the other suite uses all of it")]
 mod util;
 
@@ -15,6 +16,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
+use reloads::assert_reloads_with_its_state;
 use util::{WORKLOADS, lifeboat, prebuilt, readme_blocks, root, shell, transactions};
 
 /// Held while guests are built: the first build may install a standard library for all of them.
@@ -123,4 +125,28 @@ fn template_for_rust_passes_its_tests_and_fails_over_and_has_no_bugs() {
     let check = lifeboat(["check", "--query", "\"total\"", "--transactions", "transactions.jsonl", "my_tally.wasm"]);
     let output = check.within(&folder).output();
     assert!(output.exits(0).contains(": 0 findings, "), "{}", output.exits(0));
+}
+
+#[test]
+fn template_for_rust_is_reloaded_with_its_state() {
+    let parent = tempfile::tempdir().expect("a temporary folder");
+    lifeboat(["new", "rust", "my-tally"]).within(parent.path()).output().exits(0);
+    let folder = parent.path().join("my-tally");
+    // The versions of the workspace, so that nothing is resolved again.
+    let lock = std::fs::read(root().join("Cargo.lock")).expect("the lock file");
+    std::fs::write(folder.join("Cargo.lock"), lock).expect("a temporary file");
+    // `lifeboat dev` runs cargo by itself, which finds the compiler for guests in the environment.
+    let environment = "
+        exports=$(workloads/toolchain.sh) || exit
+        eval \"$exports\"
+        unset LD_LIBRARY_PATH
+        export CARGO_TARGET_DIR=\"$PWD/target-guest/dev\"
+        cd \"$GUEST\" || exit
+    ";
+    let within = |command: &str| shell(&format!("{environment}{command}\n")).env("GUEST", &folder);
+    let _one_at_a_time = BUILD.lock().unwrap_or_else(PoisonError::into_inner);
+    // It writes the lock file. With its dependencies, it may take longer than the session of a test.
+    within("cargo build --release --target wasm32-wasip1").output().exits(0);
+    let dev = within("exec lifeboat dev");
+    assert_reloads_with_its_state(dev, &folder, "src/lib.rs", ("checked_add(add)", "checked_add(add + 100)"));
 }
