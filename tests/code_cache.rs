@@ -186,9 +186,15 @@ fn commands_without_a_data_directory_share_the_folder_of_the_user() {
         files.map_or_else(|_| BTreeSet::new(), |files| files.map(|file| identity(&file.path()).0).collect())
     };
     let own = |command: &str| lifeboat([command]).arg(guest("count.wat")).env("XDG_CACHE_HOME", &caches);
-    own("inspect").output().exits(0);
+    let transactions = folder.path().join("transactions");
+    std::fs::write(&transactions, "x\n").expect("a file");
+    // It has a finding.
+    own("check").arg("--transactions").arg(&transactions).output().exits(1);
     let one = kept();
     assert_eq!(one.len(), 1);
+    own("profile").arg("--transactions").arg(&transactions).output().exits(0);
+    own("inspect").output().exits(0);
+    assert_eq!(kept(), one);
     // Its engine has other limits, which the code does not depend on.
     own("run").input("x\n").output().exits(0);
     assert_eq!(kept(), one);

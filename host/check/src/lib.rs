@@ -117,7 +117,15 @@ impl Guest {
     /// # Errors
     /// The compiler refuses it, or the engine cannot be set up.
     pub fn new(workload: Workload, size: Size) -> Result<Self, GuestError> {
-        Self::with_engine(workload, size, Engine::new)
+        Self::with_cache(workload, size, None)
+    }
+
+    /// Compiles a workload, or takes its code from `cache`. Its first VM has `size`.
+    ///
+    /// # Errors
+    /// The compiler refuses it, or the engine cannot be set up.
+    pub fn with_cache(workload: Workload, size: Size, cache: Option<Arc<CodeCache>>) -> Result<Self, GuestError> {
+        Self::with_engine(workload, size, |limits| Ok(Engine::new(limits)?.with_cache(cache)))
     }
 
     /// Compiles a workload for a profile, or takes its code from `cache`. Its first VM has `size`.

@@ -1,7 +1,7 @@
 //! `lifeboat check`: finds the bugs of a workload that only a host would meet.
 
 use super::sample::{Sample, UnstartableWorkload, made, with_progress};
-use super::{data, exit, help, is_pipe_open, load_workload, output};
+use super::{code_cache, data, exit, help, is_pipe_open, load_workload, output};
 use clap::Args;
 use lifeboat_api::lines::json_lines;
 use lifeboat_api::size::grouped;
@@ -36,7 +36,7 @@ A line of FILE is the body of a transaction, or with --envelope a JSON object, a
 envelope and each --query is asked at every boundary: state that no reply shows is only found by a query.
 
 Time and random numbers are those of the check, the same in each run of it. No server is called: requests get status 200
-and {}. Nothing is written.
+and {}. Nothing is written but compiled code, which lifeboat run keeps and uses as well.
 
 Example:
   lifeboat check counter.wasm --transactions transactions.jsonl --query '\"total\"'";
@@ -66,7 +66,7 @@ impl Check {
         let (size, input) = (self.sample.size()?, self.sample.input()?);
         let older = self.from.as_deref().map(Portable::read).transpose().map_err(data::sorted)?;
         let (workload, _) = load_workload(&self.workload)?;
-        let guest = made(Guest::new(workload, size))?;
+        let guest = made(Guest::with_cache(workload, size, code_cache::of_user()?))?;
         let older = older.as_ref().map(|older| &older.snapshot);
         let report = with_progress(self.json, |progress| guest.check_with(&input, older, progress));
         let report = report.map_err(|error| UnstartableWorkload::new(&self.workload, error))?;
