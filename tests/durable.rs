@@ -662,6 +662,10 @@ async fn a_bounded_directory_serves_for_ever() {
     assert!(rig.send_as("bee", "first", "1").await.expect("kept").is_repeated);
 }
 
+/// More than a directory from which all is reclaimed needs, also on a busy machine, where a reclaim lags behind by some
+/// segments. It is less than 40 rounds of [`write_much`] write.
+const RECLAIMED_BYTES_MAX: u64 = 8 << 20;
+
 /// Has another service write 100 transactions and a snapshot in each of `rounds`. Returns the largest size of the
 /// directory.
 async fn write_much(rig: &Rig, storage: &SimulatedStorage, rounds: usize) -> u64 {
@@ -697,7 +701,7 @@ async fn a_stopped_service_retains_its_answers_without_pinning_the_journal() {
     rig.host.stop_service(&name("bee")).await.expect("stopped");
     // 16 MB of records, beside half a megabyte that the stopped service needs.
     let most = write_much(&rig, &storage, 40).await;
-    assert!(most <= 5 << 20, "it grew to {most} bytes");
+    assert!(most <= RECLAIMED_BYTES_MAX, "it grew to {most} bytes");
     rig.host.start_service(&name("bee"), Epoch([44; 16])).await.expect("started");
     client.check_answers(&rig).await.expect("nothing is forgotten");
 
@@ -707,7 +711,7 @@ async fn a_stopped_service_retains_its_answers_without_pinning_the_journal() {
     drop(rig);
     let rig = start(&storage, FailoverMode::Direct).await.expect("starts again");
     let most = write_much(&rig, &storage, 40).await;
-    assert!(most <= 5 << 20, "it grew to {most} bytes");
+    assert!(most <= RECLAIMED_BYTES_MAX, "it grew to {most} bytes");
     let storage = storage.crash();
     drop(rig);
     let rig = start(&storage, FailoverMode::Direct).await.expect("starts again");
@@ -722,7 +726,7 @@ async fn an_idle_service_whose_records_are_relocated_answers_repetitions_all_the
     let client = keep_answers(&rig).await;
     for _ in 0..40 {
         let most = write_much(&rig, &storage, 1).await;
-        assert!(most <= 5 << 20, "it grew to {most} bytes");
+        assert!(most <= RECLAIMED_BYTES_MAX, "it grew to {most} bytes");
         client.check_answers(&rig).await.expect("nothing is forgotten");
     }
 }
@@ -743,7 +747,7 @@ async fn a_service_whose_workload_is_missing_is_relocated_as_well() {
     let rig = start(&storage, FailoverMode::Direct).await.expect("starts again");
     assert!(rig.host.quarantined(&name("lost")).is_some());
     let most = write_much(&rig, &storage, 40).await;
-    assert!(most <= 5 << 20, "it grew to {most} bytes");
+    assert!(most <= RECLAIMED_BYTES_MAX, "it grew to {most} bytes");
     storage.rename(aside, &file).expect("renamed");
     rig.host.start_service(&name("lost"), Epoch([46; 16])).await.expect("started");
     rig.grant("lost");
