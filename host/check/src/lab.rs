@@ -169,6 +169,8 @@ pub(crate) struct Lab {
     /// The most that any size has.
     largest: Levels,
     pub(crate) has_network: bool,
+    /// Whether it is a program: each call is a run in a fresh instance, and the state is the disk.
+    pub(crate) is_program: bool,
 }
 
 impl Lab {
@@ -178,7 +180,8 @@ impl Lab {
             disk_bytes: most.disk_bytes.max(size.disk_bytes),
         });
         let has_network = program.workload().imports.iter().any(|import| import.starts_with(HTTP));
-        Self { program, engine, size, largest, has_network }
+        let is_program = program.workload().is_program();
+        Self { program, engine, size, largest, has_network, is_program }
     }
 
     /// Returns the limits of an instantiation, a restore and an export, which are those of the host.

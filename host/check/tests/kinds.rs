@@ -1,7 +1,7 @@
 //! What a check finds: exactly one kind in each wrong guest, and nothing in the good ones.
 //!
-//! The wrong guests are `tests/guests/tally.wat` with a few functions replaced, and `assembled/call.wat` for calls to
-//! the network. Each has the bug of its name and no other.
+//! The wrong guests are `tests/guests/tally.wat` with a few functions replaced, `assembled/call.wat` for calls to the
+//! network, and a program for bugs of programs. Each has the bug of its name and no other.
 
 use lifeboat_api::transaction::{Answer, Cause};
 use lifeboat_check::{Guest, Input, Kind, MOVES_MAX, Report};
@@ -126,6 +126,68 @@ fn nothing_is_found_in_the_sample_workloads() {
         assert!(report.findings.is_empty() && report.unchecked.is_empty(), "{name}:\n{report}");
         assert!(report.moves > 50 && report.outcomes.ok > 40, "{name}: {report:?}");
     }
+}
+
+#[test]
+fn nothing_is_found_in_the_sample_programs() {
+    let sql = std::fs::read(root().join("workloads/sql.transactions.txt")).expect("a file of transactions");
+    let sql = Input::read(&sql, false, &lifeboat_check::default_user()).expect("lines");
+    for (name, input) in [
+        ("sql", sql.with_queries(["SELECT count(*) FROM transfers;"])),
+        ("wordcount", Input::of_bodies(["a b\nc\n", "", "d"]).with_queries(["e f"])),
+    ] {
+        let guest = Guest::load(root().join(format!("workloads/prebuilt/{name}.wasm"))).expect("it is loaded");
+        let report = guest.check(&input).expect("it starts");
+        assert!(report.findings.is_empty() && report.unchecked.is_empty(), "{name}:\n{report}");
+        assert!(report.outcomes.ok > 2 && report.moves > 3, "{name}: {report:?}");
+    }
+}
+
+/// Returns a program that replies with its body, and refuses one that begins with `r`. It does `first` at its start, and
+/// `then` when it has read the body. Its memory has `pages`.
+fn program(pages: u32, first: &str, then: &str) -> String {
+    format!(
+        r#"(module
+  (import "wasi_snapshot_preview1" "fd_read" (func $fd_read (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_fdstat_get" (func $fd_fdstat_get (param i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+  (memory (export "memory") {pages})
+  ;; 0 an iovec, 8 the bytes moved, 16 what a descriptor is, 48 a text, from 4096 the body
+  (data (i32.const 48) "no terminal")
+  (func $read (param $have i32) (result i32)
+    (i32.store (i32.const 0) (i32.add (i32.const 4096) (local.get $have)))
+    (i32.store (i32.const 4) (i32.sub (i32.const 65536) (local.get $have)))
+    (drop (call $fd_read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)))
+    (i32.load (i32.const 8)))
+  (func $write (param $fd i32) (param $at i32) (param $length i32)
+    (i32.store (i32.const 0) (local.get $at))
+    (i32.store (i32.const 4) (local.get $length))
+    (drop (call $fd_write (local.get $fd) (i32.const 0) (i32.const 1) (i32.const 8))))
+  (func $is_terminal (param $fd i32) (result i32)
+    (drop (call $fd_fdstat_get (local.get $fd) (i32.const 16)))
+    (i32.eq (i32.load8_u (i32.const 16)) (i32.const 2)))
+  (func $begins_with (param $byte i32) (result i32)
+    (i32.eq (i32.load8_u (i32.const 4096)) (local.get $byte)))
+  (func (export "_start")
+    (local $length i32)
+    (local $more i32)
+    {first}
+    (loop $next
+      (local.set $more (call $read (local.get $length)))
+      (local.set $length (i32.add (local.get $length) (local.get $more)))
+      (br_if $next (local.get $more)))
+    {then}
+    (if (call $begins_with (i32.const 114)) (then (call $exit (i32.const 1))))
+    (call $write (i32.const 1) (i32.const 4096) (local.get $length))))"#
+    )
+}
+
+#[test]
+fn nothing_is_found_in_a_program_with_much_memory_that_refuses_its_first_transaction() {
+    let input = Input::of_bodies(["refused", "one", "two", "refused"]).with_queries(["query"]);
+    let report = checked("program", program(64, "", "").as_bytes(), &input);
+    assert!(report.findings.is_empty() && report.unchecked.is_empty(), "{report}");
 }
 
 #[test]
