@@ -16,13 +16,14 @@ mod calls;
 mod growth;
 mod inputs;
 mod restores;
+mod terminals;
 
 use crate::input::Input;
 use crate::kind::Kind;
 use crate::lab::{Lab, Setting, is_exit};
 use crate::report::{Finding, Report};
 use crate::trace::{Difference, Moves, OnProgress, Plan, Probing, QUERIES_MAX, Session, Trace};
-use lifeboat_api::size::Bytes;
+use lifeboat_api::size::{Bytes, grouped};
 use lifeboat_api::transaction::{Cause, Outcome};
 use lifeboat_vm::instance::MoveError;
 use lifeboat_vm::snapshot::Snapshot;
@@ -34,6 +35,10 @@ const CLOCK_READS_MAX: u64 = 1_000;
 
 /// The fuel between two readings of a clock from which on a guest does something else meanwhile.
 const FUEL_PER_CLOCK_READ_MAX: u64 = 2_000;
+
+/// The reads at the end of its input from which on a program that is not `ok` counts as waiting for more. A library may
+/// read there a few times; a program that waits does so until its fuel ends.
+const READS_AT_END_MAX: u64 = 100;
 
 /// The share of its deadline, in percent, up to which a transaction may sleep.
 const SLEEP_PERCENT_MAX: u128 = 50;
@@ -120,6 +125,7 @@ impl<'a> Check<'a> {
         let moved = self.run_moved(&plain, queried.as_ref()).await?;
         self.run_moved_once(&plain, &moved).await?;
         self.run_with_gaps(&plain).await?;
+        self.check_terminals(&plain, &moved).await?;
         self.check_calls(&plain, &moved).await?;
         let Some((place, last)) = moved.last.clone() else {
             self.report.unchecked.push("restores, inputs and growth: the guest could not be moved".into());
@@ -155,12 +161,19 @@ impl<'a> Check<'a> {
                 Outcome::Refused => outcomes.refused += 1,
                 _ => outcomes.failed += 1,
             }
+            let observed = ran.observed;
+            let is_waiting = ran.seen.outcome != Outcome::Ok && observed.reads_at_end > READS_AT_END_MAX;
             match &ran.cause {
+                _ if is_waiting => {
+                    let (reads, shown) = (grouped(observed.reads_at_end), &ran.seen.shown);
+                    let text =
+                        format!("the program read {reads} times at the end of its input; the outcome is {shown}");
+                    self.add(Kind::ReadsAfterEnd, place, text);
+                }
                 Some(cause) if is_exit(cause) => self.add(Kind::Exits, place, cause.to_string()),
                 Some(cause @ Cause::ReplyBytes { .. }) => self.add(Kind::ReplyTooLong, place, cause.to_string()),
                 _ => {}
             }
-            let observed = ran.observed;
             // The runtime of a language may read the clock often, but not all the time.
             let is_busy = ran.fuel_used / observed.clock_reads.max(1) >= FUEL_PER_CLOCK_READ_MAX;
             if observed.clock_reads > CLOCK_READS_MAX && !is_busy {
@@ -316,6 +329,7 @@ impl<'a> Check<'a> {
         let with_calls = plain.all().filter(|(_, ran)| !ran.calls.is_empty()).take(CALLS_REPEATED_MAX);
         keep.extend(with_calls.map(|(place, _)| place - 1));
         keep.extend(costliest(plain).map(|place| place - 1));
+        keep.extend(terminals::without_input(plain).map(|place| place - 1));
         keep
     }
 

@@ -75,6 +75,10 @@ pub enum Kind {
     OlderSnapshot,
     /// The guest exits.
     Exits,
+    /// A program reads its input on and on after the end.
+    ReadsAfterEnd,
+    /// A program wants a terminal.
+    WantsTerminal,
     /// A transaction is `ok` although every call failed.
     IgnoresCalls,
     /// A query makes a request to the network.
@@ -100,7 +104,7 @@ const fn about(kind: Kind, number: &'static str, name: &'static str, is_warning:
 }
 
 /// All kinds, in the order of `docs/check.md`.
-const ALL: [About; 38] = [
+const ALL: [About; 40] = [
     about(
         Kind::StateLost,
         "1-3",
@@ -300,6 +304,20 @@ const ALL: [About; 38] = [
     about(Kind::LogLost, "33", "log-lost", true, "log less in one call"),
     about(Kind::OlderSnapshot, "34", "older-snapshot", false, "let restore read the versions of all deployed releases"),
     about(Kind::Exits, "35", "exits", false, "return a reply or an error from execute: a workload must not exit"),
+    about(
+        Kind::ReadsAfterEnd,
+        "35",
+        "reads-after-end",
+        false,
+        "end at the end of standard input: it is the body of one transaction, and nothing comes after it",
+    ),
+    about(
+        Kind::WantsTerminal,
+        "35",
+        "wants-terminal",
+        false,
+        "read standard input whatever it is: it is the body of a transaction, and never a terminal",
+    ),
     about(
         Kind::IgnoresCalls,
         "36",

@@ -143,8 +143,8 @@ fn nothing_is_found_in_the_sample_programs() {
     }
 }
 
-/// Returns a program that replies with its body, and refuses one that begins with `r`. It does `first` at its start, and
-/// `then` when it has read the body. Its memory has `pages`.
+/// Returns a program that replies with its body, and refuses one that begins with `r`. It does `first` at its start,
+/// and `then` when it has read the body. Its memory has `pages`.
 fn program(pages: u32, first: &str, then: &str) -> String {
     format!(
         r#"(module
@@ -187,6 +187,48 @@ fn program(pages: u32, first: &str, then: &str) -> String {
 fn nothing_is_found_in_a_program_with_much_memory_that_refuses_its_first_transaction() {
     let input = Input::of_bodies(["refused", "one", "two", "refused"]).with_queries(["query"]);
     let report = checked("program", program(64, "", "").as_bytes(), &input);
+    assert!(report.findings.is_empty() && report.unchecked.is_empty(), "{report}");
+}
+
+#[test]
+fn nothing_is_found_in_a_program_that_asks_for_a_terminal_and_does_without() {
+    const ASKS: &str = "(drop (call $is_terminal (i32.const 0)))";
+    let input = Input::of_bodies(["one", "refused", "two"]).with_queries(["query"]);
+    let report = checked("asks", program(2, ASKS, "").as_bytes(), &input);
+    assert!(report.findings.is_empty() && report.unchecked.is_empty(), "{report}");
+    let refuses = format!("{ASKS} (call $exit (i32.const 1))");
+    let report = checked("refuses", program(2, &refuses, "").as_bytes(), &input);
+    assert!(report.findings.is_empty() && report.has_no_ok(), "{report}");
+}
+
+#[test]
+fn a_program_that_wants_a_terminal_is_found() {
+    let first = "(if (i32.eqz (call $is_terminal (i32.const 0)))
+          (then (call $write (i32.const 2) (i32.const 48) (i32.const 11)) (call $exit (i32.const 1))))";
+    let report = checked("wants-terminal", program(2, first, "").as_bytes(), &Input::of_bodies(["one", "two"]));
+    assert_eq!(report.kinds(), [Kind::WantsTerminal], "{report}");
+    assert!(report.findings[0].finding.ends_with("with one, it reads"), "{report}");
+}
+
+#[test]
+fn a_program_that_reads_on_after_the_end_of_its_input_is_found() {
+    let input = Input::of_bodies(["one", "wait", "two"]);
+    // The second one writes a prompt before each read, until its reply is too long.
+    for prompt in ["", "(call $write (i32.const 1) (i32.const 4096) (i32.const 8192))"] {
+        let then = format!(
+            "(if (call $begins_with (i32.const 119))
+              (then (loop $again {prompt} (drop (call $read (i32.const 0))) (br $again))))"
+        );
+        let report = checked("reads-after-end", program(2, "", &then).as_bytes(), &input);
+        assert_eq!(report.kinds(), [Kind::ReadsAfterEnd], "{prompt}:\n{report}");
+        assert_eq!(report.findings[0].line, Some(2), "{report}");
+    }
+}
+
+#[test]
+fn nothing_is_found_in_a_program_that_reads_twice_more_at_the_end_of_its_input() {
+    let again = "(drop (call $read (i32.const 0)))".repeat(2);
+    let report = checked("good", program(2, "", &again).as_bytes(), &Input::of_bodies(["one", "refused"]));
     assert!(report.findings.is_empty() && report.unchecked.is_empty(), "{report}");
 }
 

@@ -111,6 +111,13 @@ pub struct Observed {
     pub denied_requests: u64,
     /// The bytes of log lines that were dropped.
     pub dropped_log_bytes: u64,
+    /// The reads of a program in a service from its standard input.
+    pub stdin_reads: u64,
+    /// Of these, the reads at its end, with the one that reports it.
+    pub reads_at_end: u64,
+    /// The questions of a program in a service whether a standard stream is a terminal. The adapter for preview 1 asks
+    /// whenever it describes such a stream.
+    pub terminal_questions: u64,
 }
 
 /// The data of a store whose guest sees this WASI.

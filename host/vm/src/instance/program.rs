@@ -79,6 +79,8 @@ pub(super) struct Runs {
     memory_bytes: u64,
     /// Whether nothing is left of the last run.
     has_undone: bool,
+    /// Whether the program is told that its standard streams are terminals.
+    has_terminals: bool,
     /// What the program did in the last run.
     observed: Observed,
     /// The fuel of the last run that came to its end.
@@ -94,6 +96,7 @@ impl Runs {
             secret,
             memory_bytes: 0,
             has_undone: false,
+            has_terminals: false,
             observed: Observed::default(),
             fuel_used: 0,
             before: None,
@@ -160,8 +163,8 @@ impl Instance {
         runs.before = Some(disk);
         let CommandLine { arguments, environment } = runs.program.command_line();
         let environment = environment.iter().cloned().chain(variables(call, phase)).collect();
-        let body = Bytes::copy_from_slice(call.body);
-        let streams = StandardStreams::Call(CallStreams { body, ..CallStreams::default() });
+        let (body, has_terminals) = (Bytes::copy_from_slice(call.body), runs.has_terminals);
+        let streams = StandardStreams::Call(CallStreams { body, has_terminals, ..CallStreams::default() });
         let process = Process { arguments: arguments.clone(), environment, streams, exit: None };
         let call_context = CallContext { phase, sequence: call.sequence, epoch: call.epoch, now: call.timestamp };
         self.enter(call_context, allowance, network);
@@ -179,6 +182,14 @@ impl Instance {
             runs.fuel_used = fuel_used;
         }
         Attempt { answer, fuel_used, calls }
+    }
+
+    /// Tells a program from now on that its standard streams are terminals, for checks of guests. In a service they
+    /// never are.
+    pub fn pretend_terminals(&mut self) {
+        if let Some(runs) = self.guest.program_mut() {
+            runs.has_terminals = true;
+        }
     }
 
     /// Instantiates the program in the store, which was entered, and runs it. Returns the fuel that it burnt, and its end.

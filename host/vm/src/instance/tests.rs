@@ -113,6 +113,19 @@ async fn a_run_sees_the_command_line_of_its_service_and_its_call() {
 }
 
 #[tokio::test]
+async fn the_reads_of_a_run_are_counted_and_those_at_the_end_of_its_body() {
+    let mut instance = created(&compiled().await, Disk::new(0)).await;
+    let reads = |instance: &Instance| {
+        let Observed { stdin_reads, reads_at_end, .. } = instance.observed();
+        (stdin_reads, reads_at_end)
+    };
+    assert_eq!(executed(&mut instance, 1, "ehello").await, ok("hello"));
+    assert_eq!(reads(&instance), (2, 1));
+    assert_eq!(queried(&mut instance, "").await, ok(""));
+    assert_eq!(reads(&instance), (1, 1), "the last run counts alone");
+}
+
+#[tokio::test]
 async fn the_level_of_memory_is_the_peak_of_the_last_kept_run() {
     let program = compiled().await;
     let mut instance = created(&program, Disk::new(0)).await;

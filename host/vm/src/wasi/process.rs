@@ -67,6 +67,8 @@ pub(crate) struct CallStreams {
     pub(crate) reply: Vec<u8>,
     /// The first bytes of standard error: at most [`ERRORS_BYTES_MAX`].
     pub(crate) errors: Vec<u8>,
+    /// Whether the program is told that these streams are terminals, which they never are.
+    pub(crate) has_terminals: bool,
 }
 
 /// The standard streams that a program gets from whoever runs it once.
@@ -98,7 +100,9 @@ impl Wasi {
         let StandardStreams::Call(CallStreams { body, .. }) = &mut self.process.streams else {
             return Err(StreamError::Closed);
         };
+        self.observed.stdin_reads += 1;
         if body.is_empty() {
+            self.observed.reads_at_end += 1;
             return Err(StreamError::Closed);
         }
         let taken = body.len().min(READ_BYTES_MAX).min(usize::try_from(len).unwrap_or(usize::MAX));
@@ -157,8 +161,15 @@ impl Wasi {
         Ok(self.table.push(stream)?)
     }
 
-    fn is_terminal(&self, of: impl FnOnce(&OwnStreams) -> bool) -> bool {
-        matches!(&self.process.streams, StandardStreams::Own(streams) if of(streams))
+    fn is_terminal(&mut self, of: impl FnOnce(&OwnStreams) -> bool) -> bool {
+        match &self.process.streams {
+            StandardStreams::Logged => false,
+            StandardStreams::Call(streams) => {
+                self.observed.terminal_questions += 1;
+                streams.has_terminals
+            }
+            StandardStreams::Own(streams) => of(streams),
+        }
     }
 
     fn terminal_output(
