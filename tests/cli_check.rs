@@ -38,11 +38,11 @@ fn the_command_prints_a_table_and_json_with_their_exit_codes() {
     assert!(text.contains(": 0 findings, 1 warning in 4 transactions"), "{text}");
     let run = check(&wrong, &[]);
     let text = run.exits(1);
-    assert!(text.starts_with("transaction   finding") && text.contains("\nline 2        state-lost:"), "{text}");
+    assert!(text.starts_with("transaction   finding") && text.contains("\nline 2        beside-state:"), "{text}");
     assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
     let run = check(&wrong, &["--json"]);
     let json: serde_json::Value = serde_json::from_str(run.exits(1)).expect("JSON");
-    assert_eq!((&json["ok"], &json["findings"][0]["kind"]), (&false.into(), &"state-lost".into()));
+    assert_eq!((&json["ok"], &json["findings"][0]["kind"]), (&false.into(), &"beside-state".into()));
     assert_eq!((&json["findings"][0]["line"], &json["outcomes"]["refused"]), (&2.into(), &1.into()));
     let document = std::fs::read_to_string(root().join("docs/check.md")).expect("the page");
     for value in [&json, &json["findings"][0]] {

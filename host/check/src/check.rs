@@ -10,7 +10,8 @@
 //! ```
 //!
 //! The first difference between two runs is examined: it is repeated with a clock that stands still and with constant
-//! random numbers. What makes the difference disappear is its cause.
+//! random numbers. What makes the difference disappear is its cause. If nothing does, state is lost, and a restore in
+//! the instance that has exported tells where it was.
 
 mod calls;
 mod growth;
@@ -319,7 +320,7 @@ impl<'a> Check<'a> {
             Some(query) => format!("query {} answers {with} after a move, and {without} without", query + 1),
             None => format!("the reply is {with} after a move, and {without} without"),
         };
-        self.add(kind, difference.place, text);
+        self.add(kind, difference.place, text + evidence(kind));
         Ok(moved)
     }
 
@@ -346,10 +347,31 @@ impl<'a> Check<'a> {
             }
         }
         let has_files = self.has_files(difference.place).await?;
-        Ok(match (difference.query, has_files) {
-            (_, true) => Kind::DiskDisagrees,
-            (Some(_), false) => Kind::QueryBeyondState,
-            (None, false) => Kind::StateLost,
+        match (difference.query, has_files) {
+            (_, true) => Ok(Kind::DiskDisagrees),
+            (Some(_), false) => Ok(Kind::QueryBeyondState),
+            (None, false) => self.kind_of_loss(difference, from).await,
+        }
+    }
+
+    /// Tells where lost state was, by a restore in the instance that has exported it: such a restore replaces the
+    /// state, and leaves alone what is beside it. A guest may refuse it, or answer in a third way, because the contract
+    /// promises it a fresh instance. Then nothing is known.
+    async fn kind_of_loss(&self, difference: &Difference, from: Option<usize>) -> Result<Kind, MoveError> {
+        let through = difference.place;
+        let without = self.session.trace(&Plan { through, ..self.plan("causes") }).await?;
+        let moves = from.map_or(Moves::InPlace, Moves::InPlaceAt);
+        let plan = Plan { moves, through, against: Some(&without), ..self.plan("causes") };
+        let in_place = self.session.trace(&plan).await?;
+        // After a failure the guest is brought back in an instance without the only restore.
+        let is_undone = from.is_some_and(|boundary| {
+            in_place.all().any(|(place, ran)| place > boundary && ran.seen.outcome == Outcome::Failed)
+        });
+        Ok(match &in_place.difference {
+            _ if in_place.is_cut_short || is_undone => Kind::StateLost,
+            None => Kind::BesideState,
+            Some(again) if again.place == through && again.found.is(&difference.found) => Kind::FieldMissing,
+            Some(_) => Kind::StateLost,
         })
     }
 
@@ -410,7 +432,7 @@ impl<'a> Check<'a> {
                     difference.place - boundary,
                     difference.expected.shown
                 );
-                self.add(kind, difference.place, text);
+                self.add(kind, difference.place, text + evidence(kind));
                 return Ok(());
             }
         }
@@ -432,6 +454,15 @@ impl<'a> Check<'a> {
             }
         }
         Ok(())
+    }
+}
+
+/// Returns what shows where lost state was, as the end of a finding.
+fn evidence(kind: Kind) -> &'static str {
+    match kind {
+        Kind::FieldMissing => "; a restore in the instance that has exported gives the first reply, too",
+        Kind::BesideState => "; a restore in the instance that has exported leaves the second reply",
+        _ => "",
     }
 }
 

@@ -7,7 +7,11 @@ use std::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Kind {
-    /// After a failover the guest answers as if some of its state were gone.
+    /// A restore replaces state that the export lacks.
+    FieldMissing,
+    /// A reply depends on memory that no restore touches.
+    BesideState,
+    /// After a failover the guest answers as if some of its state were gone, for an unknown reason.
     StateLost,
     /// An answer has the order of a hashed collection.
     HashOrder,
@@ -104,7 +108,22 @@ const fn about(kind: Kind, number: &'static str, name: &'static str, is_warning:
 }
 
 /// All kinds, in the order of `docs/check.md`.
-const ALL: [About; 40] = [
+const ALL: [About; 42] = [
+    about(
+        Kind::FieldMissing,
+        "1, 3",
+        "field-missing",
+        false,
+        "export every field of the state that answers depend on, or let restore rebuild it if it is a cache",
+    ),
+    about(
+        Kind::BesideState,
+        "1-3",
+        "beside-state",
+        false,
+        "keep in the exported state what answers depend on, and not in a static or thread-local; let restore set every \
+         field, and clear or rebuild every cache",
+    ),
     about(
         Kind::StateLost,
         "1-3",

@@ -248,6 +248,18 @@ impl Lab {
         Ok((instance, fuel))
     }
 
+    /// Restores a snapshot in the instance that has written it. The contract promises a guest a fresh instance, so it
+    /// may refuse.
+    pub(crate) async fn restore_in_place(
+        &self,
+        instance: &mut Instance,
+        snapshot: &Arc<Snapshot>,
+    ) -> Result<(), MoveError> {
+        instance.restore(snapshot, self.maintenance()).await?;
+        instance.take_log();
+        Ok(())
+    }
+
     /// Exports the state after the transaction of this place.
     pub(crate) async fn export(
         &self,

@@ -36,6 +36,10 @@ pub(crate) enum Moves {
     Each,
     /// The guest exports its state at each boundary, and goes on.
     OnlyExports,
+    /// At each boundary, the guest exports its state, restores it in the same instance, and goes on.
+    InPlace,
+    /// The same at one boundary.
+    InPlaceAt(usize),
 }
 
 /// How often a run asks each query at a boundary.
@@ -266,7 +270,10 @@ impl Session<'_> {
     ) -> Result<bool, MoveError> {
         let is_due = match plan.moves {
             Moves::Never => false,
-            Moves::Each | Moves::OnlyExports => plan.keep.contains(&place) || is_in_budget(plan, trace, place),
+            Moves::InPlaceAt(boundary) => place == boundary,
+            Moves::Each | Moves::OnlyExports | Moves::InPlace => {
+                plan.keep.contains(&place) || is_in_budget(plan, trace, place)
+            }
         };
         if !is_due {
             return Ok(true);
@@ -292,8 +299,12 @@ impl Session<'_> {
         let growth_bytes = guest.instance.memory_bytes().saturating_sub(memory_bytes);
         let state_bytes = snapshot.state_bytes();
         trace.exports.push(Exported { state_bytes, fuel, memory_bytes, growth_bytes });
-        if plan.moves == Moves::OnlyExports {
-            return Ok(true);
+        match plan.moves {
+            Moves::OnlyExports => return Ok(true),
+            Moves::InPlace | Moves::InPlaceAt(_) => {
+                return Ok(self.lab.restore_in_place(&mut guest.instance, &snapshot).await.is_ok());
+            }
+            Moves::Never | Moves::Each => {}
         }
         let fresh = match self.lab.restored(&snapshot).await {
             Ok(fresh) => fresh,

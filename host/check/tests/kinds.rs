@@ -235,19 +235,20 @@ fn nothing_is_found_in_a_program_that_reads_twice_more_at_the_end_of_its_input()
 #[test]
 fn state_that_a_move_loses_is_found() {
     finds(&[
-        // A field that is not exported.
+        // A field that is not exported: a restore makes a new state without it.
         Wrong {
-            kind: Kind::StateLost,
+            kind: Kind::FieldMissing,
             extra: "(global $lost (mut i64) (i64.const 0))",
             functions: &[
                 "(func $before_execute (param i32 i64 i64) (global.set $lost (i64.add (global.get $lost) \
                       (i64.const 3))))",
                 "(func $number (param i64) (result i64) (i64.add (global.get $count) (global.get $lost)))",
+                "(func $load (result i32) (call $read_count) (global.set $lost (i64.const 0)) (i32.const 0))",
             ],
         },
         // A static beside the state.
         Wrong {
-            kind: Kind::StateLost,
+            kind: Kind::BesideState,
             extra: "",
             functions: &[
                 "(func $before_execute (param i32 i64 i64) (i64.store (i32.const 256) (i64.add (i64.load \
@@ -255,9 +256,33 @@ fn state_that_a_move_loses_is_found() {
                 "(func $number (param i64) (result i64) (i64.load (i32.const 256)))",
             ],
         },
-        // A cache that `restore` does not rebuild: the reply is twice the count.
+        // The same in a guest that refuses a second restore, so that nobody can tell what it lost.
         Wrong {
             kind: Kind::StateLost,
+            extra: "(global $is_restored (mut i32) (i32.const 0))",
+            functions: &[
+                "(func $before_execute (param i32 i64 i64) (i64.store (i32.const 256) (i64.add (i64.load \
+                      (i32.const 256)) (i64.const 1))))",
+                "(func $number (param i64) (result i64) (i64.load (i32.const 256)))",
+                "(func $load (result i32) (if (global.get $is_restored) (then (return (i32.const 1)))) (global.set \
+                      $is_restored (i32.const 1)) (call $read_count) (i32.const 0))",
+            ],
+        },
+        // The same in a guest that adds what it restores to what it has.
+        Wrong {
+            kind: Kind::StateLost,
+            extra: "(global $own (mut i64) (i64.const 0))",
+            functions: &[
+                "(func $before_execute (param i32 i64 i64) (global.set $own (i64.add (global.get $own) \
+                      (i64.const 1))))",
+                "(func $number (param i64) (result i64) (i64.add (global.get $count) (global.get $own)))",
+                "(func $load (result i32) (local $had i64) (local.set $had (global.get $count)) (call $read_count) \
+                      (global.set $count (i64.add (global.get $count) (local.get $had))) (i32.const 0))",
+            ],
+        },
+        // A cache that `restore` does not rebuild: the reply is twice the count.
+        Wrong {
+            kind: Kind::BesideState,
             extra: "(global $twice (mut i64) (i64.const 0))",
             functions: &[
                 "(func $before_execute (param i32 i64 i64) (global.set $twice (i64.add (global.get $twice) \
@@ -265,9 +290,9 @@ fn state_that_a_move_loses_is_found() {
                 "(func $number (param i64) (result i64) (global.get $twice))",
             ],
         },
-        // One that a move shows only two transactions later.
+        // A field that a move shows only two transactions later.
         Wrong {
-            kind: Kind::StateLost,
+            kind: Kind::FieldMissing,
             extra: "(global $since (mut i64) (i64.const 10))",
             functions: &[
                 "(func $before_execute (param i32 i64 i64) (global.set $since (i64.add (global.get $since) \

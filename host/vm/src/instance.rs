@@ -319,9 +319,9 @@ impl Instance {
         }
     }
 
-    /// Restores `snapshot` into this instance, which must be fresh. The disk is that of the snapshot afterwards, whatever
-    /// the start functions and `restore` itself wrote: otherwise the disk would depend on how often the service was
-    /// moved. Returns the fuel that it burnt.
+    /// Restores `snapshot` into this instance. It must be fresh, except in a check of the guest. The disk is that of the
+    /// snapshot afterwards, whatever the start functions and `restore` itself wrote: otherwise the disk would depend on
+    /// how often the service was moved. Returns the fuel that it burnt.
     ///
     /// # Errors
     /// Any [`MoveError`]; the instance is unusable afterwards.
