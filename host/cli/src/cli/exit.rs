@@ -149,7 +149,7 @@ const COMMANDS: &[(&str, Codes)] = &[
             (OK, "nothing was found, except for warnings without --strict"),
             (
                 SOME_NOT_OK,
-                "something was found; or a warning, or no transaction was ok, with --strict; or the file of --from is \
+                "something was found; or a warning, with --strict; or no transaction was ok; or the file of --from is \
                  damaged",
             ),
             FILE_WRONG,
