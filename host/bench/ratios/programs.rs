@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Mutex;
+use wasmtime::OperatorCost;
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Linker, ResourceTable};
 use wasmtime_wasi::p2::pipe::{MemoryInputPipe, MemoryOutputPipe};
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
@@ -83,19 +84,36 @@ pub(crate) fn sqlite() -> Vec<Row> {
     vec![Row { name: "program, SQLite, an insert", a, b, pairs, target: Some(1.0) }]
 }
 
-/// Measures a run that computes, in CPU time, on the host's engine and on one without fuel.
+/// Measures a run that computes, in CPU time, on the host's engine and on one without fuel. The second row has a bare
+/// store of an engine in which each operator costs nothing. It shows what remains of metering without any count: the
+/// check in each loop and function, and the counter that each call writes and reads.
 pub(crate) fn metering() -> Vec<Row> {
     let served = Served::new();
     let program = served.compile("sql.wasm");
     let mut config = program.engine().config().clone();
+    config.operator_cost(free_operators());
+    let free = wasmtime::Engine::new(&config).expect("an engine with free operators");
     config.consume_fuel(false);
     let unmetered = wasmtime::Engine::new(&config).expect("an engine without fuel");
     let here = || Builder::new_current_thread().enable_time().build().expect("a runtime");
     let ours = Ours::new(&program, here());
+    let uncounted = Theirs::new(&free, &program, true, here());
     let theirs = Theirs::new(&unmetered, &program, false, here());
-    let pairs = Pairs::measure(PAIRS, 1, || ours.execute_here(COMPUTE), || theirs.execute_here(COMPUTE));
-    let (a, b) = ("fuel, yields", "neither");
-    vec![Row { name: "program, a run that computes", a, b, pairs, target: Some(1.25) }]
+    let counted = Pairs::measure(PAIRS, 1, || ours.execute_here(COMPUTE), || theirs.execute_here(COMPUTE));
+    let checked = Pairs::measure(PAIRS, 1, || uncounted.execute_here(COMPUTE), || theirs.execute_here(COMPUTE));
+    let b = "neither";
+    vec![
+        Row { name: "program, a run that computes", a: "fuel, yields", b, pairs: counted, target: Some(1.25) },
+        Row { name: "program, the same, nothing counted", a: "fuel, each operator 0", b, pairs: checked, target: None },
+    ]
+}
+
+/// Returns a table in which each operator costs nothing. Its fields have no other common form than the serialized one.
+fn free_operators() -> OperatorCost {
+    let mut table = serde_json::to_value(OperatorCost::new()).expect("it can be serialized");
+    let operators = table.as_object_mut().expect("a struct").values_mut();
+    operators.filter(|cost| cost.is_number()).for_each(|cost| *cost = 0.into());
+    serde_json::from_value(table).expect("it is the same type")
 }
 
 /// The program in a VM.
