@@ -287,6 +287,38 @@ fn a_program_without_a_directory_finds_none() {
 }
 
 #[test]
+fn sockets_of_preview_1_answer_that_a_descriptor_is_none() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("sockets.wat");
+    // The errors `notsock`, and `badf` for a descriptor that is not open. One buffer of 4 bytes is listed at 8.
+    for (call, errno) in [
+        ("$accept (i32.const 0) (i32.const 0) (i32.const 32)", 57),
+        ("$receive (i32.const 0) (i32.const 8) (i32.const 1) (i32.const 0) (i32.const 32) (i32.const 36)", 57),
+        ("$send (i32.const 1) (i32.const 8) (i32.const 1) (i32.const 0) (i32.const 32)", 57),
+        ("$accept (i32.const 99) (i32.const 0) (i32.const 32)", 8),
+    ] {
+        let text = format!(
+            r#"(module
+                (import "wasi_snapshot_preview1" "sock_accept" (func $accept (param i32 i32 i32) (result i32)))
+                (import "wasi_snapshot_preview1" "sock_recv"
+                  (func $receive (param i32 i32 i32 i32 i32 i32) (result i32)))
+                (import "wasi_snapshot_preview1" "sock_send" (func $send (param i32 i32 i32 i32 i32) (result i32)))
+                (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+                (memory (export "memory") 1)
+                (data (i32.const 8) "\10\00\00\00\04\00\00\00")
+                (func (export "_start") (call $exit (call {call}))))"#
+        );
+        std::fs::write(&file, text).expect("written");
+        let output = lifeboat(["run"]).arg(&file).output();
+        assert_eq!((output.exits(errno), &*output.stderr), ("", ""), "{call}");
+    }
+    let inspected = lifeboat(["inspect", "--json"]).arg(&file).output();
+    let denied = ["accept", "recv", "send"].map(|name| format!("wasi_snapshot_preview1#sock_{name}"));
+    let report: serde_json::Value = serde_json::from_str(inspected.exits(0)).expect("JSON");
+    assert_eq!(report["denied"], serde_json::json!(denied));
+}
+
+#[test]
 fn a_run_that_the_host_ends_has_the_code_of_an_abort_and_names_the_option() {
     for (options, input, words) in [
         (&[][..], "tboom", "trap: "),

@@ -21,6 +21,7 @@
 //!                              \------> core module --contract--> convert -> validate
 //! ```
 
+mod adapter;
 mod aliases;
 mod bounds;
 mod builtins;
@@ -46,6 +47,7 @@ use wasmparser::{Encoding, Parser, Payload, Validator, WasmFeatures};
 use contract::Checked;
 pub use contract::{PREVIEW_1_IMPORT, STATE_IMPORT, WASI_IMPORTS, WORKLOAD_EXPORT};
 pub(crate) use contract::{PROGRAM_FUNCTION, is_program_export};
+use convert::Converted;
 pub use error::LoadError;
 pub use file::{ReadError, read};
 pub use footprint::Footprint;
@@ -134,17 +136,16 @@ fn load_here(name: &str, bytes: &[u8], limits: &LoadLimits) -> Result<Workload, 
     let binary = parsed.as_deref().unwrap_or(bytes);
     check_bytes(name, "its binary form", binary, limits.module_bytes)?;
 
-    let (form, component, adapted) = if Parser::is_component(binary) {
+    let Converted { form, component, adapted, denied: of_preview_1 } = if Parser::is_component(binary) {
         bounds::check(name, binary, limits)?;
         nesting::check(name, binary)?;
         let component = builtins::without_async(binary).unwrap_or_else(|| binary.to_vec());
-        (Form::Component, component, false)
+        Converted { form: Form::Component, component, adapted: false, denied: Vec::new() }
     } else if binary.starts_with(b"\0asm") {
         validate(name, binary, limits)?;
         footprint::scan(name, binary)?.check(name, limits)?;
         let renamed = aliases::with_canonical_names(binary);
-        let converted = convert::to_component(name, renamed.as_deref().unwrap_or(binary), limits)?;
-        (converted.form, converted.component, converted.adapted)
+        convert::to_component(name, renamed.as_deref().unwrap_or(binary), limits)?
     } else {
         return Err(error::not_wasm(name, bytes));
     };
@@ -152,7 +153,8 @@ fn load_here(name: &str, bytes: &[u8], limits: &LoadLimits) -> Result<Workload, 
 
     let types = validate(name, &component, limits)?;
     let (imports, exports) = externs(name, &component)?;
-    let Checked { kind, denied } = contract::check_component(name, types.as_ref(), &imports, &exports, limits)?;
+    let Checked { kind, mut denied } = contract::check_component(name, types.as_ref(), &imports, &exports, limits)?;
+    denied.extend(of_preview_1);
     let footprint = footprint::scan(name, &component)?;
     let converter_tables = if form == Form::Component { 0 } else { CONVERTER_TABLES };
     footprint.check(name, &LoadLimits { tables: limits.tables + converter_tables, ..limits.clone() })?;
@@ -208,7 +210,8 @@ pub struct Workload {
     pub footprint: Footprint,
     /// The component's imports, in their order in the component.
     pub imports: Vec<String>,
-    /// Those of the imports that the host denies: interfaces of WASI beyond [`WASI_IMPORTS`].
+    /// The imports that the host denies: interfaces of WASI beyond [`WASI_IMPORTS`], and the functions of preview 1 for
+    /// sockets that the module imports.
     pub denied: Vec<String>,
     /// The component's exports, in their order in the component.
     pub exports: Vec<String>,

@@ -7,9 +7,7 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::LazyLock;
 
-use wasi_preview1_component_adapter_provider::{
-    WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
-};
+use wasi_preview1_component_adapter_provider::WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME;
 use wasmparser::{CompositeInnerType, ExternalKind, FuncType, Parser, Payload, TypeRef, ValType};
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 
@@ -18,7 +16,7 @@ use super::contract::{
 };
 use super::error::{self, LoadError, one_line};
 use super::program::{self, START};
-use super::{Form, Kind, LoadLimits, own_memory, thread};
+use super::{Form, Kind, LoadLimits, adapter, own_memory, thread};
 
 /// The section in which the SDK and wit-bindgen record their world.
 pub(super) const COMPONENT_TYPE_SECTION: &str = "component-type";
@@ -31,6 +29,8 @@ pub(super) struct Converted {
     pub(super) component: Vec<u8>,
     /// Whether it contains the preview 1 adapter.
     pub(super) adapted: bool,
+    /// The imports that are denied and are no interfaces: functions of preview 1 for sockets.
+    pub(super) denied: Vec<String>,
 }
 
 /// Converts a core module that has passed validation. The result is not validated yet.
@@ -52,7 +52,7 @@ pub(super) fn to_component(file: &str, module: &[u8], limits: &LoadLimits) -> Re
     let adapted = kind == Kind::Program || summary.imports.iter().any(|(module, ..)| *module == PREVIEW_1_IMPORT);
     let encoded = survive(|| encode(module, form, kind, adapted, limits));
     match encoded {
-        Ok(component) => Ok(Converted { form, component, adapted }),
+        Ok(component) => Ok(Converted { form, component, adapted, denied: summary.denied() }),
         Err(cause) => Err(LoadError::Conversion { file: one_line(file), cause: one_line(&cause) }),
     }
 }
@@ -76,9 +76,9 @@ fn encode(module: &[u8], form: Form, kind: Kind, adapted: bool, limits: &LoadLim
         _ => None,
     };
     let module = own_memory.as_deref().unwrap_or(module);
-    let (mut module, adapter) = match kind {
-        Kind::World => (module.to_vec(), WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER),
-        Kind::Program => (program::with_exit_codes(module)?.into_owned(), WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER),
+    let mut module = match kind {
+        Kind::World => module.to_vec(),
+        Kind::Program => program::with_exit_codes(module)?.into_owned(),
     };
     if kind == Kind::World && form == Form::PlainModule {
         embed_component_metadata(&mut module, &CONTRACT.resolve, CONTRACT.world, StringEncoding::UTF8)
@@ -86,7 +86,7 @@ fn encode(module: &[u8], form: Form, kind: Kind, adapted: bool, limits: &LoadLim
     }
     let mut encoder = ComponentEncoder::default().module(&module).map_err(chain)?;
     if adapted {
-        encoder = encoder.adapter(WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, adapter).map_err(chain)?;
+        encoder = encoder.adapter(WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, adapter::of(kind)).map_err(chain)?;
     }
     // The encoder would validate with every proposal on; `load` validates with the proposals of this host.
     encoder.validate(false).encode().map_err(chain)
@@ -262,12 +262,19 @@ impl<'a> Summary<'a> {
                      or wit-bindgen, or write it as a component",
         })
     }
+
+    /// Returns the imports from preview 1 that are denied.
+    fn denied(&self) -> Vec<String> {
+        let is_denied =
+            |module: &str, name: &str| module == PREVIEW_1_IMPORT && adapter::SOCKET_FUNCTIONS.contains(&name);
+        let denied = self.imports.iter().filter(|(module, name, _)| is_denied(module, name));
+        denied.map(|(module, name, _)| canonical(module, name)).collect()
+    }
 }
 
-/// The functions of WASI preview 1 that the adapter has, without those for the converter. Its `sock_*` functions trap
-/// when called.
+/// The functions of WASI preview 1 that the adapter has, without those for the converter.
 static ADAPTER_FUNCTIONS: LazyLock<HashMap<&'static str, FuncType>> = LazyLock::new(|| {
-    let adapter = Summary::read(WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER).expect("the adapter is part of this crate");
+    let adapter = Summary::read(adapter::of(Kind::World)).expect("the adapter is part of this crate");
     let functions = adapter.exports.into_iter().filter_map(|(name, item)| match item {
         Item::Function(ty) if !name.starts_with("cabi_") => Some((name, ty)),
         Item::Function(_) | Item::Memory | Item::Other => None,

@@ -544,6 +544,17 @@ fn interfaces_of_wasi_that_no_service_is_granted_are_listed_as_denied() {
 }
 
 #[test]
+fn functions_of_preview_1_for_sockets_are_listed_as_denied() {
+    let accept = r#"(import "wasi_snapshot_preview1" "sock_accept" (func (param i32 i32 i32) (result i32)))"#;
+    let program = "(module IMPORT (memory (export \"memory\") 1) (func (export \"_start\")))".replace("IMPORT", accept);
+    for module in [importing(accept), program] {
+        assert_eq!(try_load(module).unwrap().denied, ["wasi_snapshot_preview1#sock_accept"]);
+    }
+    let shutdown = r#"(import "wasi_snapshot_preview1" "sock_shutdown" (func (param i32 i32) (result i32)))"#;
+    assert!(try_load(importing(shutdown)).unwrap().denied.is_empty());
+}
+
+#[test]
 fn interfaces_of_other_packages_are_refused_by_name() {
     for interface in ["acme:sockets/tcp@0.2.0", "wasix:sockets/tcp"] {
         let component = with(DENIED, "wasi:nowhere/things", interface);

@@ -13,6 +13,8 @@ use std::sync::Arc;
 
 const DENIED: &str = include_str!("../../../../../tests/guests/denied.wat");
 
+const COUNT: &str = include_str!("../../../../../tests/guests/count.wat");
+
 const ALLOWANCE: Allowance =
     Allowance { fuel: 1_000_000, memory_bytes: 1 << 20, disk_bytes: 0, inputs: Inputs::Replay };
 
@@ -83,6 +85,22 @@ async fn a_guest_that_calls_nothing_denied_runs() {
 #[tokio::test]
 async fn a_lookup_of_a_name_answers_access_denied() {
     assert_eq!(answered(&executed(DENIED, b"net").await), b"1");
+}
+
+#[tokio::test]
+async fn a_function_of_preview_1_for_sockets_answers_its_own_error() {
+    let import = "(import \"wasi_snapshot_preview1\" \"sock_accept\"
+        (func $accept (param i32 i32 i32) (result i32)))";
+    // The errors `notsock` for standard output, and `badf` for a descriptor that is not open.
+    for (descriptor, errno) in [(1, 57_u32), (99, 8)] {
+        let answer = format!(
+            "(i32.store (i32.const 40) (call $accept (i32.const {descriptor}) (i32.const 0) (i32.const 48)))
+             (call $answer (i32.const 0) (i32.const 40) (i32.const 4)))"
+        );
+        let text = COUNT.replacen("(module\n", &format!("(module\n  {import}\n"), 1);
+        let text = text.replacen("    (call $answer_count))", &answer, 1);
+        assert_eq!(answered(&executed(&text, b"any").await), errno.to_le_bytes());
+    }
 }
 
 #[tokio::test]
