@@ -211,6 +211,7 @@ fn check_exports(file: &str, types: TypesRef<'_>, exports: &[String]) -> Result<
                 file: one_line(file),
                 export: canonical(WORKLOAD_EXPORT, &function.name),
                 found: one_line(&found),
+                owner: error::WORLD,
                 expected: expected.clone(),
             });
         }
@@ -232,6 +233,7 @@ fn check_program(file: &str, types: TypesRef<'_>, export: &str) -> Result<Kind, 
         file: one_line(file),
         export: one_line(&canonical(export, PROGRAM_FUNCTION)),
         found: one_line(&found),
+        owner: error::A_PROGRAM,
         expected: PROGRAM_SIGNATURE.to_owned(),
     })
 }

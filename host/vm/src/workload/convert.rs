@@ -187,7 +187,7 @@ impl<'a> Summary<'a> {
                 Item::Memory | Item::Other => "not a function".to_owned(),
             };
             let (export, expected) = (START.to_owned(), print_core(&expected));
-            return Err(LoadError::ExportType { file, export, found, expected });
+            return Err(LoadError::ExportType { file, export, found, owner: error::A_PROGRAM, expected });
         }
         wanted.push((memory.to_owned(), None));
         wanted.push((realloc.to_owned(), Some(FuncType::new([ValType::I32; 4], [ValType::I32]))));
@@ -208,7 +208,7 @@ impl<'a> Summary<'a> {
                 (Item::Other, _) => "neither a function nor a memory".to_owned(),
             };
             let expected = expected.as_ref().map_or("a memory".to_owned(), print_core);
-            return Err(LoadError::ExportType { file, export, found, expected });
+            return Err(LoadError::ExportType { file, export, found, owner: error::WORLD, expected });
         }
         Ok(Kind::World)
     }

@@ -149,7 +149,7 @@ pub enum LoadError {
     /// The workload lacks exports of the world.
     #[error(
         "`{file}`: not a workload of the world lifeboat:vm/vm: lacks {}, exports {}: build it with the SDK or \
-         from wit/vm.wit",
+         from wit/vm.wit, or as a program, which exports `_start` (module) or `wasi:cli/run` (component)",
         list(missing),
         list(found)
     )]
@@ -161,9 +161,13 @@ pub enum LoadError {
         /// The exports that it has.
         found: Vec<String>,
     },
-    /// An export of the world has a different type.
+    /// An export of the world, or of a program, has a different type.
     #[error(
-        "`{file}`: export `{export}` is {found}, the world lifeboat:vm/vm wants {expected}: rebuild it from wit/vm.wit"
+        "`{file}`: export `{export}` is {found}, {owner} wants {expected}: {}",
+        match *owner {
+            A_PROGRAM => "build it as a command of WASI, such as for wasm32-wasip1 or wasm32-wasip2",
+            _ => "rebuild it from wit/vm.wit",
+        }
     )]
     ExportType {
         /// The name of the file.
@@ -172,7 +176,9 @@ pub enum LoadError {
         export: String,
         /// Its type in the workload.
         found: String,
-        /// The type in the world.
+        /// What wants another type: the world, or a program.
+        owner: &'static str,
+        /// That type.
         expected: String,
     },
     /// The workload imports functions that this host does not offer.
@@ -298,9 +304,10 @@ pub enum LoadError {
     },
 }
 
-/// Those who give an import its type.
+/// Those who give an import or an export its type.
 pub(super) const WORLD: &str = "the world lifeboat:vm/vm";
 pub(super) const PREVIEW_1: &str = "WASI preview 1";
+pub(super) const A_PROGRAM: &str = "a program";
 
 /// The bytes of a message from a library or the guest that are shown.
 const TEXT_SHOWN_BYTES: usize = 400;

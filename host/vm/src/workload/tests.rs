@@ -663,7 +663,22 @@ fn a_program_has_no_stream_of_state() {
         (memory (export \"memory\") 1) (func (export \"_start\")))";
     refused(module, &["lifeboat:vm/state@0.1.0#write"]);
     refused("(module (func (export \"_start\")))", &["without the export `memory`"]);
-    refused("(module (func (export \"_start\") (param i32)))", &["`_start`", "[i32] -> []", "[] -> []"]);
+}
+
+#[test]
+fn a_program_of_another_type_is_refused_without_a_word_about_the_world() {
+    let module = "(module (func (export \"_start\") (param i32)))";
+    let words = ["`_start` is [i32] -> [], a program wants [] -> []", "build it as a command of WASI"];
+    for error in [refused(module, &words), refused(command("0.2.0", "u32"), &["a program wants", words[1]])] {
+        assert!(!error.to_string().contains("vm.wit"), "{error}");
+    }
+}
+
+#[test]
+fn a_module_or_component_without_exports_may_become_a_program() {
+    for text in ["(module)", "(component)"] {
+        refused(text, &["from wit/vm.wit, or as a program, which exports `_start` (module) or `wasi:cli/run`"]);
+    }
 }
 
 // Refusals of quantities.
