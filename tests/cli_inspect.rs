@@ -255,8 +255,11 @@ fn export_of_another_type_is_refused() {
 }
 
 #[test]
-fn a_wasi_command_without_a_memory_is_refused() {
-    refused("(module (func (export \"_start\")))", &["is a program (exports `_start`)", "export its memory"]);
+fn a_wasi_command_that_does_not_export_its_memory_is_refused() {
+    refused(
+        "(module (memory 1) (func (export \"_start\")))",
+        &["is a program (exports `_start`)", "export its memory"],
+    );
 }
 
 #[test]

@@ -222,6 +222,18 @@ fn a_program_that_runs_once_has_its_own_output_and_exit_code() {
 }
 
 #[test]
+fn a_program_without_a_memory_runs() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("bare.wat");
+    let exit = r#"(import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))"#;
+    for (import, body, code) in [("", "", 0), (exit, "(call $exit (i32.const 33))", 33)] {
+        std::fs::write(&file, format!(r#"(module {import} (func (export "_start") {body}))"#)).expect("written");
+        let output = lifeboat(["run"]).arg(&file).output();
+        assert_eq!((output.exits(code), &*output.stderr), ("", ""));
+    }
+}
+
+#[test]
 fn what_follows_a_program_is_for_the_program() {
     let output = once(&["--env", "A=b", "--env", "NO_SUCH_VARIABLE"], &["--json", "-x", "--", "y"]).input("v").output();
     assert_eq!(output.exits(0), "program.wat\0--json\0-x\0--\0y\0A=b\0");

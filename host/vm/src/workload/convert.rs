@@ -15,7 +15,7 @@ use super::contract::{
     CONTRACT, Function, PREVIEW_1_IMPORT, STATE_IMPORT, WORKLOAD_EXPORT, canonical, is_denied, is_wasi, refuse_unknown,
 };
 use super::error::{self, LoadError, one_line};
-use super::program::{self, START};
+use super::program::{self, MEMORY, PROC_EXIT, START};
 use super::{Form, Kind, LoadLimits, adapter, own_memory, thread};
 
 /// The section in which the SDK and wit-bindgen record their world.
@@ -50,7 +50,13 @@ pub(super) fn to_component(file: &str, module: &[u8], limits: &LoadLimits) -> Re
 
     // The export of a program is the adapter's, also where the program imports nothing.
     let adapted = kind == Kind::Program || summary.imports.iter().any(|(module, ..)| *module == PREVIEW_1_IMPORT);
-    let encoded = survive(|| encode(module, form, kind, adapted, limits));
+    let encoded = survive(|| {
+        let with_memory = match kind == Kind::Program && summary.needs_no_memory() {
+            true => Some(program::with_empty_memory(module)?),
+            false => None,
+        };
+        encode(with_memory.as_deref().unwrap_or(module), form, kind, adapted, limits)
+    });
     match encoded {
         Ok(component) => Ok(Converted { form, component, adapted, denied: summary.denied() }),
         Err(cause) => Err(LoadError::Conversion { file: one_line(file), cause: one_line(&cause) }),
@@ -97,6 +103,7 @@ struct Summary<'a> {
     /// The module, the name, and the type if it is a function.
     imports: Vec<(&'a str, &'a str, Option<FuncType>)>,
     exports: HashMap<&'a str, Item>,
+    has_memory: bool,
     component_type_bytes: u64,
 }
 
@@ -108,7 +115,8 @@ enum Item {
 
 impl<'a> Summary<'a> {
     fn read(module: &'a [u8]) -> wasmparser::Result<Self> {
-        let mut summary = Self { imports: Vec::new(), exports: HashMap::new(), component_type_bytes: 0 };
+        let mut summary =
+            Self { imports: Vec::new(), exports: HashMap::new(), has_memory: false, component_type_bytes: 0 };
         let mut types: Vec<Option<FuncType>> = Vec::new();
         let mut functions: Vec<u32> = Vec::new();
         let function_type = |types: &[Option<FuncType>], index: u32| types.get(index as usize).cloned().flatten();
@@ -125,6 +133,7 @@ impl<'a> Summary<'a> {
                 Payload::ImportSection(section) => {
                     for import in section.into_imports() {
                         let import = import?;
+                        summary.has_memory |= matches!(import.ty, TypeRef::Memory(_));
                         let mut ty = None;
                         if let TypeRef::Func(index) | TypeRef::FuncExact(index) = import.ty {
                             functions.push(index);
@@ -138,6 +147,7 @@ impl<'a> Summary<'a> {
                         functions.push(index?);
                     }
                 }
+                Payload::MemorySection(section) => summary.has_memory |= section.count() > 0,
                 Payload::ExportSection(section) => {
                     for export in section {
                         let export = export?;
@@ -161,6 +171,13 @@ impl<'a> Summary<'a> {
         Ok(summary)
     }
 
+    /// Returns whether a program has no memory, and imports nothing of preview 1 that could use one.
+    fn needs_no_memory(&self) -> bool {
+        let uses_memory =
+            self.imports.iter().any(|(module, name, _)| *module == PREVIEW_1_IMPORT && *name != PROC_EXIT);
+        !self.has_memory && !uses_memory && !self.exports.contains_key(MEMORY)
+    }
+
     fn check_exports(&self, file: &str) -> Result<Kind, LoadError> {
         let file = one_line(file);
         let standard = self.exports.keys().any(|name| name.starts_with(STANDARD_PREFIX));
@@ -178,8 +195,9 @@ impl<'a> Summary<'a> {
             let expected = FuncType::new([], []);
             let found = match start {
                 Item::Function(found) if *found == expected => {
-                    return match self.exports.get("memory") {
+                    return match self.exports.get(MEMORY) {
                         Some(Item::Memory) => Ok(Kind::Program),
+                        _ if self.needs_no_memory() => Ok(Kind::Program),
                         _ => Err(LoadError::ProgramMemory { file }),
                     };
                 }

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use wasm_encoder::reencode::{Reencode, RoundtripReencoder};
-use wasm_encoder::{ImportSection, Module, RawSection};
+use wasm_encoder::{ExportKind, ExportSection, ImportSection, MemorySection, MemoryType, Module, RawSection};
 use wasmparser::{Parser, Payload};
 use wit_component::{StringEncoding, embed_component_metadata};
 use wit_parser::{Resolve, WorldId};
@@ -19,8 +19,11 @@ use super::contract::PREVIEW_1_IMPORT;
 /// The export of a core module that is a program.
 pub(super) const START: &str = "_start";
 
+/// The export of a program in which the adapter finds the memory.
+pub(super) const MEMORY: &str = "memory";
+
 /// The function of preview 1 that ends a program.
-const PROC_EXIT: &str = "proc_exit";
+pub(super) const PROC_EXIT: &str = "proc_exit";
 
 /// The interface and function in its place. The version is that of the adapter's imports.
 const EXIT_INTERFACE: &str = "wasi:cli/exit@0.2.12";
@@ -44,6 +47,58 @@ static EXIT_WORLD: LazyLock<(Resolve, WorldId)> = LazyLock::new(|| {
     let world = resolve.select_world(&[package], Some("program")).expect("the WIT has this world");
     (resolve, world)
 });
+
+/// Returns `module`, which is valid, with an empty memory that is exported as [`MEMORY`]. It has `_start`, no memory,
+/// and no export of this name.
+///
+/// The adapter wants a memory, also where the module passes it no address.
+///
+/// # Errors
+/// The message of the encoder. Bytes of a valid module cause none.
+pub(super) fn with_empty_memory(module: &[u8]) -> Result<Vec<u8>, String> {
+    let mut written = Module::new();
+    let mut has_memory = false;
+    for payload in Parser::new(0).parse_all(module) {
+        let payload = payload.map_err(|error| error.to_string())?;
+        let Some((id, range)) = payload.as_section() else { continue };
+        let is_before_memories = matches!(
+            payload,
+            Payload::CustomSection(_)
+                | Payload::TypeSection(_)
+                | Payload::ImportSection(_)
+                | Payload::FunctionSection(_)
+                | Payload::TableSection(_)
+                | Payload::MemorySection(_)
+        );
+        // The section of exports, which the module has, is behind that of memories.
+        if !is_before_memories && !has_memory {
+            has_memory = true;
+            let mut memories = MemorySection::new();
+            memories.memory(MemoryType {
+                minimum: 0,
+                maximum: None,
+                memory64: false,
+                shared: false,
+                page_size_log2: None,
+            });
+            written.section(&memories);
+        }
+        match payload {
+            // It is empty.
+            Payload::MemorySection(_) => {}
+            Payload::ExportSection(section) => {
+                let mut exports = ExportSection::new();
+                RoundtripReencoder.parse_export_section(&mut exports, section).map_err(|error| error.to_string())?;
+                exports.export(MEMORY, ExportKind::Memory, 0);
+                written.section(&exports);
+            }
+            _ => {
+                written.section(&RawSection { id, data: &module[range] });
+            }
+        }
+    }
+    Ok(written.finish())
+}
 
 /// Returns `module`, which is valid, with [`PROC_EXIT`] renamed, and with the types of the new name.
 ///

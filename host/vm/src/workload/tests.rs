@@ -633,7 +633,10 @@ fn command(version: &str, result: &str) -> String {
 #[test]
 fn a_module_with_start_is_a_program() {
     let silent = "(module (memory (export \"memory\") 1) (func (export \"_start\")))";
-    for (module, wasi_exit) in [(EXIT_33, true), (silent, false)] {
+    // The adapter gets an empty memory, between the sections of tables and globals.
+    let bare = "(module (table 1 funcref) (global i32 (i32.const 0)) (func (export \"_start\")))";
+    let bare_exit = with(EXIT_33, "(memory (export \"memory\") 1)", "");
+    for (module, wasi_exit) in [(EXIT_33, true), (silent, false), (bare, false), (&*bare_exit, true)] {
         let workload = try_load(module).unwrap();
         assert_eq!(
             (workload.kind, workload.form, workload.wasi),
@@ -662,7 +665,14 @@ fn a_program_has_no_stream_of_state() {
     let module = "(module (import \"lifeboat:vm/state@0.1.0\" \"write\" (func (param i32 i32)))
         (memory (export \"memory\") 1) (func (export \"_start\")))";
     refused(module, &["lifeboat:vm/state@0.1.0#write"]);
-    refused("(module (func (export \"_start\")))", &["without the export `memory`"]);
+}
+
+#[test]
+fn a_program_whose_memory_the_adapter_cannot_find_is_refused() {
+    let random = r#"(import "wasi_snapshot_preview1" "random_get" (func (param i32 i32) (result i32)))"#;
+    for items in ["(memory 1)", "(global (export \"memory\") i32 (i32.const 0))", random] {
+        refused(format!("(module {items} (func (export \"_start\")))"), &["without the export `memory`"]);
+    }
 }
 
 #[test]
