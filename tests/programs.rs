@@ -377,6 +377,7 @@ fn the_usage_of_a_run_has_four_meters() {
     for resource in Resource::ALL {
         assert!(output.stderr.contains(&format!("  {resource} ")), "{}", output.stderr);
     }
+    assert!(output.stderr.contains("\n  network    none\n"), "{}", output.stderr);
     let output = once(&["--usage", "--json"], &[]).input("ehi").output();
     let usage = &output.events()[0]["usage"];
     assert!(usage["cpu"]["used"].as_u64().is_some_and(|fuel| fuel > 0), "{usage}");

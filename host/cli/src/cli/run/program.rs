@@ -362,7 +362,10 @@ fn network_usage(ran: &Ran, allowance: NetworkAmount) -> (Unit, Usage) {
 
 fn usage(ran: &Ran, size: &Size, allowance: NetworkAmount) -> String {
     let row = |name: &str, used: u64, limit: u64, texts: [String; 2]| {
-        let percent = if limit == 0 { 0.0 } else { used as f64 * 100.0 / limit as f64 };
+        if limit == 0 {
+            return format!("  {name:<8}   none\n");
+        }
+        let percent = used as f64 * 100.0 / limit as f64;
         let [used, limit] = texts;
         format!("  {name:<8} {percent:>5.1}%  {used:>16} of {limit}\n")
     };
