@@ -331,6 +331,28 @@ fn sockets_of_preview_1_answer_that_a_descriptor_is_none() {
 }
 
 #[test]
+fn a_program_for_preview_1_is_not_started_with_more_text_than_its_adapter_takes() {
+    // What the adapter's table leaves of 56 KiB: the table has two arguments, or a name and a value.
+    let longest = "x".repeat(56 * 1024 - 16);
+    let output = once(&[], &[&longest]).input("v").output();
+    assert_eq!(output.exits(0), format!("program.wat\0{longest}\0"));
+    let output = once(&["--env", &format!("A={longest}")], &[]).input("v").output();
+    assert_eq!(output.exits(0), format!("program.wat\0A={longest}\0"));
+    let many = |count: usize| lifeboat(["run"]).arg(prebuilt("wordcount")).args(vec!["x"; count]).output();
+    let output = many(7_165);
+    assert_eq!(output.exits(1).lines().count(), 1, "a total of no files");
+    assert_eq!(output.stderr.lines().count(), 7_165, "none can be opened");
+
+    let longer = longest + "x";
+    let remedy = "57,344 for them; put them into a file, and give it to the program with --dir";
+    once(&[], &[&longer]).output().exits_with_one_line(2, &["the arguments take 57,345 bytes", remedy]);
+    let variable = format!("A={longer}");
+    let refused = once(&["--env", &variable], &[]).output();
+    refused.exits_with_one_line(2, &["the variables of --env take 57,345 bytes", remedy]);
+    many(7_166).exits_with_one_line(2, &["the arguments take 57,350 bytes", remedy]);
+}
+
+#[test]
 fn a_run_that_the_host_ends_has_the_code_of_an_abort_and_names_the_option() {
     for (options, input, words) in [
         (&[][..], "tboom", "trap: "),

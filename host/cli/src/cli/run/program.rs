@@ -19,7 +19,7 @@ use lifeboat_vm::instance::{
     self, CommandLine, LINGER_MAX, Machine, OwnStreams, Ran, RunEnd, Surroundings, TcpNetwork, is_granted, run_once,
 };
 use lifeboat_vm::store::{Allowance, Inputs};
-use lifeboat_vm::workload::Workload;
+use lifeboat_vm::workload::{Wasi, Workload};
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -42,6 +42,13 @@ const TIMER_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// The key of the random numbers that a deterministic program sees.
 const FIXED_SECRET: [u8; 32] = [0; 32];
+
+/// The most bytes that the arguments of a program for preview 1 take in its adapter, and the most that its variables
+/// take there ([`adapted_bytes`]). The adapter has 59,016 bytes for that, and traps if it needs more.
+const ADAPTED_BYTES_MAX: u64 = 56 * 1024;
+
+/// The bytes of a text in the table of the adapter: a pointer and a length.
+const ADAPTED_TEXT_BYTES: u64 = 8;
 
 /// Arguments of `run` that only a program has that runs once.
 #[derive(Debug, Args)]
@@ -119,6 +126,37 @@ pub(super) fn texts(arguments: &[OsString]) -> anyhow::Result<Vec<String>> {
     arguments.iter().map(text).collect()
 }
 
+/// Returns the bytes that these texts take in the memory of the adapter for preview 1: a table of all, and the longest
+/// one. The adapter passes each text through the room behind the table alone.
+fn adapted_bytes<'a>(texts: impl Iterator<Item = &'a String>) -> u64 {
+    let add = |(count, longest): (u64, u64), text: &String| (count + 1, longest.max(text.len() as u64));
+    let (count, longest) = texts.fold((0, 0), add);
+    count * ADAPTED_TEXT_BYTES + longest
+}
+
+/// Checks that the adapter for preview 1 can pass the arguments and the variables on.
+///
+/// # Errors
+/// [`UsageError`] if they take more than [`ADAPTED_BYTES_MAX`].
+fn check_adapted(command_line: &CommandLine) -> Result<(), UsageError> {
+    let CommandLine { arguments, environment } = command_line;
+    let of_arguments = adapted_bytes(arguments.iter());
+    let of_variables = adapted_bytes(environment.iter().flat_map(|(name, value)| [name, value]));
+    let kinds = [
+        (of_arguments, "arguments", "8 for each, and the longest one"),
+        (of_variables, "variables of --env", "16 for each, and the longest name or value"),
+    ];
+    match kinds.into_iter().find(|(bytes, ..)| *bytes > ADAPTED_BYTES_MAX) {
+        Some((bytes, kind, parts)) => Err(UsageError(format!(
+            "the {kind} take {} bytes ({parts}), and a program for preview 1 has {} for them; put them into a file, \
+             and give it to the program with --dir",
+            grouped(bytes),
+            grouped(ADAPTED_BYTES_MAX)
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// Parses a time: a whole number of `ms`, `s` or `m`. Seconds if it has no unit.
 fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
@@ -184,6 +222,9 @@ impl Run {
         let name = file.file_name().unwrap_or(file.as_os_str()).to_owned();
         let arguments: Vec<OsString> = std::iter::once(name).chain(self.arguments().iter().cloned()).collect();
         let command_line = CommandLine { arguments: texts(&arguments)?, environment: environment(&self.environment) };
+        if workload.wasi == Some(Wasi::Preview1) {
+            check_adapted(&command_line)?;
+        }
         let disk = pack::disk(&self.dirs, size.disk_bytes, SystemClock.now())?.unwrap_or_else(|| Disk::new(0));
         let before = disk.clone();
         let has_network = network.is_some();
@@ -428,6 +469,24 @@ mod tests {
         for text in ["", "0", "0s", "s", "1h", "-1s", "1.5s", "18446744073709551615m"] {
             assert!(duration(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn texts_take_a_table_and_the_longest_one_in_the_adapter() {
+        let line = |arguments: &[&str], variables: &[(&str, &str)]| CommandLine {
+            arguments: arguments.iter().map(|&text| text.to_owned()).collect(),
+            environment: variables.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect(),
+        };
+        let CommandLine { arguments, environment } = line(&["p", "abc", ""], &[("NAME", "1"), ("N", "")]);
+        assert_eq!(adapted_bytes(arguments.iter()), 3 * 8 + 3);
+        assert_eq!(adapted_bytes(environment.iter().flat_map(|(name, value)| [name, value])), 2 * 16 + 4);
+        let long = "x".repeat(57_328);
+        assert!(check_adapted(&line(&["p", &long], &[(long.as_str(), "1")])).is_ok());
+        let error = |line: CommandLine| check_adapted(&line).expect_err("too long").to_string();
+        let (more, longer) = (error(line(&["p", &long, ""], &[])), long.clone() + "x");
+        assert!(more.contains("arguments take 57,352 bytes (8 for each"), "{more}");
+        let more = error(line(&[], &[("A", longer.as_str())]));
+        assert!(more.contains("variables of --env take 57,345 bytes (16 for each"), "{more}");
     }
 
     #[test]
