@@ -9,9 +9,10 @@
 //!   with gaps ------ other sequence numbers                                   must have the outcomes of plain
 //! ```
 //!
-//! The first difference between two runs is examined: it is repeated with a clock that stands still and with constant
-//! random numbers. What makes the difference disappear is its cause. If nothing does, state is lost, and a restore in
-//! the instance that has exported tells where it was.
+//! The first difference between two runs is examined: it is repeated as it was, with a clock that stands still, and
+//! with constant random numbers. What makes the difference disappear is its cause. If nothing does, the plain run is
+//! repeated with other random numbers: they may give the other answer, too. If they do not, state is lost, and a restore
+//! in the instance that has exported tells where it was.
 
 mod calls;
 mod growth;
@@ -53,6 +54,28 @@ const MOVED_ONCE_AT: [usize; 3] = [1, 2, 3];
 
 /// The most transactions with calls that are attempted again.
 const CALLS_REPEATED_MAX: usize = 5;
+
+/// The other keys of random numbers with which a run is repeated.
+const OTHER_KEYS: u8 = 8;
+
+/// What one of two runs that differ has at each boundary, and the other one has not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Between {
+    Queries,
+    Exports,
+    Moves,
+    /// A move at one boundary.
+    MoveAt(usize),
+}
+
+/// What other random numbers do to the answer of a plain run that another run answers otherwise.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Chance {
+    /// Some of them give another answer.
+    is_changed: bool,
+    /// Some of them give the answer of the other run.
+    is_found: bool,
+}
 
 /// Checks a workload.
 ///
@@ -260,10 +283,7 @@ impl<'a> Check<'a> {
         }
         self.note_log(0, observed.dropped_log_bytes);
         let Some(difference) = &queried.difference else { return Ok(Some(queried)) };
-        let kind = match difference.found.is_reordered(&difference.expected) {
-            true => Kind::HashOrder,
-            false => Kind::QueryChangesState,
-        };
+        let kind = self.chance_or_time(difference, Between::Queries).await?.unwrap_or(Kind::QueryChangesState);
         let text = match difference.query {
             Some(query) => {
                 let (first, second) = (&difference.expected.shown, &difference.found.shown);
@@ -283,8 +303,8 @@ impl<'a> Check<'a> {
         let plan = Plan { moves: Moves::OnlyExports, against: Some(plain), ..self.plan("exports") };
         let exported = self.session.trace(&plan).await?;
         self.add_shown(&exported);
-        if let Some(Difference { place, expected, found, .. }) = &exported.difference {
-            let kind = if found.is_reordered(expected) { Kind::HashOrder } else { Kind::SnapshotChangesState };
+        if let Some(difference @ Difference { place, expected, found, .. }) = &exported.difference {
+            let kind = self.chance_or_time(difference, Between::Exports).await?.unwrap_or(Kind::SnapshotChangesState);
             let text = format!("the reply is {} after an export, and {} without", found.shown, expected.shown);
             self.add(kind, *place, text);
         }
@@ -336,15 +356,9 @@ impl<'a> Check<'a> {
 
     /// Finds the cause of a difference that moves make. `from` is the boundary of the only move.
     async fn cause(&self, difference: &Difference, from: Option<usize>) -> Result<Kind, MoveError> {
-        if difference.found.is_reordered(&difference.expected) {
-            return Ok(Kind::HashOrder);
-        }
-        let still = [(true, false, Kind::TimeKept), (false, true, Kind::RandomKept), (true, true, Kind::RandomKept)];
-        for (is_time_still, is_random_still, kind) in still {
-            let setting = Setting { is_time_still, is_random_still, ..Setting::default() };
-            if !self.differs(difference, setting, from).await? {
-                return Ok(kind);
-            }
+        let between = from.map_or(Between::Moves, Between::MoveAt);
+        if let Some(kind) = self.chance_or_time(difference, between).await? {
+            return Ok(kind);
         }
         let has_files = self.has_files(difference.place).await?;
         match (difference.query, has_files) {
@@ -352,6 +366,52 @@ impl<'a> Check<'a> {
             (Some(_), false) => Ok(Kind::QueryBeyondState),
             (None, false) => self.kind_of_loss(difference, from).await,
         }
+    }
+
+    /// Returns the kind of a difference whose cause is an order, a time or a random number.
+    async fn chance_or_time(&self, difference: &Difference, between: Between) -> Result<Option<Kind>, MoveError> {
+        if difference.found.is_reordered(&difference.expected) {
+            return Ok(Some(Kind::HashOrder));
+        }
+        // These runs begin with a restore, which moves random numbers to other calls. A difference that is not there
+        // without any other change says nothing about the clock.
+        let is_reproduced = self.differs(difference, Setting::default(), between).await?;
+        if is_reproduced {
+            let still =
+                [(true, false, Kind::TimeKept), (false, true, Kind::RandomKept), (true, true, Kind::RandomKept)];
+            for (is_time_still, is_random_still, kind) in still {
+                let setting = Setting { is_time_still, is_random_still, ..Setting::default() };
+                if !self.differs(difference, setting, between).await? {
+                    return Ok(Some(kind));
+                }
+            }
+        }
+        // The order of a hashed collection depends on its history, too, so that it may differ with constant random
+        // numbers. Then the other answer is one that other random numbers give without a move.
+        let chance = self.chance(difference).await?;
+        let is_random = if is_reproduced { chance.is_found } else { chance.is_changed };
+        Ok(is_random.then_some(Kind::RandomKept))
+    }
+
+    /// Repeats the plain run with other random numbers.
+    async fn chance(&self, difference: &Difference) -> Result<Chance, MoveError> {
+        let probing = if difference.query.is_some() { Probing::Once } else { Probing::Never };
+        let mut chance = Chance::default();
+        for key in 1..=OTHER_KEYS {
+            let lab = self.lab().with_key(key);
+            let session = Session { lab: &lab, input: self.session.input, progress: self.session.progress };
+            let plan = Plan { probing, through: difference.place, ..self.plan("causes") };
+            let trace = session.trace(&plan).await?;
+            let seen = match difference.query {
+                Some(query) => trace.answers(difference.place).get(query),
+                None => trace.ran(difference.place).map(|ran| &ran.seen),
+            };
+            if let Some(seen) = seen {
+                chance.is_changed |= !seen.is(&difference.expected);
+                chance.is_found |= seen.is(&difference.found);
+            }
+        }
+        Ok(chance)
     }
 
     /// Tells where lost state was, by a restore in the instance that has exported it: such a restore replaces the
@@ -376,18 +436,25 @@ impl<'a> Check<'a> {
     }
 
     /// Returns whether a difference is there in another setting as well.
-    async fn differs(&self, difference: &Difference, setting: Setting, from: Option<usize>) -> Result<bool, MoveError> {
-        let probing = if difference.query.is_some() { Probing::Once } else { Probing::Never };
+    async fn differs(&self, difference: &Difference, setting: Setting, between: Between) -> Result<bool, MoveError> {
+        let is_moved = matches!(between, Between::Moves | Between::MoveAt(_));
+        let probing = if is_moved && difference.query.is_some() { Probing::Once } else { Probing::Never };
         let through = difference.place;
         let lab = self.lab();
         // Both begin with a restore, so that neither draws its first random numbers elsewhere.
         let mut fresh = lab.start().await?;
-        let (beginning, _) = lab.export(&mut fresh, setting, 0).await?;
+        // A guest without an export or a restore there is found by the moves.
+        let Ok((beginning, _)) = lab.export(&mut fresh, setting, 0).await else { return Ok(true) };
+        if lab.restored(&beginning).await.is_err() {
+            return Ok(true);
+        }
         let usual = Plan { setting, probing, through, from: Some((0, beginning)), ..self.plan("causes") };
         let without = self.session.trace(&usual).await?;
-        let moved = match from {
-            None => Plan { moves: Moves::Each, against: Some(&without), ..usual },
-            Some(boundary) => {
+        let disturbed = match between {
+            Between::Queries => Plan { probing: Probing::Twice, against: Some(&without), ..usual },
+            Between::Exports => Plan { moves: Moves::OnlyExports, against: Some(&without), ..usual },
+            Between::Moves => Plan { moves: Moves::Each, against: Some(&without), ..usual },
+            Between::MoveAt(boundary) => {
                 let keep = BTreeSet::from([boundary]);
                 let until = Plan { moves: Moves::Each, keep, through: boundary, ..self.plan("causes") };
                 let until = Plan { setting, from: usual.from.clone(), ..until };
@@ -395,7 +462,7 @@ impl<'a> Check<'a> {
                 Plan { from: Some((boundary, snapshot)), against: Some(&without), ..usual }
             }
         };
-        Ok(self.session.trace(&moved).await?.difference.is_some())
+        Ok(self.session.trace(&disturbed).await?.difference.is_some())
     }
 
     /// Returns whether there are files on the disk before the transaction of this place.

@@ -20,7 +20,7 @@ use lifeboat_vm::store::{Allowance, Inputs};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The key of the random numbers of every check.
+/// The key of the random numbers of every check, except for runs with other ones.
 const SECRET: [u8; 32] = [0x4c; 32];
 
 /// The epoch of every check.
@@ -171,6 +171,8 @@ pub(crate) struct Lab {
     pub(crate) has_network: bool,
     /// Whether it is a program: each call is a run in a fresh instance, and the state is the disk.
     pub(crate) is_program: bool,
+    /// The key of the random numbers.
+    secret: [u8; 32],
 }
 
 impl Lab {
@@ -181,7 +183,13 @@ impl Lab {
         });
         let has_network = program.workload().imports.iter().any(|import| import.starts_with(HTTP));
         let is_program = program.workload().is_program();
-        Self { program, engine, size, largest, has_network, is_program }
+        Self { program, engine, size, largest, has_network, is_program, secret: SECRET }
+    }
+
+    /// Returns a lab of the same workload whose guests draw other random numbers.
+    pub(crate) fn with_key(&self, key: u8) -> Self {
+        let (program, engine) = (Arc::clone(&self.program), Arc::clone(&self.engine));
+        Self { secret: [key; 32], ..Self::new(engine, program, self.size.clone()) }
     }
 
     /// Returns the limits of an instantiation, a restore and an export, which are those of the host.
@@ -207,7 +215,7 @@ impl Lab {
 
     /// Returns a fresh instance with `disk`.
     pub(crate) async fn start_with(&self, disk: Disk) -> Result<Instance, MoveError> {
-        let mut instance = Instance::create(&self.program, SECRET, self.maintenance(), disk).await?;
+        let mut instance = Instance::create(&self.program, self.secret, self.maintenance(), disk).await?;
         instance.take_log();
         Ok(instance)
     }
