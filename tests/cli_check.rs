@@ -57,7 +57,11 @@ fn the_command_prints_a_table_and_json_with_their_exit_codes() {
     let run = lifeboat(["check", "--envelope", "--transactions"]).arg(&transactions).arg(&good).output();
     run.exits_with_one_line(2, &["line 1 is not an envelope"]);
     let unstartable = write("start.wat", &changed(";; extra", "(func $boom unreachable) (start $boom)"));
-    check(&unstartable, &[]).exits_with_one_line(3, &["start.wat: failed to instantiate: trap: "]);
+    let profile = lifeboat(["profile", "--transactions"]).arg(&transactions).arg(&unstartable).output();
+    for run in [check(&unstartable, &[]), profile] {
+        let line = run.exits_with_one_line(3, &["start.wat: failed to instantiate: trap: ", "; in boom"]);
+        assert!(!line.contains("inspect"), "a trap is nothing that the workload needs: {line}");
+    }
     check(&good, &["--size", "tiny"]).exits_with_one_line(2, &["there is no size 'tiny': use one of small, medium"]);
 }
 

@@ -194,7 +194,7 @@ impl<'a> Check<'a> {
                         format!("the program read {reads} times at the end of its input; the outcome is {shown}");
                     self.add(Kind::ReadsAfterEnd, place, text);
                 }
-                Some(cause) if is_exit(cause) => self.add(Kind::Exits, place, cause.to_string()),
+                Some(cause) if is_exit(cause) => self.add(Kind::Exits, place, cause.detailed()),
                 Some(cause @ Cause::ReplyBytes { .. }) => self.add(Kind::ReplyTooLong, place, cause.to_string()),
                 _ => {}
             }

@@ -41,6 +41,9 @@ const HTTP: &str = "wasi:http/outgoing-handler@";
 /// The most characters of an answer in a finding.
 const SHOWN_CHARS: usize = 60;
 
+/// The most characters of a cause of failure in the place of an answer.
+const CAUSE_CHARS: usize = 300;
+
 /// What a guest sees besides the bodies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Setting {
@@ -114,7 +117,7 @@ impl Seen {
         let (bytes, shown): (&[u8], String) = match answer {
             Answer::Ok(bytes) => (bytes, shortened(&String::from_utf8_lossy(bytes), SHOWN_CHARS)),
             Answer::Refused(text) => (text.as_bytes(), format!("refused '{}'", shortened(text, SHOWN_CHARS))),
-            Answer::Failed(cause) => (b"", format!("failed: {}", shortened(&cause.to_string(), SHOWN_CHARS))),
+            Answer::Failed(cause) => (b"", format!("failed: {}", shortened(&cause.detailed(), CAUSE_CHARS))),
         };
         let outcome = answer.outcome();
         Self { outcome, hash: answer.hash().0, words: words(bytes), bytes: bytes.len(), shown }

@@ -291,7 +291,7 @@ impl Session<'_> {
                 if !has_written {
                     let is_refusal = matches!(error, MoveError::Refused { .. });
                     let kind = if is_refusal { Kind::SnapshotRefuses } else { Kind::SnapshotTraps };
-                    trace.show(kind, place, error.to_string());
+                    trace.show(kind, place, error.detailed());
                 }
                 return Ok(false);
             }
@@ -309,7 +309,7 @@ impl Session<'_> {
         let fresh = match self.lab.restored(&snapshot).await {
             Ok(fresh) => fresh,
             Err(error) => {
-                trace.show(Kind::RestoreRefuses, place, error.to_string());
+                trace.show(Kind::RestoreRefuses, place, error.detailed());
                 return Ok(false);
             }
         };

@@ -498,6 +498,40 @@ fn wrong_queries_refusals_and_replies_are_found() {
 }
 
 #[test]
+fn a_trap_is_found_with_what_the_guest_said_and_its_functions() {
+    const BOOM: &str = r#"
+        (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
+        (data (i32.const 512) "out of order")
+        (func $boom
+          (i32.store (i32.const 256) (i32.const 512))
+          (i32.store (i32.const 260) (i32.const 12))
+          (drop (call $fd_write (i32.const 2) (i32.const 256) (i32.const 1) (i32.const 264)))
+          unreachable)"#;
+    for (kind, function) in [
+        (
+            Kind::TrapsOnInput,
+            "(func $before_execute (param $length i32) (param i64 i64) (if (i32.eqz (local.get $length)) \
+                  (then (call $boom))))",
+        ),
+        (
+            Kind::SnapshotTraps,
+            "(func $save (result i32) (if (i64.gt_u (global.get $count) (i64.const 5)) (then (call $boom))) \
+                  (call $write_count) (i32.const 0))",
+        ),
+        (
+            Kind::RestoreRefuses,
+            "(func $load (result i32) (call $read_count) (if (i64.gt_u (global.get $count) (i64.const 5)) \
+                  (then (call $boom))) (i32.const 0))",
+        ),
+    ] {
+        let report = checked(kind.name(), changed(BOOM, &[function]).as_bytes(), &input());
+        assert_eq!(report.kinds(), [kind], "{report}");
+        let finding = &report.findings[0].finding;
+        assert!(finding.contains("; it said: out of order; in boom"), "{finding}");
+    }
+}
+
+#[test]
 fn guests_that_wait_or_sleep_or_exit_or_log_too_much_are_found() {
     finds(&[
         Wrong {

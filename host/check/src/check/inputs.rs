@@ -64,7 +64,7 @@ impl Check<'_> {
                     && let Answer::Failed(cause) = &answer
                 {
                     let call = if is_query { "query" } else { "transaction" };
-                    let text = format!("a {call} of {what} ends with {cause}");
+                    let text = format!("a {call} of {what} ends with {}", cause.detailed());
                     let kind = if is_exit(cause) { Kind::Exits } else { Kind::TrapsOnInput };
                     self.report.add(Finding::new(kind, text));
                     return Ok(());

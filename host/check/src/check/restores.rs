@@ -40,7 +40,7 @@ impl Check<'_> {
         if let Some(older) = older
             && let Err(error) = self.lab().restored(older).await
         {
-            let text = format!("a snapshot of version {}: {error}", older.state_version());
+            let text = format!("a snapshot of version {}: {}", older.state_version(), error.detailed());
             self.report.add(Finding::new(Kind::OlderSnapshot, text));
         }
         self.check_exports(&moved.exports);
@@ -59,13 +59,13 @@ impl Check<'_> {
                 continue;
             }
             let text = match self.lab().restored(&in_chunks(last, chunk_bytes)).await {
-                Err(error) => error.to_string(),
+                Err(error) => error.detailed(),
                 Ok(mut restored) => {
                     let exported = self.lab().export(&mut restored, Setting::default(), 0).await;
                     match exported {
                         Ok((exported, _)) if histogram(&exported) == histogram(&expected) => continue,
                         Ok(_) => "the restored state is another one".to_owned(),
-                        Err(error) => error.to_string(),
+                        Err(error) => error.detailed(),
                     }
                 }
             };

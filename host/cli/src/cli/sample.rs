@@ -6,6 +6,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lifeboat_api::name::Name;
 use lifeboat_api::size::{Bytes, Size};
+use lifeboat_api::transaction::Cause;
 use lifeboat_check::{Guest, GuestError, Input};
 use lifeboat_vm::instance::MoveError;
 use std::fs::File;
@@ -75,7 +76,7 @@ fn read(path: &Path) -> Result<Vec<u8>, UsageError> {
 
 /// A workload that cannot be started.
 #[derive(Debug, Error)]
-#[error("{}: {error}; lifeboat inspect shows what it needs", file.escape_debug())]
+#[error("{}: {}{}", file.escape_debug(), error.detailed(), remedy_of(error))]
 pub(crate) struct UnstartableWorkload {
     file: String,
     error: MoveError,
@@ -84,6 +85,18 @@ pub(crate) struct UnstartableWorkload {
 impl UnstartableWorkload {
     pub(super) fn new(file: &Path, error: MoveError) -> Self {
         Self { file: file.display().to_string(), error }
+    }
+}
+
+/// Returns the remedy for an error of a start. A trap has said all that is known about it.
+fn remedy_of(error: &MoveError) -> &'static str {
+    match error {
+        MoveError::Instantiate(cause)
+            if !matches!(cause, Cause::Trap { .. } | Cause::Exit { .. } | Cause::Explained { .. }) =>
+        {
+            "; lifeboat inspect shows what it needs"
+        }
+        _ => "",
     }
 }
 
