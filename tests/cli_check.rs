@@ -83,6 +83,43 @@ fn a_file_for_another_workload_is_noted_and_has_the_exit_code_of_a_finding() {
 }
 
 #[test]
+fn the_first_failure_is_named_if_no_transaction_was_ok() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let tally = std::fs::read_to_string(guest("tally.wat")).expect("a guest");
+    let nothing = "(func $before_execute (param $length i32) (param $sequence i64) (param $timestamp i64) nop)";
+    assert!(tally.contains(nothing), "{tally}");
+    let transactions = folder.path().join("transactions");
+    std::fs::write(&transactions, "refused\nnever\n").expect("a file");
+    let check = |does: &str, more: &[&str]| {
+        let workload = folder.path().join("failing.wat");
+        let execute = format!(
+            "(func $before_execute (param $length i32) (param i64 i64) (if (i32.eq (local.get $length) (i32.const 5)) \
+             (then {does})))"
+        );
+        std::fs::write(&workload, tally.replace(nothing, &execute)).expect("a file");
+        lifeboat(["check", "--transactions"]).arg(&transactions).args(more).arg(&workload).output()
+    };
+    let run = check("(loop $again (br $again))", &[]);
+    run.exits(1);
+    let expected = " for this workload? Line 2 failed: cpu: it needs more than a full tank of 50,000,000 fuel; ";
+    assert!(
+        run.stderr.contains(expected) && run.stderr.ends_with("; or check it with --size medium\n"),
+        "{}",
+        run.stderr
+    );
+    let run = check("unreachable", &["--json"]);
+    let json: serde_json::Value = serde_json::from_str(run.exits(1)).expect("JSON");
+    let failure = &json["first_failure"];
+    assert_eq!((&failure["line"], &failure["id"]), (&2.into(), &"line-2".into()));
+    assert!(failure["cause"].as_str().is_some_and(|cause| cause.contains("in before_execute")), "{failure}");
+    assert!(failure.get("larger_size").is_none() && run.stderr.contains("Line 2 failed: trap: "), "{}", run.stderr);
+    let document = std::fs::read_to_string(root().join("docs/check.md")).expect("the page");
+    for field in ["first_failure", "cause", "larger_size"] {
+        assert!(document.contains(&format!("`{field}`")), "docs/check.md lacks {field}");
+    }
+}
+
+#[test]
 fn the_state_of_a_deployed_release_is_restored_from_its_file() {
     let folder = tempfile::tempdir().expect("a folder");
     let (data, old) = (folder.path().join("data"), folder.path().join("old.snapshot"));

@@ -23,9 +23,9 @@ mod terminals;
 use crate::input::Input;
 use crate::kind::Kind;
 use crate::lab::{Lab, Setting, is_exit};
-use crate::report::{Finding, Report};
+use crate::report::{Failure, Finding, Report};
 use crate::trace::{Difference, Moves, OnProgress, Plan, Probing, QUERIES_MAX, Session, Trace};
-use lifeboat_api::size::{Bytes, grouped};
+use lifeboat_api::size::{Bytes, Size, grouped};
 use lifeboat_api::transaction::{Cause, Outcome};
 use lifeboat_vm::instance::MoveError;
 use lifeboat_vm::snapshot::Snapshot;
@@ -178,6 +178,7 @@ impl<'a> Check<'a> {
     async fn run_plain(&mut self) -> Result<Trace, MoveError> {
         let plain = self.session.trace(&self.plan("plain run")).await?;
         self.add_shown(&plain);
+        self.report.first_failure = self.first_failure(&plain);
         for (place, ran) in plain.all() {
             let outcomes = &mut self.report.outcomes;
             match ran.seen.outcome {
@@ -217,6 +218,24 @@ impl<'a> Check<'a> {
         }
         self.check_refusals(&plain);
         Ok(plain)
+    }
+
+    fn first_failure(&self, plain: &Trace) -> Option<Failure> {
+        let (place, cause) = plain.all().find_map(|(place, ran)| Some((place, ran.cause.as_ref()?)))?;
+        let transaction = &self.session.input.transactions[place - 1];
+        let size = &self.lab().size;
+        // A transaction has the memory and disk of the largest size anyway.
+        let has_more = |larger: &Size| match cause {
+            Cause::Fuel { .. } => larger.fuel > size.fuel,
+            Cause::Deadline { .. } => larger.deadline > size.deadline,
+            _ => false,
+        };
+        Some(Failure {
+            line: transaction.line,
+            id: transaction.id.clone(),
+            cause: cause.detailed(),
+            larger_size: Size::built_in().into_iter().find(has_more).map(|size| size.name),
+        })
     }
 
     /// Looks for transactions that are refused although their calls were answered.

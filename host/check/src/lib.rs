@@ -43,7 +43,7 @@ pub use input::{Input, InputError, Transaction, default_user};
 pub use kind::Kind;
 pub use network::Script;
 pub use profile::{Profile, Spent};
-pub use report::{Finding, Outcomes, Report};
+pub use report::{Failure, Finding, Outcomes, Report};
 pub use service::Service;
 pub use trace::{EXPORTED_BYTES_MAX, MOVES_MAX, QUERIES_MAX};
 

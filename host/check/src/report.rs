@@ -54,6 +54,9 @@ pub struct Report {
     pub queries: usize,
     /// The number of boundaries at which the guest was moved.
     pub moves: usize,
+    /// The first transaction that failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_failure: Option<Failure>,
     /// What was found, at most one finding of each kind, in the order of the kinds.
     pub findings: Vec<Finding>,
     /// What could not be checked, and why.
@@ -69,6 +72,20 @@ pub struct Outcomes {
     pub refused: usize,
     /// Those that failed.
     pub failed: usize,
+}
+
+/// A transaction that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Failure {
+    /// Its line.
+    pub line: u64,
+    /// Its id.
+    pub id: String,
+    /// Why it failed, on one line.
+    pub cause: String,
+    /// The next size that has more of the fuel or time that it lacked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub larger_size: Option<String>,
 }
 
 impl Report {

@@ -6,7 +6,7 @@ use clap::Args;
 use lifeboat_api::lines::json_lines;
 use lifeboat_api::size::grouped;
 use lifeboat_api::text::plain;
-use lifeboat_check::{Finding, Guest, Report};
+use lifeboat_check::{Failure, Finding, Guest, Report};
 use lifeboat_host::portable::Portable;
 use serde_json::json;
 use std::io::{self, Write};
@@ -74,7 +74,8 @@ impl Check {
         is_pipe_open(io::stdout().write_all(text.as_bytes()))?;
         if report.has_no_ok() {
             let file = self.sample.transactions.display();
-            output::note(&format!("lifeboat: no transaction was ok: is {file} for this workload?"));
+            let reason = report.first_failure.as_ref().map_or_else(String::new, reason_of);
+            output::note(&format!("lifeboat: no transaction was ok: is {file} for this workload?{reason}"));
         }
         Ok(ExitCode::from(if self.is_ok(&report) { exit::OK } else { exit::SOME_NOT_OK }))
     }
@@ -125,6 +126,13 @@ impl Check {
         );
         text + &help::fitting(summary, Some(columns), HANGING)
     }
+}
+
+/// Describes the first failure, as the end of a line.
+fn reason_of(failure: &Failure) -> String {
+    let Failure { line, cause, larger_size, .. } = failure;
+    let size = larger_size.as_ref().map_or_else(String::new, |size| format!("; or check it with --size {size}"));
+    format!(" Line {} failed: {}{size}", grouped(*line), plain(cause))
 }
 
 /// Returns the findings as a table: transaction, finding and remedy, each broken to fit its column.
