@@ -242,7 +242,8 @@ impl<'a> Check<'a> {
     fn check_refusals(&mut self, plain: &Trace) {
         let with_answers =
             |outcome| plain.all().filter(move |(_, ran)| ran.seen.outcome == outcome && ran.has_only_answered_calls());
-        let Some((place, ran)) = with_answers(Outcome::Refused).next() else { return };
+        let refused = with_answers(Outcome::Refused).find(|(_, ran)| ran.has_unsafe_calls());
+        let Some((place, ran)) = refused else { return };
         if with_answers(Outcome::Ok).next().is_some() {
             let text = format!("refused although each of its calls ({}) was answered with status 200", ran.calls.len());
             self.add(Kind::CallBeforeRefusal, place, text);

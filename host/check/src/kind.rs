@@ -83,13 +83,13 @@ pub enum Kind {
     ReadsAfterEnd,
     /// A program wants a terminal.
     WantsTerminal,
-    /// A transaction is `ok` although every call failed.
+    /// A transaction has the same reply and leaves the same state although its calls failed.
     IgnoresCalls,
     /// A query makes a request to the network.
     CallInQuery,
     /// A second attempt of a transaction makes another request.
     RequestDiffers,
-    /// A transaction is refused after it has made a call.
+    /// A transaction is refused after it has made a call that a server may act upon.
     CallBeforeRefusal,
 }
 
@@ -342,7 +342,7 @@ const ALL: [About; 42] = [
         "36",
         "ignores-calls",
         false,
-        "look at the outcome of each call, and refuse or answer otherwise if it failed",
+        "look at the outcome of each call, and refuse, answer otherwise or note it in the state if it failed",
     ),
     about(Kind::CallInQuery, "37", "call-in-query", false, "make requests in transactions: a query has no network"),
     about(

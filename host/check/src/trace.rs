@@ -28,6 +28,9 @@ pub const QUERIES_MAX: usize = 16;
 /// The most boundaries at which a restored guest is exported again, besides those at refused transactions.
 const REEXPORTS_MAX: usize = 32;
 
+/// The methods of requests that ask for nothing but a response, so that a refusal has nothing to take back.
+const SAFE_METHODS: [&str; 4] = ["GET", "HEAD", "OPTIONS", "TRACE"];
+
 /// Where a run moves its guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Moves {
@@ -86,6 +89,11 @@ impl Ran {
             response.is_some_and(|response| (200..300).contains(&response.status))
         };
         !self.calls.is_empty() && self.calls.iter().all(is_answered)
+    }
+
+    /// Returns whether it made a call that a server may act upon.
+    pub(crate) fn has_unsafe_calls(&self) -> bool {
+        self.calls.iter().any(|call| !SAFE_METHODS.contains(&call.method.as_str()))
     }
 }
 

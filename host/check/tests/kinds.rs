@@ -728,6 +728,22 @@ fn wrong_uses_of_the_network_are_found() {
     let report = checked("ignores-calls", &calling(&ignores), &bodies);
     assert_eq!(report.kinds(), [Kind::IgnoresCalls], "{report}");
 
+    // The reply says nothing of a call that failed, and the state does.
+    let notes = [
+        (
+            ignores[0].0,
+            "(if (i32.load8_u (i32.const 528))
+              (then (global.set $count (i64.add (global.get $count) (i64.const 1000))))
+              (else
+                (if (i32.ne (call $status (i32.load (i32.const 536))) (i32.const 200))
+                  (then (global.set $count (i64.add (global.get $count) (i64.const 1000)))))
+                (call $drop-response (i32.load (i32.const 536)))))",
+        ),
+        (REPLY, "(call $answer-number (i64.const 7)))"),
+    ];
+    let report = checked("notes-calls", &calling(&notes), &bodies);
+    assert!(report.findings.is_empty(), "{report}");
+
     let in_query = [(
         "(global.set $heap (i32.const 1024))\n    (call $answer-number (global.get $count)))",
         "(drop (call $post (i32.const 128) (i32.const 4) (i32.const 128) (i32.const 4)))
@@ -751,6 +767,11 @@ fn wrong_uses_of_the_network_are_found() {
     let refused = Input::of_bodies(["1Aone", "1Afour", "1Atwo"]).with_queries(["count"]);
     let report = checked("call-before-refusal", &calling(&late), &refused);
     assert_eq!(report.kinds(), [Kind::CallBeforeRefusal], "{report}");
+    // The same with a method that changes nothing at the server.
+    let post = "(call $set-method (local.get $request) (i32.const 2)";
+    let get = "(call $set-method (local.get $request) (i32.const 0)";
+    let report = checked("get-before-refusal", &calling(&[late[0], (post, get)]), &refused);
+    assert!(report.findings.is_empty(), "{report}");
 }
 
 #[test]

@@ -2,9 +2,9 @@
 
 use super::{CALLS_REPEATED_MAX, Check, costliest};
 use crate::kind::Kind;
-use crate::lab::{How, Seen, Setting};
+use crate::lab::{How, Seen, Setting, is_same_export};
 use crate::network::Script;
-use crate::trace::{Ran, Trace};
+use crate::trace::{Ran, Trace, listing};
 use lifeboat_api::call::CallRecord;
 use lifeboat_api::transaction::Outcome;
 use lifeboat_vm::instance::MoveError;
@@ -44,19 +44,48 @@ impl Check<'_> {
         if ran.seen.outcome != Outcome::Ok {
             return Ok(());
         }
-        let transaction = &self.session.input.transactions[place - 1];
         for script in Script::FAILURES {
-            let lab = self.lab();
-            let mut instance = lab.restored(before).await?;
-            let how = How { script, ..How::default() };
-            let attempt = lab.attempt(&mut instance, Setting::default(), place, transaction, how).await;
-            if Seen::of(&attempt.answer).is(&ran.seen) {
+            let (seen, state) = self.after(place, before, script).await?;
+            if !seen.is(&ran.seen) {
+                continue;
+            }
+            let (_, usual) = self.after(place, before, Script::Answer).await?;
+            if self.is_same_state(usual.as_deref(), state.as_deref()) {
                 let text = format!("the reply is {} with {} as well", ran.seen.shown, script.described());
                 self.add(Kind::IgnoresCalls, place, text);
                 return Ok(());
             }
         }
         Ok(())
+    }
+
+    /// Executes a transaction with servers that answer as `script` says. Returns the answer and the state afterwards, if
+    /// there is one.
+    async fn after(
+        &self,
+        place: usize,
+        before: &Arc<Snapshot>,
+        script: Script,
+    ) -> Result<(Seen, Option<Arc<Snapshot>>), MoveError> {
+        let lab = self.lab();
+        let transaction = &self.session.input.transactions[place - 1];
+        let mut instance = lab.restored(before).await?;
+        let how = How { script, ..How::default() };
+        let attempt = lab.attempt(&mut instance, Setting::default(), place, transaction, how).await;
+        let mut state = None;
+        if attempt.answer.is_kept() {
+            // A guest that cannot export is found by its moves.
+            state = lab.export(&mut instance, Setting::default(), place).await.ok().map(|(snapshot, _)| snapshot);
+        }
+        Ok((Seen::of(&attempt.answer), state))
+    }
+
+    /// Returns whether both states are the same, as far as they are known.
+    fn is_same_state(&self, one: Option<&Snapshot>, other: Option<&Snapshot>) -> bool {
+        let (Some(one), Some(other)) = (one, other) else { return true };
+        // What the snapshot of a program has beside its disk is the level of its memory.
+        let is_same_memory = self.lab().is_program || is_same_export(one, other);
+        is_same_memory && listing(one.disk()) == listing(other.disk())
     }
 
     /// Executes a transaction as the second attempt of its id: later, after a restart of the host.
