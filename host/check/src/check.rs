@@ -98,6 +98,7 @@ pub(crate) async fn check(
         },
     };
     check.run(older).await?;
+    check.report.leave_out_consequences();
     Ok(check.report)
 }
 

@@ -107,6 +107,14 @@ impl Report {
         self.outcomes.ok == 0
     }
 
+    /// Leaves out findings that are the consequence of another one.
+    pub(crate) fn leave_out_consequences(&mut self) {
+        // A descriptor that an instance keeps is what its memory knows of the files.
+        if self.kinds().contains(&Kind::StaleDescriptor) {
+            self.findings.retain(|finding| finding.kind != Kind::DiskDisagrees);
+        }
+    }
+
     /// Adds a finding, unless there is one of its kind.
     pub(crate) fn add(&mut self, finding: Finding) {
         if self.findings.iter().all(|found| found.kind != finding.kind) {
@@ -127,5 +135,24 @@ impl fmt::Display for Report {
             writeln!(f, "not checked: {reason}")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_memory_disagrees_with_are_no_second_finding_beside_a_stale_descriptor() {
+        let report = |kinds: &[Kind]| {
+            let mut report = Report::default();
+            for kind in kinds {
+                report.add(Finding::new(*kind, "seen".into()));
+            }
+            report.leave_out_consequences();
+            report.kinds()
+        };
+        assert_eq!(report(&[Kind::DiskDisagrees, Kind::StaleDescriptor]), [Kind::StaleDescriptor]);
+        assert_eq!(report(&[Kind::DiskDisagrees, Kind::DiskLitter]), [Kind::DiskLitter, Kind::DiskDisagrees]);
     }
 }

@@ -675,6 +675,17 @@ fn wrong_uses_of_the_disk_are_found() {
         let report = checked(kind.name(), changed(extra, functions).as_bytes(), &input());
         assert_eq!(report.kinds(), [kind], "{kind}:\n{report}");
     }
+    // A reply that tells whether a write to a stale descriptor failed differs after a move, too.
+    let told = format!("{FILES} (global $failed (mut i64) (i64.const 0))");
+    let functions = [
+        "(func $before_execute (param i32 i64 i64) (if (i32.lt_s (global.get $fd) (i32.const 0)) (then (call $open \
+              (i32.const 256) (i32.const 3) (i32.const 1)))) (i32.store (i32.const 280) (i32.const 256)) (i32.store \
+              (i32.const 284) (i32.const 1)) (global.set $failed (i64.extend_i32_u (call $fd_write (global.get $fd) \
+              (i32.const 280) (i32.const 1) (i32.const 288)))))",
+        "(func $number (param i64) (result i64) (global.get $failed))",
+    ];
+    let report = checked("told", changed(&told, &functions).as_bytes(), &input());
+    assert_eq!(report.kinds(), [Kind::StaleDescriptor], "{report}");
     // A guest that writes as it may: it appends to a file in each transaction, and reads nothing from memory.
     let good = "(func $before_execute (param i32 i64 i64) (call $open (i32.const 256) (i32.const 3) \
           (i32.const 1)) (call $write_byte) (call $close))";
