@@ -50,6 +50,16 @@ fn the_command_prints_a_table_and_json_with_their_exit_codes() {
             assert!(document.contains(&format!("`{field}`")), "docs/check.md lacks {field}");
         }
     }
+    // A kind that is allowed is shown, and is no finding.
+    let allow = ["--allow", "memory-leak", "--allow", "beside-state"];
+    let text = unfolded(check(&wrong, &allow).exits(0));
+    assert!(text.starts_with("allowed: beside-state: line 2: ") && text.contains(": 0 findings, 0 warnings"), "{text}");
+    check(&wrong, &allow[..2]).exits(1);
+    let run = check(&wrong, &["--json", "--strict", "--allow", "beside-state"]);
+    let json: serde_json::Value = serde_json::from_str(run.exits(0)).expect("JSON");
+    assert_eq!((&json["findings"], &json["allowed"][0]["line"]), (&serde_json::json!([]), &2.into()));
+    let words = ["--allow: there is no kind 'memory': use one of field-missing, ", ", call-before-refusal"];
+    check(&wrong, &["--allow", "memory"]).exits_with_one_line(2, &words);
     // Files that are not as they should be.
     let empty = write("empty", "");
     let run = lifeboat(["check", "--transactions"]).arg(&empty).arg(&good).output();

@@ -99,6 +99,7 @@ pub(crate) async fn check(
     };
     check.run(older).await?;
     check.report.leave_out_consequences();
+    check.report.allow(&input.allowed);
     Ok(check.report)
 }
 

@@ -1,5 +1,6 @@
 //! The transactions and queries of a check.
 
+use crate::kind::Kind as Bug;
 use bytes::Bytes;
 use lifeboat_api::lines::{ENVELOPE_BYTES_MAX, Line, parse_envelope, plain};
 use lifeboat_api::name::Name;
@@ -27,6 +28,8 @@ pub struct Input {
     pub transactions: Vec<Transaction>,
     /// The queries, with their users. Each is asked at each boundary between two transactions.
     pub queries: Vec<(Name, Bytes)>,
+    /// The kinds of bugs that are no findings of this workload.
+    pub allowed: BTreeSet<Bug>,
 }
 
 /// A line that is neither a transaction nor a query.
@@ -76,7 +79,7 @@ impl Input {
             user: default_user(),
             body: Bytes::copy_from_slice(body.as_ref()),
         };
-        Self { transactions: (1..).zip(bodies).map(transaction).collect(), queries: Vec::new() }
+        Self { transactions: (1..).zip(bodies).map(transaction).collect(), ..Self::default() }
     }
 
     /// Adds queries with these bodies.
@@ -85,6 +88,13 @@ impl Input {
         for body in bodies {
             self.add_query(default_user(), Bytes::copy_from_slice(body.as_ref()));
         }
+        self
+    }
+
+    /// Allows kinds of bugs: the report has them apart from the findings.
+    #[must_use]
+    pub fn allowing(mut self, kinds: impl IntoIterator<Item = Bug>) -> Self {
+        self.allowed.extend(kinds);
         self
     }
 

@@ -378,6 +378,12 @@ impl Kind {
         self.about().name
     }
 
+    /// Returns the kind of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::all().find(|kind| kind.name() == name)
+    }
+
     /// Returns its number in `docs/check.md`, or the range of its numbers.
     #[must_use]
     pub fn number(self) -> &'static str {
@@ -422,6 +428,7 @@ mod tests {
         for kind in Kind::all() {
             let warning = if kind.is_warning() { " (w)" } else { "" };
             let row = format!("| {}{warning} | `{kind}` | ", kind.number());
+            assert_eq!(Kind::named(kind.name()), Some(kind));
             assert!(document.contains(&row), "docs/check.md lacks a row that begins with {row}");
         }
     }

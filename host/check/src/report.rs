@@ -2,6 +2,7 @@
 
 use crate::kind::Kind;
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// A bug, where it showed first, and the remedy.
@@ -59,6 +60,8 @@ pub struct Report {
     pub first_failure: Option<Failure>,
     /// What was found, at most one finding of each kind, in the order of the kinds.
     pub findings: Vec<Finding>,
+    /// What was found of the kinds that are allowed.
+    pub allowed: Vec<Finding>,
     /// What could not be checked, and why.
     pub unchecked: Vec<String>,
 }
@@ -115,6 +118,12 @@ impl Report {
         }
     }
 
+    /// Sets findings of these kinds apart.
+    pub(crate) fn allow(&mut self, kinds: &BTreeSet<Kind>) {
+        let findings = std::mem::take(&mut self.findings).into_iter();
+        (self.allowed, self.findings) = findings.partition(|finding| kinds.contains(&finding.kind));
+    }
+
     /// Adds a finding, unless there is one of its kind.
     pub(crate) fn add(&mut self, finding: Finding) {
         if self.findings.iter().all(|found| found.kind != finding.kind) {
@@ -130,6 +139,9 @@ impl fmt::Display for Report {
             let Finding { kind, line, finding, remedy, .. } = finding;
             let place = line.map_or_else(String::new, |line| format!("line {line}: "));
             writeln!(f, "{kind}: {place}{finding}; {remedy}")?;
+        }
+        for Finding { kind, finding, .. } in &self.allowed {
+            writeln!(f, "allowed: {kind}: {finding}")?;
         }
         for reason in &self.unchecked {
             writeln!(f, "not checked: {reason}")?;

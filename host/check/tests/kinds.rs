@@ -786,6 +786,18 @@ fn wrong_uses_of_the_network_are_found() {
 }
 
 #[test]
+fn a_kind_that_is_allowed_is_no_finding() {
+    let beside = "(func $number (param i64) (result i64) (i64.store (i32.const 256) (i64.add (i64.load (i32.const 256)) \
+          (i64.const 1))) (i64.load (i32.const 256)))";
+    let guest = changed("", &[beside]);
+    let report = checked("allowed", guest.as_bytes(), &input().allowing([Kind::BesideState]));
+    assert!(report.findings.is_empty() && report.is_sound(), "{report}");
+    assert_eq!(report.allowed.iter().map(|finding| finding.kind).collect::<Vec<_>>(), [Kind::BesideState]);
+    let report = checked("allowed", guest.as_bytes(), &input().allowing([Kind::StateLost]));
+    assert_eq!((report.kinds(), report.allowed.len()), (vec![Kind::BesideState], 0), "{report}");
+}
+
+#[test]
 fn every_kind_is_the_bug_of_a_guest_here() {
     let source = include_str!("kinds.rs");
     for kind in Kind::all() {

@@ -1,12 +1,12 @@
 //! `lifeboat check`: finds the bugs of a workload that only a host would meet.
 
 use super::sample::{Sample, UnstartableWorkload, made, with_progress};
-use super::{code_cache, data, exit, help, is_pipe_open, load_workload, output};
+use super::{arguments, code_cache, data, exit, help, is_pipe_open, load_workload, output};
 use clap::Args;
 use lifeboat_api::lines::json_lines;
 use lifeboat_api::size::grouped;
 use lifeboat_api::text::plain;
-use lifeboat_check::{Failure, Finding, Guest, Report};
+use lifeboat_check::{Failure, Finding, Guest, Kind, Report};
 use lifeboat_host::portable::Portable;
 use serde_json::json;
 use std::io::{self, Write};
@@ -53,6 +53,9 @@ pub(crate) struct Check {
     /// Warnings count as findings for the exit code
     #[arg(long)]
     strict: bool,
+    /// A finding of this kind is no finding for the exit code; may be repeated
+    #[arg(long = "allow", value_name = "KIND", value_parser = kind_named)]
+    allowed: Vec<Kind>,
     /// Print one JSON object instead of a table
     #[arg(long)]
     json: bool,
@@ -63,7 +66,7 @@ pub(crate) struct Check {
 
 impl Check {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
-        let (size, input) = (self.sample.size()?, self.sample.input()?);
+        let (size, input) = (self.sample.size()?, self.sample.input()?.allowing(self.allowed.iter().copied()));
         let older = self.from.as_deref().map(Portable::read).transpose().map_err(data::sorted)?;
         let (workload, _) = load_workload(&self.workload)?;
         let guest = made(Guest::with_cache(workload, size, code_cache::of_user()?))?;
@@ -102,6 +105,10 @@ impl Check {
         if !report.findings.is_empty() {
             text.push('\n');
         }
+        for Finding { kind, line, finding, .. } in &report.allowed {
+            let place = line.map_or_else(String::new, |line| format!("line {}: ", grouped(line)));
+            text += &help::fitting(format!("allowed: {kind}: {place}{}\n", plain(finding)), Some(columns), HANGING);
+        }
         for reason in &report.unchecked {
             text += &help::fitting(format!("not checked: {reason}\n"), Some(columns), HANGING);
         }
@@ -126,6 +133,14 @@ impl Check {
         );
         text + &help::fitting(summary, Some(columns), HANGING)
     }
+}
+
+/// Parses the name of a kind of findings.
+fn kind_named(name: &str) -> Result<Kind, String> {
+    Kind::named(name).ok_or_else(|| {
+        let names: Vec<&str> = Kind::all().map(Kind::name).collect();
+        format!("there is no kind {}: use one of {}", arguments::shown(name), names.join(", "))
+    })
 }
 
 /// Describes the first failure, as the end of a line.
@@ -196,7 +211,6 @@ fn cells(text: &str, columns: usize) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lifeboat_check::Kind;
 
     #[test]
     fn the_table_fits_its_columns_and_loses_no_word() {

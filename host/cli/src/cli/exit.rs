@@ -146,7 +146,7 @@ const COMMANDS: &[(&str, Codes)] = &[
     (
         "check",
         &[
-            (OK, "nothing was found, except for warnings without --strict"),
+            (OK, "nothing was found, except for warnings without --strict, and for kinds that --allow names"),
             (
                 SOME_NOT_OK,
                 "something was found; or a warning, with --strict; or no transaction was ok; or the file of --from is \
