@@ -210,9 +210,9 @@ fn check_exports(file: &str, types: TypesRef<'_>, exports: &[String]) -> Result<
             return Err(LoadError::ExportType {
                 file: one_line(file),
                 export: canonical(WORKLOAD_EXPORT, &function.name),
-                found: one_line(&found),
+                found: one_line(&found).into(),
                 owner: error::WORLD,
-                expected: expected.clone(),
+                expected: expected.as_str().into(),
             });
         }
     }
@@ -232,9 +232,9 @@ fn check_program(file: &str, types: TypesRef<'_>, export: &str) -> Result<Kind, 
     Err(LoadError::ExportType {
         file: one_line(file),
         export: one_line(&canonical(export, PROGRAM_FUNCTION)),
-        found: one_line(&found),
+        found: one_line(&found).into(),
         owner: error::A_PROGRAM,
-        expected: PROGRAM_SIGNATURE.to_owned(),
+        expected: PROGRAM_SIGNATURE.into(),
     })
 }
 

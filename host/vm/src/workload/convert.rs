@@ -204,7 +204,7 @@ impl<'a> Summary<'a> {
                 Item::Function(found) => print_core(found),
                 Item::Memory | Item::Other => "not a function".to_owned(),
             };
-            let (export, expected) = (START.to_owned(), print_core(&expected));
+            let (export, found, expected) = (START.to_owned(), found.into(), print_core(&expected).into());
             return Err(LoadError::ExportType { file, export, found, owner: error::A_PROGRAM, expected });
         }
         wanted.push((memory.to_owned(), None));
@@ -226,6 +226,7 @@ impl<'a> Summary<'a> {
                 (Item::Other, _) => "neither a function nor a memory".to_owned(),
             };
             let expected = expected.as_ref().map_or("a memory".to_owned(), print_core);
+            let (found, expected) = (found.into(), expected.into());
             return Err(LoadError::ExportType { file, export, found, owner: error::WORLD, expected });
         }
         Ok(Kind::World)

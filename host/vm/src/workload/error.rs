@@ -175,11 +175,11 @@ pub enum LoadError {
         /// The name of the export.
         export: String,
         /// Its type in the workload.
-        found: String,
+        found: Box<str>,
         /// What wants another type: the world, or a program.
         owner: &'static str,
         /// That type.
-        expected: String,
+        expected: Box<str>,
     },
     /// The workload imports functions that this host does not offer.
     #[error("`{file}`: imports {}, which this host does not offer: {remedy}", list(imports))]
