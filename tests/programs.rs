@@ -3,7 +3,7 @@
 
 use crate::rig::{MIB, Rig, cause, name, ok, size};
 use crate::site::Site;
-use crate::util::{Lifeboat, guest, lifeboat, prebuilt, root};
+use crate::util::{Lifeboat, guest, lifeboat, prebuilt, root, shell};
 use lifeboat_api::access::Grant;
 use lifeboat_api::event::FailoverCause;
 use lifeboat_api::meter::Resource;
@@ -290,6 +290,74 @@ fn the_files_of_a_run_are_a_copy_and_are_saved_on_demand() {
     let again = lifeboat(["run", "--save"]).arg(&saved).arg(guest(PROGRAM)).input("e").output();
     assert_eq!(again.exits(2), "");
     assert!(again.stderr.contains("exists already; name a new directory"), "{}", again.stderr);
+}
+
+#[test]
+fn a_program_is_not_started_without_room_for_its_saved_files() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("file"), "").expect("written");
+    for above in ["none", "file"] {
+        let saved = folder.path().join(above).join("saved");
+        let output = lifeboat(["run", "--save"]).arg(&saved).arg(guest(PROGRAM)).input("estarted").output();
+        output.exits_with_one_line(2, &["cannot create", "name a new directory in one that is there"]);
+    }
+}
+
+#[test]
+fn a_program_keeps_its_exit_code_if_its_files_cannot_be_saved() {
+    // The paths on the disk have their longest length, and those of the copies are longer by the name of the copy.
+    let folder = tempfile::tempdir().expect("a folder");
+    let (files, saved) = (folder.path().join("f"), folder.path().join("s".repeat(250)));
+    let mut deepest = files.clone();
+    while deepest.as_os_str().len() < 3_900 {
+        deepest.push("d".repeat(90));
+    }
+    std::fs::create_dir_all(&deepest).expect("made");
+    let dir = format!("{}::/", files.display());
+    for (input, own, code) in [("ehello", "hello", 4), ("\u{7}", "", 7)] {
+        let run = lifeboat(["run", "--dir", &dir, "--save"]).arg(&saved).arg(guest(PROGRAM));
+        let output = run.input(input).output();
+        assert_eq!(output.exits(code), own);
+        assert!(output.stderr.contains("does not have all files of the program: cannot write"), "{}", output.stderr);
+        assert_eq!(output.stderr.lines().count(), 1, "{}", output.stderr);
+        std::fs::remove_dir_all(&saved).expect("it was made");
+    }
+}
+
+#[test]
+fn a_signal_ends_a_program_and_says_that_its_files_were_not_saved() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let saved = folder.path().join("saved");
+    let run = lifeboat(["run", "--fuel", "1_000_000_000_000", "--save"]).arg(&saved).arg(guest(PROGRAM));
+    let mut running = run.start();
+    running.send("y");
+    running.close_input();
+    assert_eq!(running.line().expect("at once"), b"y\n");
+    running.signal("TERM");
+    let ended = running.finish();
+    ended.exits(128 + 15);
+    assert!(ended.stderr.contains("interrupted: --save did not copy the files"), "{}", ended.stderr);
+    assert!(!saved.exists());
+}
+
+#[test]
+fn a_program_that_waits_for_the_reader_of_its_output_says_that_its_files_were_not_saved() {
+    let folder = tempfile::tempdir().expect("a folder");
+    // The row has 200,000 bytes, and a pipe holds fewer. Its reader waits for the exit code of the command instead.
+    let script = format!(
+        "cd '{}' && mkfifo code && mkdir db && {{ \
+           echo 'select hex(zeroblob(100000));' | \
+             lifeboat run --timeout 2s --usage --dir db::/ --save saved '{}'; echo $? >code; \
+         }} | cat code",
+        folder.path().display(),
+        prebuilt("sql").display()
+    );
+    let output = shell(&script).output();
+    assert_eq!(output.exits(0), "134\n");
+    assert!(output.stderr.contains("deadline: not finished within 2000 ms"), "{}", output.stderr);
+    let words = "--save did not copy the files, and --usage does not know the usage, because the program waited";
+    assert!(output.stderr.contains(words), "{}", output.stderr);
+    assert!(!folder.path().join("saved").exists());
 }
 
 #[test]

@@ -16,6 +16,8 @@ pub(crate) const UNREACHABLE: u8 = 5;
 
 /// The host ended a program that ran once: a trap, or a limit. A shell reports the same for a process that aborted.
 pub(crate) const ENDED_BY_HOST: u8 = 134;
+/// The code of a command that a signal ended, without the number of the signal, as a shell reports it.
+pub(crate) const SIGNAL: i32 = 128;
 /// Nobody reads the output of a program that ran once. A shell reports the same for a process that SIGPIPE ended.
 pub(crate) const OUTPUT_CLOSED: u8 = 141;
 
@@ -99,7 +101,11 @@ const COMMANDS: &[(&str, Codes)] = &[
             ),
             FILE_WRONG,
             WORKLOAD_REFUSED,
-            (HOST, "the host failed, or the replies cannot be written"),
+            (
+                HOST,
+                "the host failed, or the replies cannot be written, or --save did not copy all files of a program whose \
+                 own code is 0",
+            ),
             (ENDED_BY_HOST, "a program that runs once: the host ended it, for a trap or a limit"),
             (OUTPUT_CLOSED, "a program that runs once: nobody reads its output any more; any other code is its own"),
         ],

@@ -26,6 +26,11 @@ impl Stop {
 
     /// Waits for the next signal. Dropping the future loses none.
     pub(crate) async fn asked(&mut self) {
+        self.number().await;
+    }
+
+    /// Waits for the next signal, and returns its number. Dropping the future loses none.
+    pub(crate) async fn number(&mut self) -> i32 {
         let Self { terminate, interrupt, hangup } = self;
         let hung_up = async {
             match hangup {
@@ -34,9 +39,12 @@ impl Stop {
             }
         };
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-            _ = hung_up => self.hangup = None,
+            _ = terminate.recv() => SignalKind::terminate().as_raw_value(),
+            _ = interrupt.recv() => SignalKind::interrupt().as_raw_value(),
+            _ = hung_up => {
+                self.hangup = None;
+                SignalKind::hangup().as_raw_value()
+            }
         }
     }
 }

@@ -40,7 +40,7 @@ impl<S: Source> Export<S> {
         if self.out.symlink_metadata().is_ok() {
             return Err(UsageError(format!("{shown} exists already; name a new directory")).into());
         }
-        let (copied, is_cut_off) = self.source.with_files(|files| self.copy(files, &shown))?;
+        let (copied, is_cut_off) = self.source.with_files(|files| self.copy(files))?;
         let Copied { files, bytes, skipped, sequences, .. } = &copied;
         output::note(&format!("{shown} has {} with {:#}", counted(*files, "file", "files"), Bytes(*bytes)));
         if let [first, ..] = &skipped[..] {
@@ -62,10 +62,10 @@ impl<S: Source> Export<S> {
         Ok(is_cut_off)
     }
 
-    fn copy(&self, files: &mut dyn Files, shown: &str) -> anyhow::Result<Copied> {
+    fn copy(&self, files: &mut dyn Files) -> anyhow::Result<Copied> {
         // A path that leads nowhere creates no directory.
         let kind = files.list(&self.file, None)?.kind;
-        create(&self.out, shown)?;
+        create(&self.out)?;
         let mut copied = Copied::default();
         match kind {
             EntryType::Directory => copied.directory(files, &self.file, &self.out)?,
@@ -83,19 +83,23 @@ impl<S: Source> Export<S> {
     }
 }
 
-/// Copies all files of a disk to the new directory `out`. Returns their number and bytes, and the links that were left
-/// out because they lead elsewhere.
+/// Copies all files of a disk to the new directory `out`, which [`create`] has made. Returns their number and bytes,
+/// and the links that were left out because they lead elsewhere.
 pub(crate) fn export_all(files: &mut dyn Files, out: &Path) -> anyhow::Result<(u64, u64, Vec<String>)> {
-    create(out, &arguments::shown(&out.display().to_string()))?;
     let mut copied = Copied::default();
     copied.directory(files, "/", out)?;
     copied.create_links(out)?;
     Ok((copied.files, copied.bytes, copied.skipped))
 }
 
-fn create(out: &Path, shown: &str) -> anyhow::Result<()> {
+/// Creates the directory of an export.
+///
+/// # Errors
+/// [`UsageError`] if the directory above it is none, or is not there.
+pub(crate) fn create(out: &Path) -> anyhow::Result<()> {
+    let shown = arguments::shown(&out.display().to_string());
     fs::create_dir(out).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::InvalidFilename => {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::InvalidFilename => {
             UsageError(format!("cannot create {shown}: {error}; name a new directory in one that is there")).into()
         }
         _ => anyhow::Error::from(error).context(format!("cannot create {shown}")),

@@ -1,7 +1,8 @@
 //! A program that `lifeboat run` runs once, outside of any service.
 
 use super::super::disk::{Files, export};
-use super::super::{UsageError, arguments, code_cache, exit, output, pack};
+use super::super::stop::Stop;
+use super::super::{UsageError, arguments, code_cache, exit, output, pack, report};
 use super::Run;
 use clap::Args;
 use lifeboat_api::clock::{Clock, SystemClock, Timestamp};
@@ -21,6 +22,7 @@ use lifeboat_vm::instance::{
 use lifeboat_vm::store::{Allowance, Inputs};
 use lifeboat_vm::workload::{Wasi, Workload};
 use std::ffi::OsString;
+use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -263,11 +265,44 @@ impl Run {
         let engine = if has_network { Engine::with_sockets(limits) } else { Engine::new(limits) }?;
         let engine = Arc::new(engine.with_cache(code_cache::of_user()?));
         let program = engine.compile(workload).await?;
+        // A signal from here on removes the directory again.
+        let mut stop = self.once.save.is_some().then(Stop::new).transpose()?;
+        let saved = self.once.save.as_deref().map(NewDirectory::create).transpose()?;
         let running = joined(engine.spawn(async move { run_once(&program, run).await }));
         // A program that waits for the reader of its output has no turn in which it could end by itself.
         let patience = deadline.saturating_add(OUTPUT_PATIENCE).min(TIMER_MAX);
-        let Ok(ran) = tokio::time::timeout(patience, running).await else {
+        let interrupted = async {
+            match &mut stop {
+                Some(stop) => stop.number().await,
+                None => std::future::pending().await,
+            }
+        };
+        let in_time = tokio::select! {
+            in_time = tokio::time::timeout(patience, running) => in_time,
+            number = interrupted => {
+                output::note(&format!(
+                    "lifeboat: {shown}: interrupted: --save did not copy the files, because a program that a signal \
+                     ends leaves none; --timeout ends it, and keeps them"
+                ));
+                drop(saved);
+                std::process::exit(exit::SIGNAL + number);
+            }
+        };
+        let Ok(ran) = in_time else {
             output::note(&format!("lifeboat: {shown}: {}", ended(&Cause::Deadline { deadline }, Unit::Calls)));
+            let missing = [
+                (saved.is_some(), "--save did not copy the files"),
+                (self.once.usage, "--usage does not know the usage"),
+            ];
+            let missing: Vec<&str> = missing.into_iter().filter_map(|(is_given, it)| is_given.then_some(it)).collect();
+            if !missing.is_empty() {
+                output::note(&format!(
+                    "lifeboat: {shown}: {}, because the program waited for the reader of its output; read the output, or \
+                     write it to a file",
+                    missing.join(", and ")
+                ));
+            }
+            drop(saved);
             // The thread that writes would hold the end of this process.
             std::process::exit(exit::ENDED_BY_HOST.into());
         };
@@ -310,30 +345,20 @@ impl Run {
             };
             drop(io::stderr().write_all(text.as_bytes()));
         }
-        self.save(&ran, &before)?;
-        Ok(ExitCode::from(code))
-    }
-
-    /// Copies the disk to the directory that the user named, or says that its files are lost.
-    fn save(&self, ran: &Ran, before: &Disk) -> anyhow::Result<()> {
-        let Some(out) = &self.once.save else {
-            if !ran.disk.is_copy_of(before) {
-                output::note(
-                    "lifeboat: the program changed files on its virtual disk, which ended with it; --save DIR keeps them",
-                );
+        let is_kept = match saved {
+            Some(directory) => directory.fill(&ran.disk),
+            None => {
+                if !ran.disk.is_copy_of(&before) {
+                    output::note(
+                        "lifeboat: the program changed files on its virtual disk, which ended with it; --save DIR keeps \
+                         them",
+                    );
+                }
+                true
             }
-            return Ok(());
         };
-        let (files, bytes, skipped) = export::export_all(&mut OnDisk(ran.disk.clone()), out)?;
-        let shown = arguments::shown(&out.display().to_string());
-        output::note(&format!("lifeboat: {shown} has {} with {:#}", super::counted(files, "file"), Bytes(bytes)));
-        if let [first, ..] = &skipped[..] {
-            let links = super::counted(skipped.len() as u64, "link");
-            output::note(&format!(
-                "lifeboat: {links} that lead out of it, or in a circle, were left out, such as {first}"
-            ));
-        }
-        Ok(())
+        let code = if code == exit::OK && !is_kept { exit::HOST } else { code };
+        Ok(ExitCode::from(code))
     }
 
     /// Returns the limits of a program that runs once.
@@ -436,6 +461,51 @@ fn usage_json(ran: &Ran, size: &Size, allowance: NetworkAmount) -> serde_json::V
         "memory": row(ran.levels.memory_bytes, size.memory_bytes),
         "disk": row(ran.levels.disk_bytes, size.disk_bytes),
     }})
+}
+
+/// The new directory of `--save`, which is removed again if the program does not come to its end.
+struct NewDirectory<'a> {
+    path: &'a Path,
+    is_filled: bool,
+}
+
+impl<'a> NewDirectory<'a> {
+    fn create(path: &'a Path) -> anyhow::Result<Self> {
+        export::create(path)?;
+        Ok(Self { path, is_filled: false })
+    }
+
+    /// Copies the files of a disk to the directory, and reports how many, or why not. Returns whether all are there, but
+    /// for links that lead out.
+    fn fill(mut self, disk: &Disk) -> bool {
+        self.is_filled = true;
+        let shown = arguments::shown(&self.path.display().to_string());
+        let (files, bytes, skipped) = match export::export_all(&mut OnDisk(disk.clone()), self.path) {
+            Ok(copied) => copied,
+            Err(error) => {
+                // The code of the command is that of the program.
+                let _ = report(&error.context(format!("--save: {shown} does not have all files of the program")));
+                return false;
+            }
+        };
+        output::note(&format!("lifeboat: {shown} has {} with {:#}", super::counted(files, "file"), Bytes(bytes)));
+        if let [first, ..] = &skipped[..] {
+            let links = super::counted(skipped.len() as u64, "link");
+            output::note(&format!(
+                "lifeboat: {links} that lead out of it, or in a circle, were left out, such as {first}"
+            ));
+        }
+        true
+    }
+}
+
+impl Drop for NewDirectory<'_> {
+    fn drop(&mut self) {
+        if !self.is_filled {
+            // If this fails, the next run with this directory says that it is there.
+            let _ = fs::remove_dir(self.path);
+        }
+    }
 }
 
 /// The files of a disk that no service has.
