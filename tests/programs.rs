@@ -12,6 +12,8 @@ use lifeboat_api::transaction::{Answer, Reply, RequestError};
 use lifeboat_host::command_line::ProgramSettings;
 use lifeboat_host::service::ServiceSpec;
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 const PROGRAM: &str = "program.wat";
@@ -237,6 +239,15 @@ fn a_program_without_a_memory_runs() {
 fn what_follows_a_program_is_for_the_program() {
     let output = once(&["--env", "A=b", "--env", "NO_SUCH_VARIABLE"], &["--json", "-x", "--", "y"]).input("v").output();
     assert_eq!(output.exits(0), "program.wat\0--json\0-x\0--\0y\0A=b\0");
+}
+
+#[test]
+fn a_variable_of_the_command_that_is_not_text_is_refused_by_name() {
+    let value = OsStr::from_bytes(b"\xff");
+    once(&["--env", "A"], &[]).env("A", value).output().exits_with_one_line(2, &["the variable 'A'", "not UTF-8"]);
+    let service = lifeboat(["run", "--service", "p", "--env", "A"]).arg(guest(PROGRAM)).env("A", value).output();
+    service.exits_with_one_line(2, &["the variable 'A'", "not UTF-8"]);
+    once(&["--env", "A=b", "--env", "C"], &[]).env("A", value).input("v").output().exits(0);
 }
 
 #[test]

@@ -58,7 +58,7 @@ impl Deploy {
         self.network.settings()?;
         let (allow_net, retry) = self.network.parameters();
         let failover = self.failover.map(|mode| mode.to_string());
-        let environment: BTreeMap<String, String> = environment(&self.environment).into_iter().collect();
+        let environment: BTreeMap<String, String> = environment(&self.environment)?.into_iter().collect();
         let arguments = (!self.arguments.is_empty()).then(|| serde_json::to_string(&self.arguments)).transpose()?;
         let environment = (!environment.is_empty()).then(|| serde_json::to_string(&environment)).transpose()?;
         let deployment =

@@ -417,7 +417,7 @@ impl Run {
             let text = "--env is for a program, and a workload of the world has no environment; leave it out";
             return Err(UsageError(text.into()).into());
         }
-        let environment = program::environment(&self.environment).into_iter().collect();
+        let environment = program::environment(&self.environment)?.into_iter().collect();
         let settings = ProgramSettings::new(program::texts(self.arguments())?, environment);
         settings.map_err(|error| UsageError(error.to_string()).into())
     }

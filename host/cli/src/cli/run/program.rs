@@ -21,6 +21,8 @@ use lifeboat_vm::instance::{
 };
 use lifeboat_vm::store::{Allowance, Inputs};
 use lifeboat_vm::workload::{Wasi, Workload};
+use std::collections::HashMap;
+use std::env::VarError;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write};
@@ -105,13 +107,35 @@ impl FromStr for Variable {
     }
 }
 
-/// Returns the environment of a program. A variable that this command does not have is left out.
-pub(crate) fn environment(variables: &[Variable]) -> Vec<(String, String)> {
-    let value = |Variable { name, value }: &Variable| {
-        let value = value.clone().or_else(|| std::env::var(name).ok())?;
-        Some((name.clone(), value))
-    };
-    variables.iter().filter_map(value).collect()
+/// Returns the environment of a program. Of several variables with one name it has the last value. A variable that this
+/// command does not have is left out.
+///
+/// # Errors
+/// [`UsageError`] if the value of this command is not UTF-8, as all strings of WASI are.
+pub(crate) fn environment(variables: &[Variable]) -> Result<Vec<(String, String)>, UsageError> {
+    let mut environment: Vec<(String, String)> = Vec::new();
+    let mut places: HashMap<&str, usize> = HashMap::new();
+    for Variable { name, value } in variables {
+        let value = match value.clone().map_or_else(|| std::env::var(name), Ok) {
+            Ok(value) => value,
+            Err(VarError::NotPresent) => continue,
+            Err(VarError::NotUnicode(_)) => {
+                let shown = arguments::shown(name);
+                return Err(UsageError(format!(
+                    "--env: the variable {shown} of this command is not UTF-8, as a variable of a program must be; give \
+                     it another value, as NAME=VALUE"
+                )));
+            }
+        };
+        match places.get(name.as_str()) {
+            Some(&place) => environment[place].1 = value,
+            None => {
+                places.insert(name, environment.len());
+                environment.push((name.clone(), value));
+            }
+        }
+    }
+    Ok(environment)
 }
 
 /// Returns arguments as text.
@@ -223,7 +247,7 @@ impl Run {
         }
         let name = file.file_name().unwrap_or(file.as_os_str()).to_owned();
         let arguments: Vec<OsString> = std::iter::once(name).chain(self.arguments().iter().cloned()).collect();
-        let command_line = CommandLine { arguments: texts(&arguments)?, environment: environment(&self.environment) };
+        let command_line = CommandLine { arguments: texts(&arguments)?, environment: environment(&self.environment)? };
         if workload.wasi == Some(Wasi::Preview1) {
             check_adapted(&command_line)?;
         }
@@ -568,6 +592,14 @@ mod tests {
         assert_eq!("A".parse(), variable("A", None));
         assert!("=b".parse::<Variable>().is_err());
         let missing = Variable { name: "LIFEBOAT_NO_SUCH_VARIABLE".into(), value: None };
-        assert_eq!(environment(&[missing]), []);
+        assert!(environment(&[missing]).is_ok_and(|environment| environment.is_empty()));
+    }
+
+    #[test]
+    fn the_last_variable_of_a_name_wins() {
+        let variables =
+            ["A=1", "B=2", "A=3", "LIFEBOAT_NO_SUCH_VARIABLE"].map(|text| text.parse::<Variable>().expect("a name"));
+        let environment = environment(&variables).expect("they are text");
+        assert_eq!(environment, [("A", "3"), ("B", "2")].map(|(name, value)| (name.to_owned(), value.to_owned())));
     }
 }
