@@ -304,6 +304,45 @@ fn the_files_of_a_run_are_a_copy_and_are_saved_on_demand() {
 }
 
 #[test]
+fn two_directories_have_no_file_at_one_path() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for directory in ["d/b", "e", "f"] {
+        std::fs::create_dir_all(folder.path().join(directory)).expect("made");
+    }
+    for file in ["d/a", "d/log", "d/b/c", "f/c"] {
+        std::fs::write(folder.path().join(file), "one").expect("written");
+    }
+    let run =
+        |dirs: [&str; 2]| once(&["--dir", dirs[0], "--dir", dirs[1]], &[]).within(folder.path()).input("r").output();
+    for (dirs, words) in [
+        (["d::/x", "e::/x"], "--dir: 'd' and 'e' are both at '/x' on the virtual disk; name another path"),
+        (["d::x/", "d::/x"], "--dir: 'd' and 'd' are both at '/x'"),
+        (["d::/x", "e::/x/a"], "--dir: 'd/a' and 'e' are both at '/x/a'"),
+        (["d::/x", "e::/x/a/b"], "--dir: 'd/a' and 'e' are both at '/x/a'"),
+        (["e::/x/a/b", "d::/x"], "--dir: 'e' and 'd/a' are both at '/x/a'"),
+        (["d::/", "f::/b"], "--dir: 'd/b/c' and 'f/c' are both at '/b/c'"),
+    ] {
+        run(dirs).exits_with_one_line(2, &[words]);
+    }
+    assert_eq!(run(["d::/", "e::/b"]).exits(0), "one", "directories may have one path");
+}
+
+#[test]
+fn what_cannot_be_on_a_disk_is_named_with_one_remedy() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::create_dir(folder.path().join("d")).expect("made");
+    std::os::unix::fs::symlink("/etc", folder.path().join("d/out")).expect("linked");
+    for (dir, end) in [
+        ("none", "name a directory of yours, as HOST or HOST::GUEST"),
+        ("d", "it is a link out of the directory, or in a circle; replace or remove it"),
+    ] {
+        let output = once(&["--dir", dir], &[]).within(folder.path()).output();
+        let line = output.exits_with_one_line(2, &["cannot be on a virtual disk: "]);
+        assert!(line.ends_with(end) && line.matches(';').count() == 1, "{line}");
+    }
+}
+
+#[test]
 fn a_program_is_not_started_without_room_for_its_saved_files() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("file"), "").expect("written");

@@ -1,15 +1,15 @@
 //! Directories of this machine for a virtual disk: in the archive of a deployment, or on the disk of a run.
 
 use super::disk::links::leads_out;
-use super::{UsageError, arguments};
+use super::{Unusable, UsageError, arguments};
 use anyhow::Context;
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::size::Bytes as ByteCount;
 use lifeboat_disk::Disk;
 use lifeboat_host::files::{self, ARCHIVE_DISK, ARCHIVE_FILES_BYTES_MAX, ARCHIVE_WORKLOAD, UnpackError};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, Metadata};
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::UNIX_EPOCH;
@@ -65,6 +65,10 @@ pub(super) fn disk(dirs: &[Dir], limit_bytes: u64, now: Timestamp) -> anyhow::Re
             "the files of --dir use more than the {} of the disk; name fewer files, or give it more with --disk",
             ByteCount(limit_bytes)
         )),
+        UnpackError::Entry { path, reason } => {
+            let path = arguments::shown(path.strip_prefix(ARCHIVE_DISK).unwrap_or(&path));
+            UsageError(format!("--dir: {path} {reason}"))
+        }
         error => UsageError(format!("--dir: {error}")),
     })?;
     Ok(unpacked.disk)
@@ -73,15 +77,18 @@ pub(super) fn disk(dirs: &[Dir], limit_bytes: u64, now: Timestamp) -> anyhow::Re
 /// Returns the archive with `workload`, and with what is in these directories.
 ///
 /// # Errors
-/// [`UsageError`] for what a virtual disk cannot have, and for more than [`ARCHIVE_FILES_BYTES_MAX`].
+/// [`UsageError`] for what a virtual disk cannot have, for more than [`ARCHIVE_FILES_BYTES_MAX`], and for two directories
+/// with the same path, or with a file of one in the place of something of the other.
 pub(super) fn pack(workload: &[u8], dirs: &[Dir]) -> anyhow::Result<Vec<u8>> {
-    let mut packing = Packing { archive: Builder::new(Vec::new()), workload_bytes: workload.len() as u64 };
+    check_distinct(dirs)?;
+    let taken = (dirs.len() > 1).then(HashMap::new);
+    let mut packing = Packing { archive: Builder::new(Vec::new()), workload_bytes: workload.len() as u64, taken };
     packing.file(ARCHIVE_WORKLOAD, workload, 0)?;
     for Dir { host, guest, .. } in dirs {
         // The directory itself may be a link.
-        let found = fs::metadata(host).map_err(|error| unusable(host, &error.to_string()))?;
+        let found = fs::metadata(host).map_err(|error| unreadable(host, &error, NAME))?;
         if !found.is_dir() {
-            return Err(unusable(host, "it is not a directory"));
+            return Err(unusable(host, &format!("it is not a directory; {NAME}")));
         }
         packing.directory(host, guest, &found)?;
     }
@@ -91,19 +98,39 @@ pub(super) fn pack(workload: &[u8], dirs: &[Dir]) -> anyhow::Result<Vec<u8>> {
 struct Packing {
     archive: Builder<Vec<u8>>,
     workload_bytes: u64,
+    /// What is at each path of the disk so far: its path on this machine, and whether it is a directory. None if there is
+    /// one directory alone.
+    taken: Option<HashMap<String, (PathBuf, bool)>>,
 }
 
 impl Packing {
+    /// Takes a path of the disk. Several may take one for a directory, and only one for anything else.
+    fn take(&mut self, guest: &str, path: &Path, is_directory: bool) -> Result<(), UsageError> {
+        let Some(taken) = &mut self.taken else { return Ok(()) };
+        match taken.get(guest) {
+            Some((_, true)) if is_directory => Ok(()),
+            Some((other, _)) => Err(both_at(other, path, guest)),
+            None => {
+                taken.insert(guest.to_owned(), (path.to_owned(), is_directory));
+                Ok(())
+            }
+        }
+    }
+
     fn directory(&mut self, host: &Path, guest: &str, found: &Metadata) -> anyhow::Result<()> {
+        for (end, _) in guest.match_indices('/') {
+            self.take(&guest[..end], host, true)?;
+        }
         let mut left = vec![(host.to_path_buf(), guest.to_owned(), found.clone())];
         let mut links = BTreeMap::new();
         while let Some((path, guest, found)) = left.pop() {
             if !guest.is_empty() {
+                self.take(&guest, &path, true)?;
                 let mut header = header(EntryType::Directory, &found);
                 self.archive.append_data(&mut header, format!("{ARCHIVE_DISK}/{guest}/"), &[][..])?;
             }
             let listed = fs::read_dir(&path).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
-            let mut entries = listed.map_err(|error| unusable(&path, &error.to_string()))?;
+            let mut entries = listed.map_err(|error| unreadable(&path, &error, REMOVE))?;
             entries.sort_by_key(fs::DirEntry::file_name);
             for entry in entries {
                 let path = entry.path();
@@ -111,18 +138,24 @@ impl Packing {
                 let name = entry.file_name();
                 let name = name.to_str().ok_or_else(|| wrong("its name is not UTF-8; rename it"))?;
                 let guest = if guest.is_empty() { name.to_owned() } else { format!("{guest}/{name}") };
-                let found = entry.metadata().map_err(|error| wrong(&error.to_string()))?;
+                let found = entry.metadata().map_err(|error| unreadable(&path, &error, REMOVE))?;
                 let kind = found.file_type();
                 if kind.is_dir() {
                     left.push((path, guest, found));
                 } else if kind.is_file() {
+                    self.take(&guest, &path, false)?;
                     let bytes = self.read(&path)?;
                     self.file(&format!("{ARCHIVE_DISK}/{guest}"), &bytes, modified(&found))?;
                 } else if kind.is_symlink() {
-                    let target = fs::read_link(&path).map_err(|error| wrong(&error.to_string()))?;
-                    let target = target.to_str().ok_or_else(|| wrong("it leads to a name that is not UTF-8"))?;
+                    self.take(&guest, &path, false)?;
+                    let target = fs::read_link(&path).map_err(|error| unreadable(&path, &error, REMOVE))?;
+                    let not_text = "it leads to a name that is not UTF-8; replace or remove it";
+                    let target = target.to_str().ok_or_else(|| wrong(not_text))?;
                     let below = path.strip_prefix(host).ok().and_then(Path::to_str);
-                    links.insert(below.ok_or_else(|| wrong("its path is not UTF-8"))?.to_owned(), target.to_owned());
+                    links.insert(
+                        below.ok_or_else(|| wrong("its path is not UTF-8; rename it"))?.to_owned(),
+                        target.to_owned(),
+                    );
                     let mut header = header(EntryType::Symlink, &found);
                     self.archive.append_link(&mut header, format!("{ARCHIVE_DISK}/{guest}"), target)?;
                 } else {
@@ -144,7 +177,7 @@ impl Packing {
     fn read(&self, path: &Path) -> anyhow::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         let read = File::open(path).and_then(|file| file.take(ARCHIVE_FILES_BYTES_MAX + 1).read_to_end(&mut bytes));
-        read.map_err(|error| unusable(path, &error.to_string()))?;
+        read.map_err(|error| unreadable(path, &error, REMOVE))?;
         Ok(bytes)
     }
 
@@ -170,12 +203,45 @@ impl Packing {
     }
 }
 
+/// The remedy for a directory of `--dir` that is none.
+const NAME: &str = "name a directory of yours, as HOST or HOST::GUEST";
+
+/// The remedy for something below a directory of `--dir`.
+const REMOVE: &str = "remove it, or name another directory";
+
+/// Returns the error for what cannot be on a virtual disk, for a reason with its remedy.
 fn unusable(path: &Path, reason: &str) -> anyhow::Error {
+    let shown = arguments::shown(&path.display().to_string());
+    UsageError(format!("--dir: {shown} cannot be on a virtual disk: {reason}")).into()
+}
+
+/// Returns the error for what cannot be read. Some reasons have a remedy of their own, which its report adds.
+fn unreadable(path: &Path, error: &io::Error, remedy: &str) -> anyhow::Error {
+    let reason = error.to_string();
+    match Unusable::in_text(&reason) {
+        Some(_) => unusable(path, &reason),
+        None => unusable(path, &format!("{reason}; {remedy}")),
+    }
+}
+
+/// Checks that no two directories have one path.
+fn check_distinct(dirs: &[Dir]) -> Result<(), UsageError> {
+    let mut hosts = HashMap::new();
+    for Dir { host, guest, .. } in dirs {
+        if let Some(other) = hosts.insert(guest.as_str(), host) {
+            return Err(both_at(other, host, guest));
+        }
+    }
+    Ok(())
+}
+
+/// Returns the error for two that claim one path of the virtual disk.
+fn both_at(one: &Path, other: &Path, guest: &str) -> UsageError {
+    let [one, other] = [one, other].map(|path| arguments::shown(&path.display().to_string()));
     UsageError(format!(
-        "--dir: {} cannot be on a virtual disk: {reason}; name a directory of yours, as HOST or HOST::GUEST",
-        arguments::shown(&path.display().to_string())
+        "--dir: {one} and {other} are both at {} on the virtual disk; name another path for one of them, as HOST::GUEST",
+        arguments::shown(&format!("/{guest}"))
     ))
-    .into()
 }
 
 fn modified(found: &Metadata) -> u64 {
